@@ -23,7 +23,9 @@ setup(
     author=settings["author"],
     license="Apache-2.0",
     python_requires=f">={settings['min_python']}",
-    packages=find_packages(include=["rtseg", "rtseg.*"]),
+    packages=[*find_packages(include=["rtseg", "rtseg.*"]), "rtseg.pipeline.stages"],
+    # the stage notebooks travel with the package, so that `rtseg run` needs no checkout
+    package_dir={"rtseg.pipeline.stages": "nbs/stages"},
     package_data={"rtseg": ["**/*.yaml", "**/*.json", "**/*.ipynb"]},
     install_requires=settings["requirements"].split(),
     extras_require=extras,

@@ -1,0 +1,32 @@
+# The three commands of the README. `make run PRESET=camvid-cpu DATA=../shared/camvid` runs another preset.
+PYTHON ?= python3
+VENV   ?= .venv
+PRESET ?= demo
+OUT    ?= runs/$(PRESET)
+DATA   ?=
+BIN    := $(VENV)/bin
+
+.PHONY: run test lab install
+
+run: $(VENV)/.installed
+	$(BIN)/rtseg run --preset $(PRESET) --out $(OUT) --resume $(if $(DATA),--data $(DATA))
+
+test: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/nbdev_test --skip_folder_re '^(stages|[_.])'
+	$(BIN)/python -m pytest
+
+lab: $(VENV)/.installed
+	$(BIN)/rtseg lab
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: settings.ini setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip
+	$(BIN)/python -m pip install -q -e .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install -q -e '.[dev]'
+	touch $@
