@@ -1,0 +1,1 @@
+"""Metrics, the evaluator, predictions and submission files."""

@@ -1,0 +1,1 @@
+"""Losses, schedules, distillation and the trainer."""
