@@ -4,13 +4,12 @@
 
 # %% auto #0
 __all__ = ['OPERATORS', 'STRIDES', 'round_channels', 'channels', 'OpSpec', 'Branch', 'CellSpec', 'Architecture',
-           'architecture_table', 'op_specs', 'save_architecture', 'load_architecture']
+           'architecture_table', 'Climb', 'climbs', 'op_specs']
 
 # %% ../../nbs/core/04_architecture.ipynb #cell002
 import hashlib
 import json
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass
 
 from .errors import ArtifactError, ConfigError
 from .values import Value
@@ -138,15 +137,7 @@ class Architecture(Value):
 
     def groups(self) -> tuple[tuple[tuple[int, ...], ...], ...]:
         """For each layer, which branches share its cell: those that have been alike up to and including it."""
-        return tuple(tuple(self._same(layer).values()) for layer in range(max(len(b.ops) for b in self.branches)))
-
-    def _same(self, layer: int) -> dict[tuple, tuple[int, ...]]:
-        alike: dict[tuple, tuple[int, ...]] = {}
-        for index, b in enumerate(self.branches):
-            if layer < len(b.ops):
-                history = tuple((b.ops[i], b.scales[i], b.stride(i), self.width_after(index, i)) for i in range(layer + 1))
-                alike[history] = alike.get(history, ()) + (index,)
-        return alike
+        return tuple(_alike(self, layer) for layer in range(max(len(b.ops) for b in self.branches)))
 
     def cells(self) -> tuple[CellSpec, ...]:
         """Every cell once, layer by layer."""
@@ -154,13 +145,8 @@ class Architecture(Value):
 
     def _cell(self, layer: int, group: tuple[int, ...]) -> CellSpec:
         b = self.branches[group[0]]
-        return CellSpec(layer, group, b.ops[layer], b.scales[layer], b.stride(layer),
-                        self.in_channels(group[0], layer), self.out_channels(group[0], layer))
-
-    def to_dict(self) -> dict:
-        """Plain lists and numbers."""
-        return {"branches": [b.to_dict() for b in self.branches],
-                **{f.name: getattr(self, f.name) for f in fields(self) if f.name != "branches"}}
+        sizes = self.in_channels(group[0], layer), self.out_channels(group[0], layer)
+        return CellSpec(layer, group, b.ops[layer], b.scales[layer], b.stride(layer), *sizes)
 
     @classmethod
     def from_dict(cls, data: dict) -> "Architecture":
@@ -182,19 +168,19 @@ class Architecture(Value):
         """One row a layer, one column a branch."""
         return architecture_table(self)
 
-    def save(self, path: str | Path) -> Path:
-        """Write as JSON."""
-        return save_architecture(self, path)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Architecture":
-        """Read what `save` wrote; raises `ArtifactError` if the file is missing or damaged."""
-        return load_architecture(path)
-
     def __str__(self) -> str:
         return f"Architecture {self.id}: " + " + ".join(f"1/{STRIDES[b.last]} ({len(b.ops)} layers)" for b in self.branches)
 
-# %% ../../nbs/core/04_architecture.ipynb #cell019
+# %% ../../nbs/core/04_architecture.ipynb #cell017
+def _alike(arch: Architecture, layer: int) -> tuple[tuple[int, ...], ...]:
+    alike: dict[tuple, tuple[int, ...]] = {}
+    for index, b in enumerate(arch.branches):
+        if layer < len(b.ops):
+            history = tuple((b.ops[i], b.scales[i], b.stride(i), arch.width_after(index, i)) for i in range(layer + 1))
+            alike[history] = alike.get(history, ()) + (index,)
+    return tuple(alike.values())
+
+# %% ../../nbs/core/04_architecture.ipynb #cell021
 def architecture_table(arch: Architecture) -> str:
     """A table of text: one row a layer, one column a branch."""
     rows = []
@@ -210,31 +196,35 @@ def _cell_text(cell: CellSpec, shared: bool) -> str:
     step = " step down" if cell.stride == 2 else ""
     return f"1/{STRIDES[cell.scale]} {OPERATORS[cell.op]} {cell.in_channels}->{cell.out_channels}{step}{' (shared)' if shared else ''}"
 
-# %% ../../nbs/core/04_architecture.ipynb #cell022
+# %% ../../nbs/core/04_architecture.ipynb #cell024
+@dataclass(frozen=True)
+class Climb(Value):
+    """One climb of a branch to the finer `scale`: the arm's input and output channels, and those of the map it meets."""
+
+    scale: int
+    in_channels: int
+    out_channels: int
+    lateral_channels: int
+    lateral_layer: int
+
+
+def climbs(arch: Architecture, branch: int) -> tuple[Climb, ...]:
+    """The climbs of a branch from its last scale to 1/8, coarsest first; the lateral map is the input of `lateral_layer`."""
+    steps, head = arch.branches[branch].steps, arch.head_width
+    return tuple(Climb(scale, channels(arch.base_width, scale + 1, head), channels(arch.base_width, scale, head),
+                       arch.in_channels(branch, steps[scale]), steps[scale]) for scale in reversed(range(len(steps))))
+
+# %% ../../nbs/core/04_architecture.ipynb #cell027
 def op_specs(arch: Architecture, size: tuple[int, int], num_classes: int) -> list[OpSpec]:
-    """The operators that the published latency rule charges for an image of `size` (height, width)."""
-    height, width = size
+    """The operators whose times add up to the latency for an image of `size` (height, width)."""
+    at = {stride: tuple(-(-side // stride) for side in size) for stride in (1, 2, 4, *STRIDES)}
     stem = arch.stem_channels()
-    specs = [OpSpec("conv_bn_act", height, width, 3, stem[0], 2)]
-    specs += [OpSpec("conv_2x", height // s, width // s, i, o, 2) for s, i, o in ((2, *stem[:2]), (4, *stem[1:]))]
+    specs = [OpSpec("conv_bn_act", *at[1], 3, stem[0], 2)]
+    specs += [OpSpec("conv_2x", *at[s], i, o, 2) for s, i, o in ((2, *stem[:2]), (4, *stem[1:]))]
     for cell in arch.cells():
-        s = STRIDES[cell.scale]
-        specs.append(OpSpec(OPERATORS[cell.op], height // s, width // s, cell.in_channels, cell.out_channels, cell.stride))
+        specs.append(OpSpec(OPERATORS[cell.op], *at[STRIDES[cell.scale]], cell.in_channels, cell.out_channels, cell.stride))
+    for c in (climb for branch in range(len(arch.branches)) for climb in climbs(arch, branch)):
+        specs.append(OpSpec("conv_bn_act", *at[STRIDES[c.scale + 1]], c.in_channels, c.out_channels, 1, 1))
+        specs.append(OpSpec("conv_bn_act", *at[STRIDES[c.scale]], c.out_channels + c.lateral_channels, c.out_channels))
     fused = channels(arch.base_width, 0, arch.head_width) * len(arch.branches)
-    specs.append(OpSpec("fusion", height // 8, width // 8, fused, fused, 1, 1))
-    return [*specs, OpSpec("head", height // 8, width // 8, fused, num_classes)]
-
-# %% ../../nbs/core/04_architecture.ipynb #cell025
-def save_architecture(arch: Architecture, path: str | Path) -> Path:
-    """Write the architecture as JSON."""
-    path = Path(path)
-    path.write_text(json.dumps(arch.to_dict(), indent=1), encoding="utf-8")
-    return path
-
-
-def load_architecture(path: str | Path) -> Architecture:
-    """Read an architecture; raises `ArtifactError` if the file is missing or damaged."""
-    try:
-        return Architecture.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path} is not an architecture: {error}") from error
+    return [*specs, OpSpec("fusion", *at[8], fused, fused, 1, 1), OpSpec("head", *at[8], fused, num_classes)]
