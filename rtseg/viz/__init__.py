@@ -1,0 +1,1 @@
+"""Pictures of everything the workbench knows: networks, masks, latencies, curves, searches, data."""
