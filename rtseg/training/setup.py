@@ -75,4 +75,5 @@ def load_state(folder: str | Path) -> dict:
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} does not exist: there is no run to resume") from error
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        raise ArtifactError(f"{path} is damaged ({str(error).splitlines()[0]}): remove the folder and train again") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ArtifactError(f"{path} is damaged ({reason}): remove the folder and train again") from error

@@ -1,0 +1,427 @@
+"""Training: losses at their edges, exact resume, faults."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from rtseg.core.errors import ArtifactError, ConfigError, RtsegError
+from rtseg.core.values import SegOutput
+from rtseg.data.augmentation import Augmentation
+from rtseg.data.datasets import open_dataset
+from rtseg.data.loading import Batch, normalize
+from rtseg.data.scenes import make_scenes
+from rtseg.evaluation.evaluator import load_trained
+from rtseg.training.config import LossConfig, TrainConfig
+from rtseg.training.distillation import kl_distillation
+from rtseg.training.logging import TrainingAlarm, read_metrics
+from rtseg.training.losses import SegLoss, cross_entropy, dead_terms, hard_pixels, ohem_cross_entropy, pixel_nll, resize_target
+from rtseg.training.schedules import ScheduleConfig, learning_rate
+from rtseg.training.setup import load_state, make_accelerator
+from rtseg.training.step import DivergenceError, TrainStep
+from rtseg.training.trainer import Trainer
+
+
+class Toy(nn.Module):
+    """Convolutions at 1/4 with dropout and an auxiliary head."""
+
+    def __init__(self, classes=19, width=8):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, width, 3, 4, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+        self.drop, self.head, self.aux = nn.Dropout2d(0.2), nn.Conv2d(width, classes, 1), nn.Conv2d(width, classes, 1)
+
+    def forward(self, x):
+        features = self.body(x)
+        logits = F.interpolate(self.head(self.drop(features)), size=x.shape[-2:], mode="bilinear")
+        return SegOutput(logits, (self.aux(features),)) if self.training else logits
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    """Training and validation split of a few tiny scenes, kept in memory."""
+    root = make_scenes(tmp_path_factory.mktemp("scenes"), seed=0, counts={"train": 7, "val": 2, "test": 1}, size=(64, 128))
+    return root, *(open_dataset("synthetic", root, split, cache="memory") for split in ("train", "val"))
+
+
+SMALL = TrainConfig(epochs=3, steps_per_epoch=4, batch_size=2, lr=0.05, device="cpu", augmentation=Augmentation(crop=(64, 64)),
+                    loss=LossConfig(kind="cross_entropy"), schedule=ScheduleConfig(kind="polynomial", warmup_steps=2))
+
+
+def changed(**values):
+    """SMALL with other values."""
+    return SMALL.model_copy(update=values)
+
+
+def trainer(scenes, folder, config=SMALL, *, seed=0, val=True, model=None, **more):
+    """A trainer of a toy on the scenes."""
+    torch.manual_seed(seed)
+    return Trainer(model or Toy(), scenes[1], config=config, folder=folder, val=scenes[2] if val else None, progress=False, **more)
+
+
+# losses ---------------------------------------------------------------------------------------------------------------
+
+LOSSES = {"ce": cross_entropy, "ohem": ohem_cross_entropy}
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_void_batch_is_exactly_zero_with_a_gradient_path(loss, layout):
+    logits = torch.randn(2, 5, 8, 6).contiguous(memory_format=layout).requires_grad_()
+    value = loss(logits, torch.full((2, 8, 6), 255))
+    value.backward()
+    assert value.item() == 0.0 and logits.grad.shape == logits.shape and logits.grad.abs().max() == 0
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_one_valid_pixel_is_the_whole_loss(loss):
+    logits = torch.randn(2, 5, 8, 6, requires_grad=True)
+    target = torch.full((2, 8, 6), 255)
+    target[1, 3, 2] = 4
+    value = loss(logits, target)
+    value.backward()
+    assert math.isclose(value.item(), -logits[1, :, 3, 2].log_softmax(0)[4].item(), rel_tol=1e-5)
+    assert (logits.grad.abs().sum(1) > 0).nonzero().tolist() == [[1, 3, 2]]
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_one_class_of_one(loss):
+    logits = torch.randn(1, 1, 4, 4, requires_grad=True)
+    value = loss(logits, torch.zeros(1, 4, 4, dtype=torch.long))
+    value.backward()
+    assert value.item() == 0.0 and logits.grad.abs().max() == 0
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 8.0])
+@pytest.mark.parametrize("void", [0.0, 0.5, 0.99])
+def test_ohem_agrees_with_sorting(scale, void):
+    generator = torch.Generator().manual_seed(int(10 * scale) + int(100 * void))
+    target = torch.randint(0, 4, (2, 16, 16), generator=generator)
+    logits = F.one_hot(target, 4).movedim(-1, 1) * scale + torch.randn(2, 4, 16, 16, generator=generator) * 0.1
+    target[torch.rand(target.shape, generator=generator) < void] = 255
+    probabilities = torch.tensor([logits[n, :, y, x].softmax(0)[target[n, y, x]] for n, y, x in (target != 255).nonzero().tolist()])
+    hardest = probabilities.sort().values
+    count = max(int((hardest < 0.7).sum()), math.ceil(len(hardest) / 16))
+    assert math.isclose(ohem_cross_entropy(logits, target).item(), -hardest[:count].log().mean().item(), rel_tol=1e-4)
+
+
+def test_ohem_quota_counts_valid_pixels_only():
+    target = torch.full((1, 16, 16), 255)
+    target[0, :2] = 0
+    logits = torch.zeros(1, 2, 16, 16)
+    logits[:, 0] = 5
+    keep = hard_pixels(pixel_nll(logits, target), target != 255)
+    assert keep.sum() == 2 and not keep[target == 255].any()
+
+
+def test_channels_last_gives_the_same_gradient():
+    logits, target = torch.randn(2, 7, 9, 5), torch.randint(0, 7, (2, 9, 5))
+    grads = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        x = logits.clone(memory_format=layout).requires_grad_()
+        ohem_cross_entropy(x, target).backward()
+        grads.append(x.grad)
+    assert torch.allclose(*grads, atol=1e-7)
+
+
+def test_bfloat16_logits_are_computed_in_float32():
+    logits, target = torch.randn(1, 5, 8, 8).bfloat16(), torch.randint(0, 5, (1, 8, 8))
+    assert cross_entropy(logits, target).dtype == torch.float32
+    assert torch.equal(cross_entropy(logits, target), cross_entropy(logits.float(), target))
+
+
+def test_losses_refuse_what_does_not_fit():
+    logits, target = torch.randn(1, 3, 4, 4), torch.zeros(1, 4, 4, dtype=torch.long)
+    for call in (lambda: cross_entropy(logits, target[:, :2]), lambda: cross_entropy(logits, target, class_weights=torch.ones(4)),
+                 lambda: ohem_cross_entropy(logits, target, threshold=0.0), lambda: SegLoss("focal")):
+        with pytest.raises(ConfigError) as error:
+            call()
+        assert "\n" not in str(error.value)
+
+
+def test_uint8_labels_and_class_weights():
+    logits, target = torch.randn(1, 3, 4, 4), torch.randint(0, 3, (1, 4, 4))
+    weights = torch.tensor([1.0, 2.0, 5.0])
+    expected = F.cross_entropy(logits, target, weight=weights)
+    assert torch.allclose(cross_entropy(logits, target.to(torch.uint8), class_weights=weights), expected)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (8, 8), (13, 20)])
+def test_resize_target_is_nearest(size):
+    target = torch.randint(0, 20, (2, 8, 10))
+    assert torch.equal(resize_target(target, size), F.interpolate(target[None].float(), size=size, mode="nearest")[0].long())
+
+
+def test_distillation_agrees_with_torch():
+    student, teacher = torch.randn(2, 5, 4, 4), torch.randn(2, 5, 4, 4)
+    for t in (1.0, 4.0):
+        expected = F.kl_div((student / t).log_softmax(1), (teacher / t).softmax(1), reduction="none").sum(1).mean() * t**2
+        assert torch.allclose(kl_distillation(student, teacher, temperature=t), expected, atol=1e-6)
+    with pytest.raises(ConfigError):
+        kl_distillation(student, teacher[:, :4])
+
+
+@pytest.mark.parametrize("kind", ["ohem", "cross_entropy"])
+def test_every_term_is_alive(kind):
+    torch.manual_seed(0)
+    config = changed(loss=LossConfig(kind=kind))
+    step = TrainStep(Toy(), config, teacher=Toy(width=12))
+    batch = Batch(torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8), torch.randint(0, 19, (2, 64, 64)), ("a", "b"))
+    terms, output = step.terms(batch)
+    assert list(terms) == ["main", "aux1", "distillation"]
+    for name, value in terms.items():
+        gradients = torch.autograd.grad(value, list(step.model.parameters()), retain_graph=True, allow_unused=True)
+        assert value.item() > 0 and any(g is not None and g.abs().sum() > 0 for g in gradients), name
+    assert dead_terms(terms, [output.logits, *output.aux]) == []
+
+
+@pytest.mark.parametrize("warmup", ["linear", "exponential"])
+@pytest.mark.parametrize("kind", ["exponential", "polynomial", "constant"])
+def test_schedules_stay_between_zero_and_lr(kind, warmup):
+    schedule = ScheduleConfig(kind=kind, warmup=warmup, warmup_steps=10)
+    rates = [learning_rate(s, lr=0.1, total_steps=100, steps_per_epoch=7, schedule=schedule) for s in range(100)]
+    assert all(0 < rate <= 0.1 for rate in rates)
+    assert rates[:11] == sorted(rates[:11]) and rates[10:] == sorted(rates[10:], reverse=True)
+
+
+# trainer --------------------------------------------------------------------------------------------------------------
+
+def everything(run):
+    """All tensors that a run ends with, by name."""
+    state = run.train.optimizer.state_dict()["state"]
+    found = {f"model/{name}": value for name, value in run.train.model.state_dict().items()}
+    found |= {f"momentum/{i}": s["momentum_buffer"] for i, s in state.items()}
+    return found | ({f"ema/{name}": value for name, value in run.train.ema.state_dict().items()} if run.train.ema else {})
+
+
+def assert_equal_runs(one, other):
+    """Bit-identical weights, statistics, momenta and averages."""
+    a, b = everything(one), everything(other)
+    assert a.keys() == b.keys() and not [name for name in a if not torch.equal(a[name], b[name])]
+
+
+class Stop(Exception):
+    """Thrown into a run from outside."""
+
+
+def stop_before(run, step):
+    """Let a run die before this step."""
+    inner = run.train
+
+    class Stopper:
+        accelerator = inner.accelerator
+
+        def __call__(self, batch, *, step, lr, limit=step):
+            if step == limit:
+                raise Stop
+            return inner(batch, step=step, lr=lr)
+
+    run.train = Stopper()
+    with pytest.raises(Stop):
+        run.fit()
+
+
+EXACT = {
+    "fp32": changed(checkpoint_steps=3),
+    "bf16 with average": changed(checkpoint_steps=1, precision="bf16", ema_decay=0.9, nesterov=True, decay_norms=False, clip_norm=1.0),
+    "plain layout": changed(channels_last=False, evaluate_every=2),
+}
+
+
+@pytest.mark.parametrize("config", EXACT.values(), ids=EXACT)
+@pytest.mark.parametrize("step", [1, 4, 7, 11])
+def test_resumed_run_ends_with_the_same_bits(scenes, tmp_path, config, step):
+    whole = trainer(scenes, tmp_path / "whole", config)
+    result = whole.fit()
+    stop_before(trainer(scenes, tmp_path / "cut", config), step)
+    torch.rand(3)
+    started = (tmp_path / "cut" / "state.pt").exists()
+    rest = trainer(scenes, tmp_path / "cut", config, seed=5 if started else 0, resume=True)
+    assert rest.files.step <= step
+    again = rest.fit()
+    assert_equal_runs(rest, whole)
+    assert again.last.to_dict() == result.last.to_dict() and again.best.to_dict() == result.best.to_dict()
+    timeless = [[{k: v for k, v in line.items() if k != "seconds"} for line in read_metrics(tmp_path / name)] for name in ("whole", "cut")]
+    assert timeless[0] == timeless[1] and [line["epoch"] for line in timeless[0]] == [1, 2, 3]
+
+
+def test_resume_in_one_process_between_epochs(scenes, tmp_path):
+    whole = trainer(scenes, tmp_path / "whole")
+    whole.fit()
+    cut = trainer(scenes, tmp_path / "cut")
+    for _ in cut.epochs():
+        torch.rand(7)
+        break
+    cut.fit()
+    assert_equal_runs(cut, whole)
+
+
+def test_worker_processes_change_nothing(scenes, tmp_path):
+    runs = [trainer(scenes, tmp_path / str(workers), changed(epochs=1, workers=workers)) for workers in (0, 1)]
+    for run in runs:
+        run.fit()
+    assert_equal_runs(*runs)
+
+
+KILLED = """
+    import sys, torch
+    from pathlib import Path
+    sys.path.insert(0, {tests!r})
+    torch.set_num_threads(1)
+    from test_training import Toy, changed
+    from rtseg.data.datasets import open_dataset
+    from rtseg.training.trainer import Trainer
+    data = open_dataset("synthetic", {root!r}, "train", cache="memory")
+    torch.manual_seed(0)
+    Trainer(Toy(), data, config=changed(epochs=200, checkpoint_steps=1), folder={folder!r}, progress=False).fit()
+"""
+
+
+@pytest.mark.slow
+def test_sigkill_leaves_a_run_that_resumes(scenes, tmp_path):
+    folder, config = tmp_path / "run", changed(epochs=200, checkpoint_steps=1)
+    script = textwrap.dedent(KILLED).format(tests=os.path.dirname(__file__), root=str(scenes[0]), folder=str(folder))
+    with subprocess.Popen([sys.executable, "-c", script], env=dict(os.environ, OMP_NUM_THREADS="1")) as process:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None and not (folder / "last.safetensors").exists():
+            time.sleep(0.05)
+        time.sleep(0.2)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    torch.set_num_threads(1)
+    done = load_state(folder)["step"]
+    assert 0 < done < 800
+    rest, whole = trainer(scenes, folder, config, seed=9, val=False, resume=True), trainer(scenes, tmp_path / "whole", config, val=False)
+    goal = -(-(done + 1) // 4)
+    for run in (rest, whole):
+        next(record for record in run.epochs() if record.epoch == goal)
+    assert_equal_runs(rest, whole)
+
+
+def test_no_state_after_a_crash_in_the_first_step(scenes, tmp_path):
+    stop_before(trainer(scenes, tmp_path / "run"), 0)
+    assert trainer(scenes, tmp_path / "run").fit().steps == 12
+
+
+def test_nan_names_step_rate_and_files(scenes, tmp_path):
+    run = trainer(scenes, tmp_path / "run", val=False)
+    next(run.epochs())
+    run.model.head.weight.data[0, 0] = math.nan
+    with pytest.raises(DivergenceError) as error:
+        run.fit()
+    text = str(error.value)
+    assert "step 4" in text and "learning rate" in text and "\n" not in text
+    assert sum(sample.name in text for sample in scenes[1].samples) == 2
+    assert load_state(tmp_path / "run")["step"] == 4
+
+
+def test_a_folder_with_a_run_is_not_begun_again(scenes, tmp_path):
+    trainer(scenes, tmp_path / "run", changed(epochs=1)).fit()
+    for config, more in ((changed(epochs=1), {}), (changed(epochs=2), {"resume": True}), (changed(epochs=1, lr=0.5), {"resume": True}),
+                         (changed(epochs=1), {"resume": True, "teacher": Toy()}), (changed(epochs=1), {"resume": True, "pretrained_on": "imagenet"})):
+        with pytest.raises(ConfigError) as error:
+            trainer(scenes, tmp_path / "run", config, **more)
+        assert str(tmp_path / "run") in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a state", None])
+def test_damaged_state_is_one_line(scenes, tmp_path, damage):
+    trainer(scenes, tmp_path / "run", changed(epochs=1)).fit()
+    path = tmp_path / "run" / "state.pt"
+    path.write_bytes(path.read_bytes()[:1000] if damage is None else damage)
+    with pytest.raises(ArtifactError) as error:
+        trainer(scenes, tmp_path / "run", changed(epochs=1), resume=True)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_origins_of_last_best_and_average(scenes, tmp_path):
+    result = trainer(scenes, tmp_path / "run", changed(ema_decay=0.5, seed=3), pretrained_on="imagenet").fit()
+    for which in ("last", "best", "ema"):
+        origin = load_trained(tmp_path / "run", which).origin
+        assert (origin.which, origin.seed, origin.pretrained_on) == (which, 3, "imagenet")
+    assert result.last.origin == load_trained(tmp_path / "run", "ema").origin
+    assert result.best.origin == load_trained(tmp_path / "run", "best").origin
+    assert result.best.miou == max(line["miou"] for line in read_metrics(tmp_path / "run"))
+    model = Toy()
+    model.load_state_dict(load_trained(tmp_path / "run", "last").weights)
+
+
+def test_constant_score_raises_an_alarm(scenes, tmp_path):
+    model = Toy()
+    nn.init.zeros_(model.head.weight)
+    model.head.requires_grad_(False)
+    with pytest.warns(TrainingAlarm, match="mIoU has been"):
+        trainer(scenes, tmp_path / "run", model=model).fit()
+    assert read_metrics(tmp_path / "run")[-1]["alarm"]
+
+
+def test_dead_term_raises_an_alarm(scenes, tmp_path):
+    with pytest.warns(TrainingAlarm, match="distillation"):
+        model = Toy()
+        model.drop = nn.Identity()
+        teacher = Toy()
+        teacher.load_state_dict(model.state_dict())
+        trainer(scenes, tmp_path / "run", changed(epochs=1), model=FrozenTwin(model), teacher=teacher).fit()
+
+
+class FrozenTwin(nn.Module):
+    """A network whose normalisation is in evaluation mode, so that it is equal to its teacher."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.inner.body[1].eval()
+        return self
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+def test_no_alarm_in_an_ordinary_run(scenes, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", TrainingAlarm)
+        trainer(scenes, tmp_path / "run").fit()
+
+
+def test_training_leaves_the_network_usable(scenes, tmp_path):
+    model = Toy()
+    trainer(scenes, tmp_path / "run", changed(epochs=1, precision="bf16"), model=model).fit()
+    assert model.forward.__func__ is Toy.forward
+    assert model.eval()(normalize(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))).dtype == torch.float32
+
+
+def test_two_precisions_in_one_process(scenes, tmp_path):
+    for precision in ("bf16", "fp32", "bf16"):
+        accelerator = make_accelerator(precision, device="cpu")
+        with accelerator.autocast():
+            dtype = F.conv2d(torch.zeros(1, 1, 3, 3), torch.zeros(1, 1, 3, 3)).dtype
+        assert dtype == (torch.bfloat16 if precision == "bf16" else torch.float32)
+    with pytest.raises(ConfigError):
+        make_accelerator("fp16", device="cpu")
+
+
+def test_batches_that_cannot_be_stacked_and_frozen_networks_are_refused(scenes, tmp_path):
+    with pytest.raises(RtsegError) as error:
+        trainer(scenes, tmp_path / "run", model=Toy().requires_grad_(False))
+    assert "\n" not in str(error.value)
+
+
+def test_metrics_lines_are_complete(scenes, tmp_path):
+    trainer(scenes, tmp_path / "run").fit()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [4, 8, 12]
+    for line in lines:
+        assert set(line["losses"]) == {"main", "aux1"} and 0 < line["lr"] <= 0.05 and len(line["iou"]) == 19 and line["which"] == "last"
+    assert list((tmp_path / "run" / "tensorboard").iterdir())
