@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FACADES', 'PAINTS', 'wall_grid', 'paint_house', 'paint_windows', 'paint_leaves', 'paint_tree', 'paint_pole',
            'paint_lamp', 'paint_sign', 'paint_traffic_light', 'paint_barrier', 'paint_car', 'paint_car_front',
-           'paint_bus', 'paint_person', 'paint_rider']
+           'paint_bus', 'paint_person', 'paint_bicycle', 'paint_rider']
 
 # %% ../../nbs/data/01b_objects.ipynb #cell002
 import numpy as np
@@ -95,7 +95,7 @@ def paint_pole(canvas: Canvas, *, x: float, z: float, height: float, width: floa
 # %% ../../nbs/data/01b_objects.ipynb #cell021
 def paint_lamp(canvas: Canvas, rng: np.random.Generator, *, x: float, z: float, height: float = 6.0) -> None:
     """A street lamp (id 17): pole, arm over the road, head."""
-    paint_pole(canvas, x=x, z=z, height=height, width=rng.uniform(0.2, 0.26))
+    paint_pole(canvas, x=x, z=z, height=height, width=rng.uniform(0.26, 0.34))
     reach = -np.sign(x) * 1.5
     arm = canvas.camera.project([x, x + reach, x + reach, x], [height - 0.2, height, height + 0.2, height], z)
     canvas.fill(arm, canvas.shade((104, 108, 110), z), 17)
@@ -106,7 +106,7 @@ def paint_lamp(canvas: Canvas, rng: np.random.Generator, *, x: float, z: float, 
 def paint_sign(canvas: Canvas, rng: np.random.Generator, *, x: float, z: float, size: float = 0.5) -> None:
     """A traffic sign (id 20) on a pole: round with a red ring, a warning triangle, or a blue disc."""
     top, cam = 2.7, canvas.camera
-    paint_pole(canvas, x=x, z=z, height=top, width=0.14)
+    paint_pole(canvas, x=x, z=z, height=top, width=0.18)
     scale, kind = cam.focal / z, rng.integers(3)
     centre = cam.project(x, top, z)
     if kind == 1:
@@ -122,7 +122,7 @@ def paint_sign(canvas: Canvas, rng: np.random.Generator, *, x: float, z: float, 
 def paint_traffic_light(canvas: Canvas, rng: np.random.Generator, *, x: float, z: float) -> None:
     """A traffic light (id 19) on its pole (id 17); one of three lamps is on."""
     cam, low, high, half = canvas.camera, 2.3, 3.6, 0.27
-    paint_pole(canvas, x=x, z=z, height=low, width=0.18)
+    paint_pole(canvas, x=x, z=z, height=low, width=0.22)
     canvas.fill(cam.project([x - half, x + half, x + half, x - half], [low, low, high, high], z), canvas.shade((34, 36, 34), z), 19)
     on = rng.integers(3)
     for lamp, (bright, dim) in enumerate((((255, 60, 40), (90, 40, 36)), ((255, 190, 40), (92, 76, 36)), ((60, 240, 130), (34, 76, 50)))):
@@ -216,10 +216,22 @@ def paint_person(canvas: Canvas, rng: np.random.Generator, *, x: float, z: float
     canvas.disc(cam.project(x, lift + 1.69 * s, z), (0.13 * scale, 0.09 * scale), canvas.shade((52, 40, 34), z), label)
 
 # %% ../../nbs/data/01b_objects.ipynb #cell036
+def paint_bicycle(canvas: Canvas, rng: np.random.Generator, *, x: float, z: float) -> None:
+    """A bicycle (id 33) seen from its side, 1.8 m long; as in Cityscapes, the wheels count as filled discs."""
+    cam, scale = canvas.camera, canvas.camera.focal / z
+    frame = PAINTS[rng.integers(len(PAINTS))]
+    for wheel in (x - 0.55, x + 0.55):
+        for share, colour in ((0.38, (28, 28, 30)), (0.31, (122, 120, 118))):
+            canvas.disc(cam.project(wheel, 0.38, z), (share * scale, share * scale), canvas.shade(colour, z), 33)
+    for bar in (((-0.55, 0.38), (0.4, 0.86)), ((0.0, 0.36), (-0.22, 0.95)), ((0.0, 0.36), (0.42, 0.92)), ((0.55, 0.38), (0.38, 1.06)), ((-0.36, 0.98), (-0.1, 0.98))):
+        (x0, y0), (x1, y1) = bar
+        canvas.fill(cam.project(x + np.array([x0, x1, x1, x0]), [y0 - 0.05, y1 - 0.05, y1 + 0.05, y0 + 0.05], z), canvas.shade(frame, z), 33)
+
+# %% ../../nbs/data/01b_objects.ipynb #cell037
 def paint_rider(canvas: Canvas, rng: np.random.Generator, *, x: float, z: float) -> None:
     """A cyclist seen from behind or ahead: bicycle (id 33) below, rider (id 25) above."""
     scale, cam = canvas.camera.focal / z, canvas.camera
-    canvas.disc(cam.project(x, 0.36, z), (0.12 * scale, 0.37 * scale), canvas.shade((30, 30, 34), z), 33)
-    canvas.fill(cam.project([x - 0.34, x + 0.34, x + 0.34, x - 0.34], [0.98, 0.98, 1.08, 1.08], z), canvas.shade((60, 60, 66), z), 33)
-    paint_person(canvas, rng, x=x, z=z, height=1.6, label=25, lift=0.32)
-    canvas.disc(cam.project(x, 0.36, z - 0.1), (0.07 * scale, 0.3 * scale), canvas.shade((44, 44, 48), z), 33)
+    canvas.fill(cam.project([x - 0.36, x + 0.36, x + 0.36, x - 0.36], [0.96, 0.96, 1.1, 1.1], z), canvas.shade((60, 60, 66), z), 33)
+    paint_person(canvas, rng, x=x, z=z, height=1.6, label=25, lift=0.34)
+    for share, colour in ((1.0, (30, 30, 34)), (0.6, (70, 68, 66))):
+        canvas.disc(cam.project(x, 0.42, z - 0.1), (0.17 * share * scale, 0.42 * share * scale), canvas.shade(colour, z), 33)

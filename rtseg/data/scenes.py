@@ -10,7 +10,6 @@ __all__ = ['MOODS', 'CITIES', 'COUNTS', 'Mood', 'random_camera', 'random_profile
 # %% ../../nbs/data/02_scenes.ipynb #cell002
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import cv2
@@ -20,7 +19,7 @@ from ..core.errors import ConfigError, DataError
 from ..core.files import read_json, write_json
 from .drawing import Camera, Canvas, Profile, blank_canvas, cast_shadows, cloud_noise, develop, paint_ground, paint_sky
 from rtseg.data.objects import (
-    paint_barrier, paint_bus, paint_car, paint_house, paint_lamp, paint_leaves, paint_person, paint_rider, paint_sign, paint_traffic_light, paint_tree,
+    paint_barrier, paint_bicycle, paint_bus, paint_car, paint_house, paint_lamp, paint_leaves, paint_person, paint_rider, paint_sign, paint_traffic_light, paint_tree,
 )
 
 # %% ../../nbs/data/02_scenes.ipynb #cell005
@@ -39,10 +38,10 @@ class Mood:
 
 MOODS: Mapping[str, Mood] = {
     "noon": Mood((62, 116, 190), (204, 216, 228), (255, 246, 222), 1.06, 0.38, 0.01, 0.42),
-    "morning": Mood((92, 140, 196), (226, 220, 206), (255, 232, 190), 0.98, 0.3, 0.05, 0.36),
+    "morning": Mood((92, 140, 196), (222, 222, 214), (255, 232, 190), 1.02, 0.3, 0.035, 0.36),
     "grey": Mood((158, 166, 176), (204, 206, 208), (226, 226, 226), 0.9, 0.75, -0.01, 0.12),
-    "evening": Mood((88, 96, 150), (232, 190, 158), (255, 190, 120), 0.84, 0.4, 0.09, 0.32),
-    "rain": Mood((120, 128, 140), (170, 176, 182), (190, 192, 196), 0.76, 0.85, -0.03, 0.08),
+    "evening": Mood((88, 96, 150), (228, 194, 170), (255, 190, 120), 0.9, 0.35, 0.06, 0.32),
+    "rain": Mood((120, 128, 140), (176, 182, 188), (190, 192, 196), 0.82, 0.85, -0.03, 0.08),
 }
 
 # %% ../../nbs/data/02_scenes.ipynb #cell008
@@ -77,7 +76,7 @@ class Placement:
 def plan_plots(rng: np.random.Generator, profile: Profile, side: int) -> list[Placement]:
     """Houses, greens, fences and walls on one side (-1 left, 1 right), from 6 to about 90 metres."""
     edge = side * ((profile.right if side > 0 else -profile.left) + profile.pavement)
-    built, near, plan = rng.uniform(0.35, 0.85), rng.uniform(3, 7), []
+    built, near, plan = rng.uniform(0.25, 0.75), rng.uniform(3, 7), []
     gap = (np.inf, np.inf) if profile.side_street is None else (profile.side_street - 6.5, profile.side_street + 6.5)
     while near < 90:
         far = near + rng.uniform(8, 16)
@@ -100,7 +99,7 @@ def plan_green(rng: np.random.Generator, edge: float, side: int, near: float, fa
     plan = []
     kind = ("fence", "wall", "open")[rng.integers(3)]
     if kind != "open":
-        plan.append(Placement(far, paint_barrier, {"x": edge + side * 0.3, "near": near, "far": far, "kind": kind}))
+        plan.append(Placement(far, paint_barrier, {"x": edge + side * rng.uniform(0.3, 2.6), "near": near, "far": far, "kind": kind}))
     for z in np.arange(far - 1.5, near, -rng.uniform(3.5, 7)):
         x = edge + side * rng.uniform(3.2, 7.5)
         plan.append(Placement(z + (4 if kind != "open" else 0), paint_tree, {"x": x, "z": z, "height": rng.uniform(4.5, 9)}))
@@ -110,11 +109,11 @@ def plan_green(rng: np.random.Generator, edge: float, side: int, near: float, fa
 
 # %% ../../nbs/data/02_scenes.ipynb #cell017
 def plan_pavement(rng: np.random.Generator, profile: Profile, side: int) -> list[Placement]:
-    """Lamps, signs, traffic lights, street trees and people on one pavement."""
+    """Lamps, signs, traffic lights, street trees, bicycles and people on one pavement."""
     kerb = side * (profile.right if side > 0 else -profile.left)
     plan, z = [], rng.uniform(6, 11)
     trees = rng.random() < 0.4
-    while z < 60:
+    while z < 48:
         x, kind = kerb + side * 0.5, rng.random()
         if kind < 0.34:
             plan.append(Placement(z, paint_lamp, {"x": x, "z": z, "height": rng.uniform(5.0, 6.5)}))
@@ -125,6 +124,9 @@ def plan_pavement(rng: np.random.Generator, profile: Profile, side: int) -> list
         elif trees:
             plan.append(Placement(z, paint_tree, {"x": x, "z": z, "height": rng.uniform(4, 6)}))
         z += rng.uniform(5, 12)
+    for _ in range(rng.integers(0, 3)):
+        z = rng.uniform(6, 16)
+        plan.append(Placement(z, paint_bicycle, {"x": kerb + side * rng.uniform(1.0, 1.3), "z": z}))
     for _ in range(rng.integers(1, 6)):
         z, x = 5.5 + 22 * rng.random() ** 1.5, kerb + side * rng.uniform(0.7, max(profile.pavement - 0.4, 0.8))
         for k in range(rng.integers(1, 3)):
@@ -141,13 +143,13 @@ def plan_traffic(rng: np.random.Generator, profile: Profile) -> list[Placement]:
         z = rng.uniform(7, 16) if lane in ("left", "right") else rng.uniform(9, 26)
         while z < 60:
             chance, step = rng.random(), rng.uniform(5.8, 9)
-            if chance < busy[lane] * 0.84:
+            if chance < busy[lane] * 0.74:
                 plan.append(Placement(z, paint_car, {"x": x + rng.uniform(-0.1, 0.1), "z": z, "oncoming": oncoming}))
             elif chance < busy[lane] and lane in ("oncoming", "own") and z > 12:
                 plan.append(Placement(z, paint_bus, {"x": x, "z": z, "truck": bool(rng.random() < 0.35)}))
                 step = 14
             z += step if lane in ("left", "right") else step * 1.7
-    if rng.random() < 0.4:
+    if rng.random() < 0.5:
         z = rng.uniform(6, 16)
         plan.append(Placement(z, paint_rider, {"x": profile.right - rng.uniform(2.4, 2.9), "z": z}))
     if profile.crossing is not None:
@@ -231,15 +233,17 @@ def make_scenes(root: str | Path, *, seed: int = 0, counts: Mapping[str, int] = 
         if found != record:
             raise DataError(f"{root} holds other scenes ({found}) than asked for ({record}): choose another folder, or remove it")
         return root
-    if root.exists() and any(root.iterdir()) and not (root / ".scenes-unfinished").exists():
+    begun = root / "scenes-unfinished.json"
+    if begun.exists() and read_json(begun) != record:
+        raise DataError(f"{root} holds the beginning of other scenes ({read_json(begun)}): choose another folder, or remove it")
+    if root.exists() and any(root.iterdir()) and not begun.exists():
         raise DataError(f"{root} is not empty and holds no scenes: choose an empty folder for them")
-    root.mkdir(parents=True, exist_ok=True)
-    (root / ".scenes-unfinished").touch()
+    write_json(begun, record)
     for split, count in counts.items():
         for index in range(count):
             write_scene(root, split, index, seed=seed, size=size)
     write_json(root / "scenes.json", record)
-    (root / ".scenes-unfinished").unlink()
+    begun.unlink()
     return root
 
 # %% ../../nbs/data/02_scenes.ipynb #cell036
