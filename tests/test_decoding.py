@@ -192,3 +192,14 @@ def test_decoding_leaves_the_logits_alone():
 
 def test_pair_value():
     assert pair_value(0.5, 4.0) > pair_value(0.5, 8.0) and pair_value(0.6, 8.3) == 0.6
+
+
+def test_only_operators_that_can_occur_are_asked_for():
+    space = SearchSpace(layers=6, widths=(4, 6), operators=("skip", "conv"))
+    asked = set()
+    decode(ArchLogits.random(6, 2, 2), space, latency=lambda spec: asked.add(spec) or 1.0, size=(128, 256), ceiling_ms=99.0)
+    cells = [s for s in asked if s.kind in ("skip", "conv") and s.height <= 16]
+    assert {(s.in_channels, s.height) for s in cells} == {(64, 16), (32, 16), (48, 16), (64, 8), (96, 8), (128, 4), (192, 4)}
+    assert not any(s.kind == "skip" and s.stride == 1 for s in asked)
+    single_width = decode(ArchLogits.random(6, 2, 1), space, role="teacher", latency=toy_ms, size=SIZE)
+    assert single_width.arch.stem_width == 12 and set(single_width.arch.branches[0].widths) == {6}

@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from rtseg.core.errors import ArtifactError
+from rtseg.core.architecture import OpSpec
+from rtseg.core.errors import ArtifactError, ConfigError
 from rtseg.models import convert_checkpoint, count_macs, count_parameters, create_model
 from rtseg.models.fasterseg import STUDENT, FasterSeg
+from rtseg.search.fasterseg import decode_branch, load_arch, parse_name, published_times, read_published
+from rtseg.search.logits import ArchLogits
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +86,76 @@ def test_embedded_student_is_the_published_one(shared):
     for branch, wanted in zip(STUDENT.branches, facts["branches"], strict=True):
         assert (branch.last, list(branch.ops), list(branch.scales), list(branch.widths)) == tuple(wanted[k] for k in ("last", "ops", "path", "widths"))
     assert [[list(g) for g in layer] for layer in STUDENT.groups()] == facts["groups"]
+
+
+def test_search_results_load(shared):
+    for index, role, widths in ((0, "teacher", 1), (1, "student", 5)):
+        found = load_arch(shared / f"fasterseg/arch_{index}.pt")
+        assert (found.role, found.logits.layers, found.logits.operators, found.logits.widths) == (role, 16, 5, widths)
+        assert found.pair == "12"
+        assert found.miou["12"] == pytest.approx(0.0623358748) and found.latency_ms["02"] == pytest.approx(6.2604673916)
+        assert not any(t.requires_grad for t in found.logits.tensors().values())
+
+
+def test_student_comes_from_its_file(shared):
+    found = load_arch(shared / "fasterseg/arch_1.pt").architecture()
+    assert found == STUDENT
+    network = FasterSeg(found, 19)
+    assert (count_parameters(network), count_parameters(network, training=True)) == (3_454_643, 4_385_689)
+
+
+@pytest.mark.parametrize(("index", "pair", "wanted"), [(1, "12", 5.70184), (1, "02", 5.79029), (0, "12", 17.94300), (0, "02", 18.86359)])
+def test_published_latencies(shared, index, pair, wanted):
+    times = published_times(shared / "fasterseg/latency_lookup_table.npy")
+    arch = load_arch(shared / f"fasterseg/arch_{index}.pt").architecture(pair)
+    assert sum(times[spec] for spec in arch.op_specs(1024, 2048, 19)) == pytest.approx(wanted, abs=5e-6)
+
+
+def test_published_fault_gives_the_published_figures(shared):
+    times = published_times(shared / "fasterseg/latency_lookup_table.npy", published_fault=True)
+    found = load_arch(shared / "fasterseg/arch_1.pt")
+    for pair, wanted in (("12", 6.41398), ("02", 6.26047)):
+        got = sum(times[spec] for spec in found.architecture(pair).op_specs(1024, 2048, 19))
+        assert got == pytest.approx(found.latency_ms[pair], abs=1e-9) == pytest.approx(wanted, abs=5e-6)
+
+
+def test_embedded_student_costs_the_published_time(shared):
+    times = published_times(shared / "fasterseg/latency_lookup_table.npy")
+    assert len(times) == 667
+    assert sum(times[spec] for spec in STUDENT.op_specs(1024, 2048, 19)) == pytest.approx(5.70184, abs=5e-6)
+
+
+def test_decode_examples(shared):
+    examples = json.loads((shared / "fasterseg/decode_examples.json").read_text())
+    assert len(examples) == 24
+    for example in examples:
+        logits = ArchLogits.random(example["layers"], 5, 5, torch.Generator().manual_seed(example["seed"]))
+        branch = decode_branch(logits, example["last"], example["ignore_skip"])
+        assert [list(v) for v in (branch.ops, branch.scales, branch.widths)] == [example[k] for k in ("ops", "path", "widths")], example["seed"]
+
+
+def test_wrong_files(shared, tmp_path):
+    (tmp_path / "arch.pt").write_bytes(b"PK nothing")
+    torch.save({"alpha_2_0": torch.zeros(1)}, tmp_path / "set2.pt")
+    np.save(tmp_path / "plain.npy", np.zeros(3))
+    for read in (lambda: load_arch(tmp_path / "arch.pt"), lambda: load_arch(tmp_path / "set2.pt"), lambda: load_arch(tmp_path / "missing.pt"),
+                 lambda: published_times(tmp_path / "plain.npy"), lambda: parse_name("BasicResidual3x_H1_W1_Cin8_Cout8_stride1_dilation1")):
+        with pytest.raises(ArtifactError) as error:
+            read()
+        assert "\n" not in str(error.value)
+    with pytest.raises(ConfigError, match="pair"):
+        load_arch(shared / "fasterseg/arch_1.pt").architecture("01")
+
+
+def test_missing_logits_are_named():
+    logits = {k.replace("_", "_1_", 1): v for k, v in ArchLogits.random(16).tensors().items()}
+    logits |= {"mIoU02": 0.1, "mIoU12": 0.1, "latency02": 1.0, "latency12": 2.0}
+    assert read_published(logits, "x").pair == "02"
+    del logits["beta_1_2"]
+    with pytest.raises(ArtifactError, match="beta_2"):
+        read_published(logits, "x")
+
+
+def test_every_name_of_the_table_is_understood():
+    assert parse_name("FactorizedReduce_H64_W128_Cin96_Cout256_stride2") == OpSpec("skip", 64, 128, 96, 256, 2)
+    assert parse_name("ConvNorm_H1024_W2048_Cin3_Cout32_kernel3_stride2") == OpSpec("conv_bn_act", 1024, 2048, 3, 32, 2)

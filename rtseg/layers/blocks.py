@@ -61,7 +61,7 @@ class ConvBNAct(nn.Module):
                  dilation: int | tuple[int, int] = 1, groups: int = 1, act: str = "relu", eps: float = 1e-5):
         super().__init__()
         kernel, dilation = _pair(kernel), _pair(dilation)
-        padding = tuple(d * (k - 1) // 2 for k, d in zip(kernel, dilation))
+        padding = tuple(d * (k - 1) // 2 for k, d in zip(kernel, dilation, strict=True))
         self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, dilation, groups, bias=False)
         self.bn = BatchNorm(out_channels, eps=eps)
         self.act = activation(act, out_channels)

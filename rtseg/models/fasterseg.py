@@ -111,8 +111,8 @@ class FasterSeg(SegNetwork):
         """For each branch its last map of every scale that it visits."""
         last: list[dict[int, Tensor]] = [{0: x} for _ in self.arch.branches]
         now = [x] * len(last)
-        for layer, (groups, cells) in enumerate(zip(self.groups, self.cells)):
-            for group, cell in zip(groups, cells):
+        for layer, (groups, cells) in enumerate(zip(self.groups, self.cells, strict=True)):
+            for group, cell in zip(groups, cells, strict=True):
                 y = cell(now[group[0]])
                 for b in group:
                     branch = self.arch.branches[b]
@@ -124,7 +124,7 @@ class FasterSeg(SegNetwork):
 
     def _climb(self, branch: int, maps: dict[int, Tensor]) -> Tensor:
         x = maps[self.arch.branches[branch].last]
-        for scale, block in zip(reversed(range(self.arch.branches[branch].last)), self.climbs[branch]):
+        for scale, block in zip(reversed(range(self.arch.branches[branch].last)), self.climbs[branch], strict=True):
             x = block(x, maps[scale])
         return x
 

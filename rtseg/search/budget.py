@@ -82,7 +82,7 @@ def fronts(graph: Graph, ends: np.ndarray, *, price: float, room: np.ndarray, le
             if (f := found.get(int(graph.dst[e]))) is not None:
                 parts.append((f.score + graph.score[e], f.ms + graph.ms[e], np.full(len(f.ms), e), np.arange(len(f.ms))))
         if parts:
-            columns = [np.concatenate(column) for column in zip(*parts)]
+            columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
             hopeful = columns[0] - price * columns[1] + room[node] >= least
             columns = [c[hopeful] for c in columns]
             if hopeful.any():

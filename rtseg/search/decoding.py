@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..core.architecture import OPERATORS, STRIDES, Architecture, Branch, OpSpec, channels, climbs
-from ..core.errors import ConfigError, RtsegError
+from ..core.architecture import OPERATORS, STRIDES, Architecture, Branch, OpSpec, channels
+from ..core.errors import ConfigError
 from ..core.values import Value
 from .budget import Fork, Graph, Solution, single, solve
 from .logits import ArchLogits
@@ -72,25 +72,27 @@ def log_scores(logits: ArchLogits, space: SearchSpace, axis: tuple[int, ...], al
 Price = Callable[[OpSpec], float]
 
 
-def cell_times(space: SearchSpace, axis: tuple[int, ...], latency: Price, size: tuple[int, int]) -> np.ndarray:
-    """Milliseconds: scale x (stride - 1) x operator x input width x output width; NaN where no cell can be (a step from 1/32)."""
+def cell_times(space: SearchSpace, axis: tuple[int, ...], allowed: tuple[int, ...], ends: tuple[int, int], latency: Price, size: tuple[int, int]) -> np.ndarray:
+    """Milliseconds: scale x (stride - 1) x operator x input width x output width; 0 where no cell can be; `ends`: stem and head width."""
     ms = np.zeros((3, 2, len(space.operators), len(axis), len(axis)))
     for s, t, o, i, j in np.ndindex(*ms.shape):
-        name = space.operators[o]
-        if s + t <= 2 and (t or name != "skip"):
+        name, fits_in = space.operators[o], axis[i] in allowed or (s == 0 and axis[i] == ends[0])
+        fits_out = axis[j] in allowed or (t == 0 and axis[j] == ends[1])
+        if s + t <= 2 and (t or name != "skip") and fits_in and fits_out:
             height, width = (-(-side // STRIDES[s]) for side in size)
             ins, outs = channels(space.base_width, s, axis[i]), channels(space.base_width, s + t, axis[j])
             ms[s, t, o, i, j] = latency(OpSpec(name, height, width, ins, outs, 1 + t))
     return ms
 
 
-def climb_times(space: SearchSpace, axis: tuple[int, ...], head: int, latency: Price, size: tuple[int, int]) -> np.ndarray:
+def climb_times(space: SearchSpace, axis: tuple[int, ...], allowed: tuple[int, ...], ends: tuple[int, int], latency: Price, size: tuple[int, int]) -> np.ndarray:
     """Milliseconds of the 3 x 3 convolution that refines a climb to `scale`: scale x width of the map that it meets."""
     ms = np.zeros((3, len(axis)))
     for s, i in np.ndindex(2, len(axis)):
         height, width = (-(-side // STRIDES[s]) for side in size)
-        out = channels(space.base_width, s, head)
-        ms[s, i] = latency(OpSpec("conv_bn_act", height, width, out + channels(space.base_width, s, axis[i]), out))
+        out = channels(space.base_width, s, ends[1])
+        if axis[i] in allowed or (s == 0 and axis[i] == ends[0]):
+            ms[s, i] = latency(OpSpec("conv_bn_act", height, width, out + channels(space.base_width, s, axis[i]), out))
     return ms
 
 
@@ -105,8 +107,8 @@ def make_task(logits: ArchLogits, space: SearchSpace, *, role: str = "student", 
     price, pixels = (latency, size) if latency is not None else ((lambda spec: 0.0), (8, 8))
     if pixels is None:
         raise ConfigError("a latency needs the size of the image: give size=(height, width)")
-    return Task(space, stem, head, axis, allowed, *log_scores(logits, space, axis, allowed, skips), cell_times(space, axis, price, pixels),
-                climb_times(space, axis, head, price, pixels), skips)
+    times = (maker(space, axis, allowed, (stem, head), price, pixels) for maker in (cell_times, climb_times))
+    return Task(space, stem, head, axis, allowed, *log_scores(logits, space, axis, allowed, skips), *times, skips)
 
 # %% ../../nbs/search/08_decoding.ipynb #cell013
 @dataclass(frozen=True)
@@ -191,7 +193,7 @@ def branch_graph(task: Task, last: int, shortest: int) -> tuple[Drawn, np.ndarra
     none = np.zeros(len(dropped[0]), dtype=np.int64)
     kept_rows = [layer, layer + 1, s, t, op, i, j, score, ms, np.ones_like(layer)]
     drop_rows = [dropped[0], dropped[0] + 1, dropped[1], none, none, dropped[2], dropped[2], moves.drop[dropped], none * 0.0, none]
-    drawn = _edges(shape, np.arange(task.layers + 1), shortest + 1, last, [np.concatenate(pair) for pair in zip(kept_rows, drop_rows)])
+    drawn = _edges(shape, np.arange(task.layers + 1), shortest + 1, last, [np.concatenate(pair) for pair in zip(kept_rows, drop_rows, strict=True)])
     ends = np.full(shape, -np.inf)
     ends[-1, last, task.axis.index(task.head), shortest, 1] = 0.0
     return drawn, ends.ravel()
@@ -210,7 +212,7 @@ def trunk_graph(task: Task, lasts: tuple[int, int], shortest: int) -> tuple[Draw
         s, i, score, none = np.repeat(s, side), np.repeat(i, side), np.repeat(moves.drop[x, s, i], side), np.zeros(len(here), dtype=np.int64)
         mine = here if da else other
         groups.append([(here + other) * side + mine, (here + other + 1) * side + mine + da, s, none, none, i, i, score, none * 0.0, none])
-    rows = [np.concatenate(parts) for parts in zip(*groups)]
+    rows = [np.concatenate(parts) for parts in zip(*groups, strict=True)]
     return _edges(shape, np.arange(2 * side * side) // side, shortest + 1, min(lasts), rows), shape
 
 
@@ -226,11 +228,11 @@ def _states_of(task: Task, shape: tuple[int, ...], last: int, shortest: int, *, 
 def make_fork(task: Task, lasts: tuple[int, ...], min_len: int | None) -> tuple[Fork, list[Drawn]]:
     """The problem for the solver, and the drawings of trunk (for a pair) and branches."""
     short = [task.shortest(last, min_len) for last in lasts]
-    branches = [branch_graph(task, last, n) for last, n in zip(lasts, short)]
+    branches = [branch_graph(task, last, n) for last, n in zip(lasts, short, strict=True)]
     if len(lasts) == 1:
         return single(branches[0][0].graph, branches[0][1]), [branches[0][0]]
     trunk, shape = trunk_graph(task, (lasts[0], lasts[1]), max(short))
-    entries = [_states_of(task, shape, last, n, second=bool(b), flagged=last == min(lasts)) for b, (last, n) in enumerate(zip(lasts, short))]
+    entries = [_states_of(task, shape, last, n, second=bool(b), flagged=last == min(lasts)) for b, (last, n) in enumerate(zip(lasts, short, strict=True))]
     (left, left_ends), (right, right_ends) = branches
     return Fork(trunk.graph, left.graph, right.graph, entries[0], entries[1], left_ends, right_ends), [trunk, left, right]
 
@@ -295,7 +297,7 @@ def decode(params: ArchLogits, space: SearchSpace, *, lasts: tuple[int, ...] = (
     arch = build_architecture(task, drawings, solution)
     return Decoded(arch, solution.score, predicted_ms(arch, latency, size, num_classes) if latency is not None else None, ceiling_ms)
 
-# %% ../../nbs/search/08_decoding.ipynb #cell033
+# %% ../../nbs/search/08_decoding.ipynb #cell034
 def pair_value(miou: float, latency_ms: float, *, target_ms: float = 8.3, exponent: float = -0.07) -> float:
     """FasterSeg's merit of a network: mIoU * (latency / target) ** exponent."""
     return miou * (latency_ms / target_ms) ** exponent
