@@ -7,6 +7,7 @@ __all__ = ['STAGES', 'StageSpec', 'check_plan', 'find_stage', 'choose_stages', '
 
 # %% ../../nbs/pipeline/01_plan.ipynb #cell002
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 from ..core.errors import ArtifactError, ConfigError, check_choice
@@ -87,8 +88,8 @@ def maker_of(artifact: str, stages: tuple[StageSpec, ...] = STAGES) -> str:
 # %% ../../nbs/pipeline/01_plan.ipynb #cell015
 def notebooks_folder() -> Path:
     """The folder of the stage notebooks: inside the installed package, or `nbs/stages` of the checkout."""
-    here = Path(__file__).resolve().parent
-    candidates = (here / "stages", here.parents[1] / "nbs" / "stages")
+    package = Path(str(files("rtseg"))).resolve()
+    candidates = (package / "pipeline" / "stages", package.parent / "nbs" / "stages")
     for folder in candidates:
         if any(folder.glob("*.ipynb")):
             return folder
