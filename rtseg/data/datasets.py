@@ -9,7 +9,7 @@ __all__ = ['IMAGE_SUFFIXES', 'Layout', 'LAYOUTS', 'read_image', 'read_mask', 'Sa
 
 # %% ../../nbs/data/03_datasets.ipynb #cell002
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
