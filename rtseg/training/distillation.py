@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.errors import ConfigError, check_choice
+from .losses import softmax_layout
 
 # %% ../../nbs/training/03_distillation.ipynb #cell005
 def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
-    "Log-probabilities pixels x C in float32 of logits N x C x H x W at a temperature."
-    flat = logits.permute(0, 2, 3, 1).reshape(-1, logits.shape[1]).float()
-    return F.log_softmax(flat / temperature if temperature != 1 else flat, 1)
+    "Log-probabilities over axis 1 in float32 of logits N x C x H x W at a temperature."
+    rows = softmax_layout(logits)
+    return F.log_softmax(rows / temperature if temperature != 1 else rows, 1)
 
 
 def kl_distillation(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, valid: Tensor | None = None,
@@ -26,11 +27,12 @@ def kl_distillation(student: Tensor, teacher: Tensor, *, temperature: float = 1.
     if student.shape != teacher.shape:
         raise ConfigError(f"student logits {tuple(student.shape)} against teacher logits {tuple(teacher.shape)}: "
                           "both networks have to predict the same classes at the same size")
-    with torch.no_grad():
-        guide = _log_softmax(teacher.detach(), temperature)
+    student = student.float()
+    teacher = torch.empty_like(student).copy_(teacher.detach())  # in the student's layout, so that pixels meet
+    guide = _log_softmax(teacher, temperature)
     guess = _log_softmax(student, temperature)
     p, q = (guide, guess) if toward == "teacher" else (guess, guide)
-    divergence = (p.exp() * (p - q)).sum(1)
+    divergence = (p.exp() * (p - q)).sum(1).flatten()
     if valid is not None:
         divergence = divergence[valid.flatten()]
     return divergence.sum() / max(1, divergence.numel()) * temperature**2
