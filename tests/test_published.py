@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from rtseg.core.architecture import OpSpec
 from rtseg.core.errors import ArtifactError, ConfigError
 from rtseg.models import convert_checkpoint, count_macs, count_parameters, create_model
 from rtseg.models.fasterseg import STUDENT, FasterSeg
-from rtseg.search.fasterseg import decode_branch, load_arch, parse_name, published_times, read_published
+from rtseg.search.decoding import decode
+from rtseg.search.fasterseg import decode_branch, load_arch, load_latency_table, read_published
 from rtseg.search.logits import ArchLogits
+from rtseg.search.space import SearchSpace
 
 
 @pytest.fixture(scope="module")
@@ -106,23 +107,23 @@ def test_student_comes_from_its_file(shared):
 
 @pytest.mark.parametrize(("index", "pair", "wanted"), [(1, "12", 5.70184), (1, "02", 5.79029), (0, "12", 17.94300), (0, "02", 18.86359)])
 def test_published_latencies(shared, index, pair, wanted):
-    times = published_times(shared / "fasterseg/latency_lookup_table.npy")
+    table = load_latency_table(shared / "fasterseg/latency_lookup_table.npy")
     arch = load_arch(shared / f"fasterseg/arch_{index}.pt").architecture(pair)
-    assert sum(times[spec] for spec in arch.op_specs(1024, 2048, 19)) == pytest.approx(wanted, abs=5e-6)
+    assert table.predict(arch) == pytest.approx(wanted, abs=5e-6)
 
 
 def test_published_fault_gives_the_published_figures(shared):
-    times = published_times(shared / "fasterseg/latency_lookup_table.npy", published_fault=True)
+    table = load_latency_table(shared / "fasterseg/latency_lookup_table.npy", published_fault=True)
     found = load_arch(shared / "fasterseg/arch_1.pt")
     for pair, wanted in (("12", 6.41398), ("02", 6.26047)):
-        got = sum(times[spec] for spec in found.architecture(pair).op_specs(1024, 2048, 19))
+        got = table.predict(found.architecture(pair))
         assert got == pytest.approx(found.latency_ms[pair], abs=1e-9) == pytest.approx(wanted, abs=5e-6)
 
 
 def test_embedded_student_costs_the_published_time(shared):
-    times = published_times(shared / "fasterseg/latency_lookup_table.npy")
-    assert len(times) == 667
-    assert sum(times[spec] for spec in STUDENT.op_specs(1024, 2048, 19)) == pytest.approx(5.70184, abs=5e-6)
+    table = load_latency_table(shared / "fasterseg/latency_lookup_table.npy")
+    assert len(table.entries) == 667 and table.header.size == (1024, 2048)
+    assert table.predict(STUDENT) == pytest.approx(5.70184, abs=5e-6)
 
 
 def test_decode_examples(shared):
@@ -138,8 +139,9 @@ def test_wrong_files(shared, tmp_path):
     (tmp_path / "arch.pt").write_bytes(b"PK nothing")
     torch.save({"alpha_2_0": torch.zeros(1)}, tmp_path / "set2.pt")
     np.save(tmp_path / "plain.npy", np.zeros(3))
+    np.save(tmp_path / "list.npy", np.array([{"a": "b"}, 2], dtype=object), allow_pickle=True)
     for read in (lambda: load_arch(tmp_path / "arch.pt"), lambda: load_arch(tmp_path / "set2.pt"), lambda: load_arch(tmp_path / "missing.pt"),
-                 lambda: published_times(tmp_path / "plain.npy"), lambda: parse_name("BasicResidual3x_H1_W1_Cin8_Cout8_stride1_dilation1")):
+                 lambda: load_latency_table(tmp_path / "plain.npy"), lambda: load_latency_table(tmp_path / "list.npy")):
         with pytest.raises(ArtifactError) as error:
             read()
         assert "\n" not in str(error.value)
@@ -156,6 +158,13 @@ def test_missing_logits_are_named():
         read_published(logits, "x")
 
 
-def test_every_name_of_the_table_is_understood():
-    assert parse_name("FactorizedReduce_H64_W128_Cin96_Cout256_stride2") == OpSpec("skip", 64, 128, 96, 256, 2)
-    assert parse_name("ConvNorm_H1024_W2048_Cin3_Cout32_kernel3_stride2") == OpSpec("conv_bn_act", 1024, 2048, 3, 32, 2)
+
+def test_own_decoding_with_the_published_table(shared):
+    """On the published logits, under the published student's own latency, the exact decoder finds a network that they like better."""
+    table = load_latency_table(shared / "fasterseg/latency_lookup_table.npy")
+    found = load_arch(shared / "fasterseg/arch_1.pt")
+    ceiling = table.predict(found.architecture())
+    got = decode(found.logits, SearchSpace(), latency=table.latency, size=table.header.size, ceiling_ms=ceiling)
+    assert got.latency_ms <= ceiling + 1e-9 and got.latency_ms == pytest.approx(table.predict(got.arch))
+    teacher = decode(load_arch(shared / "fasterseg/arch_0.pt").logits, SearchSpace(), role="teacher", latency=table.latency, size=table.header.size)
+    assert teacher.latency_ms == pytest.approx(table.predict(teacher.arch))

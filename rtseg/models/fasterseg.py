@@ -28,7 +28,7 @@ STUDENT = Architecture(
     base_width=12, stem_width=8, head_width=8,
 )
 
-# %% ../../nbs/models/04_fasterseg.ipynb #cell008
+# %% ../../nbs/models/04_fasterseg.ipynb #cell009
 class ClimbBlock(nn.Module):
     """Coarse map and lateral map (finer scale) -> N x out_channels at the lateral map's size."""
 
@@ -41,7 +41,7 @@ class ClimbBlock(nn.Module):
         grown = resize(self.arm(coarse), (lateral.shape[-2], lateral.shape[-1]))
         return self.refine(torch.cat([grown, lateral], dim=1))
 
-# %% ../../nbs/models/04_fasterseg.ipynb #cell011
+# %% ../../nbs/models/04_fasterseg.ipynb #cell012
 class Fusion(nn.Module):
     """1x1 conv-BN-ReLU over the concatenated branches; `attention` is in the published files and idle there, too."""
 
@@ -53,14 +53,14 @@ class Fusion(nn.Module):
     def forward(self, maps: list[Tensor]) -> Tensor:
         return self.mix(torch.cat(maps, dim=1))
 
-# %% ../../nbs/models/04_fasterseg.ipynb #cell014
+# %% ../../nbs/models/04_fasterseg.ipynb #cell015
 def build_stem(arch: Architecture, in_channels: int = 3) -> nn.Sequential:
     """N x in_channels x H x W -> N x stem channels x ceil(H/8) x ceil(W/8)."""
     first, second, third = arch.stem_channels()
     return nn.Sequential(ConvBNAct(in_channels, first, stride=2), ConvOperator(first, second, stride=2, depth=2),
                          ConvOperator(second, third, stride=2, depth=2))
 
-# %% ../../nbs/models/04_fasterseg.ipynb #cell017
+# %% ../../nbs/models/04_fasterseg.ipynb #cell018
 def aux_channels(arch: Architecture) -> dict[str, int]:
     """Channels that the auxiliary heads `x16` and `x32` see; a head without maps is absent."""
     found: dict[str, int] = {}
@@ -76,7 +76,7 @@ def _last_channels(arch: Architecture, branch: int, scale: int) -> int:
     b = arch.branches[branch]
     return arch.out_channels(branch, len(b.ops) - 1) if b.last == scale else arch.in_channels(branch, b.steps[scale])
 
-# %% ../../nbs/models/04_fasterseg.ipynb #cell020
+# %% ../../nbs/models/04_fasterseg.ipynb #cell021
 class FasterSeg(SegNetwork):
     """The network of an `Architecture`, one to three branches (Chen et al., FasterSeg, ICLR 2020)."""
 
@@ -133,7 +133,7 @@ def _last_fused(arch: Architecture) -> int:
     """Channels of the concatenated branches at 1/8."""
     return sum(climbs(arch, b)[-1].out_channels if branch.last else _last_channels(arch, b, 0) for b, branch in enumerate(arch.branches))
 
-# %% ../../nbs/models/04_fasterseg.ipynb #cell029
+# %% ../../nbs/models/04_fasterseg.ipynb #cell030
 @register_converter("fasterseg", source="fasterseg")
 def published_keys(model: FasterSeg) -> KeyTable:
     """The names of the published code for a network of any architecture."""
@@ -174,7 +174,7 @@ def _duplicates(model: FasterSeg) -> tuple[str, ...]:
     """Patterns of the other names of shared cells."""
     return tuple(f"cells.{layer}-{b}.*" for layer, groups in enumerate(model.groups) for group in groups for b in group[:-1])
 
-# %% ../../nbs/models/04_fasterseg.ipynb #cell035
+# %% ../../nbs/models/04_fasterseg.ipynb #cell036
 @register_model("fasterseg", title="FasterSeg", paper="https://arxiv.org/abs/1912.10917", year=2020, venue="ICLR", encoder="-",
                 params=3_454_643, params_training=4_385_689, gmacs=27.770486784, gmacs_size=(1024, 2048), miou_val=73.1, miou_test=71.5,
                 fps=163.9, fps_note="1024 x 2048, TensorRT fp32, GTX 1080 Ti", notes="the published student, branches to 1/32 and 1/16")
