@@ -172,7 +172,7 @@ def route(source: Box, target: Box, *, shift: float, channel: float | None = Non
     turn = target.x - half - 0.4 * gap + shift
     if channel is None:
         return [start, end] if abs(start[1] - end[1]) < 0.5 else [start, (turn, start[1]), (turn, end[1]), end]
-    leave, turn, end = source.x + half + 0.3 * gap + shift, turn - 0.45 * gap, (target.x - half, target.y + shift - 9)
+    leave, turn, end = source.x + half + 0.22 * gap + 0.4 * shift, turn - 0.45 * gap, (target.x - half, target.y + shift - 9)
     return [start, (leave, start[1]), (leave, channel), (turn, channel), (turn, end[1]), end]
 
 # %% ../../nbs/viz/02_architectures.ipynb #cell023
