@@ -159,9 +159,37 @@ def _unpickle(file: io.BufferedIOBase, name: str, read_storage=None) -> Any:
         raise ArtifactError(f"{name} is not a readable pickle: {error}") from error
 
 
+_OLD_MAGIC = 0x1950A86A20F9469CFC6C
+
+
+def _load_old(path: Path) -> Any:
+    """The format of torch.save before 1.6: four pickles (magic, protocol, system, content), the storages' keys, then their bytes."""
+    storages: dict[str, torch.storage.TypedStorage] = {}
+
+    def read_storage(reference: tuple) -> torch.storage.TypedStorage:
+        _, dtype, key, _, numel = reference[:5]
+        raw = torch.UntypedStorage(numel * dtype.itemsize)
+        return storages.setdefault(key, torch.storage.TypedStorage(wrap_storage=raw, dtype=dtype, _internal=True))
+
+    with open(path, "rb") as file:
+        if _unpickle(file, str(path)) != _OLD_MAGIC:
+            raise ArtifactError(f"{path} is neither a zip archive nor an older file of torch.save")
+        _, _ = _unpickle(file, str(path)), _unpickle(file, str(path))
+        content, keys = _unpickle(file, str(path), read_storage), _unpickle(file, str(path))
+        for key in keys:
+            target = torch.frombuffer(bytearray(file.read(8)), dtype=torch.int64)
+            raw = file.read(int(target) * storages[key].dtype.itemsize)
+            if len(raw) != storages[key]._untyped_storage.nbytes():
+                raise ArtifactError(f"{path} is cut off: storage {key} has {len(raw)} of {storages[key]._untyped_storage.nbytes()} bytes")
+            torch.tensor([], dtype=torch.uint8).set_(storages[key]._untyped_storage).copy_(torch.frombuffer(bytearray(raw), dtype=torch.uint8))
+    return content
+
+
 def load_foreign(path: str | Path) -> Any:
-    """Read a file of `torch.save` (zip archive): tensors, numbers, arrays and containers; `ArtifactError` for all else."""
+    """Read a file of `torch.save` (zip archive or older): tensors, numbers, arrays and containers; `ArtifactError` for all else."""
     path = Path(path)
+    if path.is_file() and not zipfile.is_zipfile(path):
+        return _load_old(path)
     try:
         with zipfile.ZipFile(path) as archive:
             pickled = next((n for n in archive.namelist() if n.endswith("data.pkl")), None)
