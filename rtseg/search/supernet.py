@@ -164,7 +164,7 @@ def _gather(weights: ArchWeights, layer: int, s: int, results: dict) -> tuple[Te
         return results["stem"], weights.ops[0].new_ones(1)
     found = [(results.get((layer - 1, s - 1, 2)), weights.down[s - 1][layer - s] if s else None),
              (results.get((layer - 1, s, 1)), (1 - weights.down[s - 1][layer - s]) if s else weights.ops[0].new_ones(()))]
-    maps, shares = zip(*((m, p) for m, p in found if m is not None and float(p) > 0))
+    maps, shares = zip(*((m, p) for m, p in found if m is not None and float(p.detach()) > 0))
     return (torch.cat(maps) if len(maps) > 1 else maps[0]), torch.stack(shares)
 
 # %% ../../nbs/search/04_supernet.ipynb #cell019
