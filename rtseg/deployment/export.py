@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..core.errors import ArtifactError, ConfigError
 from ..core.files import atomic_write, sha256_bytes

@@ -136,6 +136,7 @@ class OnnxRuntime(Runtime):
         self.threads, self.precision, self.shape = default_threads(threads), precision, shape
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = self.threads, 1, 3
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         self.session = onnxruntime.InferenceSession(_model_bytes(source, shape), options, providers=["CPUExecutionProvider"])
         self.input = self.session.get_inputs()[0].name
         self.outputs = [output.name for output in self.session.get_outputs()]
@@ -144,7 +145,7 @@ class OnnxRuntime(Runtime):
     def ready(self, image: np.ndarray) -> Iterator[Callable[[], None]]:
         binding = self.session.io_binding()
         binding.bind_ortvalue_input(self.input, onnxruntime.OrtValue.ortvalue_from_numpy(check_image(image)))
-        for name, array in zip(self.outputs, self._run(image)):
+        for name, array in zip(self.outputs, self._run(image), strict=True):
             binding.bind_ortvalue_output(name, onnxruntime.OrtValue.ortvalue_from_numpy(array))
         yield lambda: self.session.run_with_iobinding(binding)
 

@@ -12,17 +12,17 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
-from ..core.architecture import OPERATORS, STRIDES, Architecture, Branch, OpSpec, channels
+from ..core.architecture import STRIDES, Architecture, Branch, OpSpec, channels
 from ..core.errors import ArtifactError, ConfigError, DeviceMismatch
 from ..core.files import read_json, write_json
 from ..core.values import Latency, Value
 from ..deployment.runtimes import device_name, load_runtime
-from .probes import CacheStirrer, Entry, Probe, Protocol, time_probes
+from .probes import PROTOCOL, CacheStirrer, Entry, Probe, Protocol, time_probes
 from .space import SearchSpace
 
 # %% ../../nbs/search/05_latency_table.ipynb #cell005
@@ -94,7 +94,7 @@ MUST_AGREE = ("device", "runtime", "precision", "threads", "height", "width", "n
 
 def make_header(size: tuple[int, int], *, num_classes: int, runtime: str, threads: int, precision: str, protocol: Protocol, versions: dict) -> TableHeader:
     """The header of a table that is made here and now."""
-    created = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    created = datetime.now(UTC).isoformat(timespec="seconds")
     return TableHeader(device_name(), runtime, precision, threads, *size, num_classes, protocol.to_dict(), versions, created)
 
 # %% ../../nbs/search/05_latency_table.ipynb #cell015
@@ -168,7 +168,7 @@ def read_table(path: str | Path) -> LatencyTable:
 
 # %% ../../nbs/search/05_latency_table.ipynb #cell020
 def build_table(space: SearchSpace | Sequence[OpSpec], *, size: tuple[int, int], num_classes: int = 19, runtime: str = "torch", threads: int = 1, precision: str = "fp32",
-                path: str | Path | None = None, protocol: Protocol = Protocol(), log: Callable[[str], None] | None = None, batch: int = 25) -> LatencyTable:
+                path: str | Path | None = None, protocol: Protocol = PROTOCOL, log: Callable[[str], None] | None = None, batch: int = 25) -> LatencyTable:
     """Time all operators of `space` for images of `size` (height, width); with a `path` it is saved as it grows and resumed.
 
     Raises `DeviceMismatch` if the file at `path` is a table of another device, runtime, precision, resolution or number of classes."""
@@ -232,7 +232,7 @@ def suspects(ms: Mapping[str, float], *, excess: float = 0.25) -> list[OpSpec]:
             matrix = np.array([[1.0, math.log(s.in_channels), math.log(s.out_channels)] for s, _ in group])
             logs = np.log([value for _, value in group])
             fit = matrix @ np.linalg.lstsq(matrix, logs, rcond=None)[0]
-            found += [spec for (spec, _), rest in zip(group, logs - fit) if rest > math.log(1 + excess)]
+            found += [spec for (spec, _), rest in zip(group, logs - fit, strict=True) if rest > math.log(1 + excess)]
     return found
 
 # %% ../../nbs/search/05_latency_table.ipynb #cell031
