@@ -60,14 +60,17 @@ def series_color(index: int, name: str = "") -> str:
 # %% ../../nbs/viz/01_figures.ipynb #cell008
 def _axis() -> dict:
     """Axis settings that both axes share."""
-    return dict(linecolor=MUTED, linewidth=1, tickcolor=MUTED, ticks="outside", ticklen=4, gridcolor=GRID, zeroline=False,
+    return dict(linecolor=MUTED, linewidth=1, tickcolor=MUTED, ticks="outside", ticklen=4, gridcolor=GRID,
+                zeroline=False,
                 automargin=True, title=dict(standoff=8, font=dict(size=12, color=MUTED)), tickfont=dict(size=11))
 
 
 TEMPLATE = go.layout.Template(layout=dict(
     font=dict(family=FONT, size=12, color=INK), paper_bgcolor=PAPER, plot_bgcolor=PAPER, colorway=list(SERIES),
-    title=dict(x=0, xref="container", xanchor="left", yref="container", yanchor="top", pad=dict(l=16), font=dict(size=15)),
-    margin=dict(l=60, r=24, t=56, b=48), hoverlabel=dict(font=dict(family=FONT, size=12), bgcolor=PAPER, bordercolor=GRID),
+    title=dict(x=0, xref="container", xanchor="left", yref="container", yanchor="top", pad=dict(l=16),
+               font=dict(size=15)),
+    margin=dict(l=60, r=24, t=56, b=48), hoverlabel=dict(font=dict(family=FONT, size=12), bgcolor=PAPER,
+                                                         bordercolor=GRID),
     legend=dict(font=dict(size=11), bgcolor="rgba(255,255,255,0)"), barcornerradius=2, bargap=0.28,
     colorscale=dict(sequential=[list(stop) for stop in SEQUENTIAL]),
     xaxis=dict(_axis(), showgrid=False, showline=True), yaxis=dict(_axis(), showline=False, ticks=""),
@@ -75,7 +78,8 @@ TEMPLATE = go.layout.Template(layout=dict(
 ))
 
 # %% ../../nbs/viz/01_figures.ipynb #cell009
-def new_figure(title: str = "", *, subtitle: str = "", x: str = "", y: str = "", width: int = 860, height: int = 380) -> go.Figure:
+def new_figure(title: str = "", *, subtitle: str = "", x: str = "", y: str = "", width: int = 860,
+               height: int = 380) -> go.Figure:
     """An empty figure in the house style; sizes in CSS pixels, `x` and `y` are the axis titles."""
     heading = f"<b>{title}</b>" if title else ""
     if subtitle:
@@ -87,10 +91,12 @@ def new_figure(title: str = "", *, subtitle: str = "", x: str = "", y: str = "",
     return figure
 
 
-def new_grid(panels: Sequence[str], title: str = "", *, subtitle: str = "", rows: int = 1, width: int = 980, height: int = 330, gap: float = 0.06,
+def new_grid(panels: Sequence[str], title: str = "", *, subtitle: str = "", rows: int = 1, width: int = 980,
+             height: int = 330, gap: float = 0.06,
              share_x: bool = False, share_y: bool = False) -> go.Figure:
     """Panels in the house style, `rows` rows of equal length; `panels` are their headings, `gap` the share of the width between two."""
-    figure = make_subplots(rows=rows, cols=len(panels) // rows, subplot_titles=list(panels), horizontal_spacing=gap, vertical_spacing=0.05,
+    figure = make_subplots(rows=rows, cols=len(panels) // rows, subplot_titles=list(panels), horizontal_spacing=gap,
+                           vertical_spacing=0.05,
                            shared_xaxes=share_x, shared_yaxes=share_y)
     layout = new_figure(title, subtitle=subtitle, width=width, height=height).layout.to_plotly_json()
     figure.layout.template = TEMPLATE  # replaced and not merged: plotly's own weighs 7 kB
@@ -140,7 +146,8 @@ def render_png(figure: go.Figure, *, scale: float = 1.4, limit: int = 100_000) -
         _BROWSER.failure = "the package kaleido is not installed"
     if _BROWSER.failure is None:
         try:
-            raw = _BROWSER.draw(figure, dict(format="png", scale=scale, width=figure.layout.width or 860, height=figure.layout.height or 380))
+            raw = _BROWSER.draw(figure, dict(format="png", scale=scale, width=figure.layout.width or 860,
+                                             height=figure.layout.height or 380))
         except Exception as error:  # an external program: whatever stops it, the answer is the same, and the reason is kept
             reason = str(error).strip().splitlines() or [""]
             _BROWSER.failure = f"{type(error).__name__} {reason[0]}".strip()[:120]
@@ -157,7 +164,8 @@ def _as_common_colors(image: Image.Image) -> Image.Image | None:
     if counts[top].sum() < 0.9 * packed.size:
         return None
     channels = np.stack([colors >> 16, colors >> 8 & 255, colors & 255], 1)
-    nearest = np.concatenate([((part[:, None] - channels[top]) ** 2).sum(-1).argmin(1) for part in np.array_split(channels, len(colors) // 512 + 1)])
+    nearest = np.concatenate([((part[:, None] - channels[top]) ** 2).sum(-1).argmin(1)
+                              for part in np.array_split(channels, len(colors) // 512 + 1)])
     result = Image.fromarray(nearest[place].reshape(packed.shape).astype(np.uint8), "L")
     result.putpalette(channels[top].astype(np.uint8).tobytes())
     return result
@@ -184,7 +192,8 @@ _NOTED: list[str] = []  # one note a process, not one a figure
 def mime_bundle(figure: go.Figure | Image.Image, *, png: bool = True) -> dict[str, object]:
     """What `show` displays: MIME type -> content, for a plotly figure or a PIL image."""
     if isinstance(figure, Image.Image):
-        return {"image/png": base64.b64encode(squeeze_png(figure)).decode(), "text/plain": f"<image {figure.width} x {figure.height}>"}
+        return {"image/png": base64.b64encode(squeeze_png(figure)).decode(),
+                "text/plain": f"<image {figure.width} x {figure.height}>"}
     title = (figure.layout.title.text or "figure").split("<br>")[0].replace("<b>", "").replace("</b>", "")
     bundle = {"application/vnd.plotly.v1+json": json.loads(figure.to_json()), "text/plain": f"<{title}>"}
     if png:
@@ -204,7 +213,8 @@ def show(figure: go.Figure | Image.Image, *, png: bool = True) -> None:
 # %% ../../nbs/viz/01_figures.ipynb #cell025
 def to_html(figure: go.Figure) -> str:
     """A `<div>` with the figure, without plotly's script: the page carries that once, as `plotly_script()`."""
-    return plotly_io.to_html(figure, include_plotlyjs=False, full_html=False, config=dict(displaylogo=False, responsive=True))
+    return plotly_io.to_html(figure, include_plotlyjs=False, full_html=False,
+                             config=dict(displaylogo=False, responsive=True))
 
 
 def image_html(image: Image.Image, *, alt: str, limit: int = 400_000) -> str:

@@ -42,7 +42,8 @@ def error_map(image: np.ndarray, mask: np.ndarray, prediction: np.ndarray, label
     grey = as_rgb(image).mean(-1, keepdims=True) * 0.45 + 120
     mask, prediction = np.asarray(mask), np.asarray(prediction)
     ignored, wrong = (mask == labels.ignore_index)[..., None], (mask != prediction)[..., None]
-    return np.where(ignored, grey * 0.35, np.where(wrong, grey * 0.2 + np.array(rgb(WRONG)) * 0.8, grey)).round().clip(0, 255).astype(np.uint8)
+    return np.where(ignored, grey * 0.35, np.where(wrong, grey * 0.2 + np.array(rgb(WRONG)) * 0.8,
+                                                   grey)).round().clip(0, 255).astype(np.uint8)
 
 # %% ../../nbs/viz/03_masks.ipynb #cell010
 def _font(size: int) -> ImageFont.FreeTypeFont:
@@ -55,7 +56,8 @@ def occurring(masks: Sequence[np.ndarray], labels: LabelSet) -> list[int]:
     return sorted(v for v in seen if v < labels.num_classes)
 
 
-def legend_strip(labels: LabelSet, ids: Sequence[int], *, width: int, extra: Sequence[tuple[str, tuple[int, int, int]]] = ()) -> Image.Image:
+def legend_strip(labels: LabelSet, ids: Sequence[int], *, width: int,
+                 extra: Sequence[tuple[str, tuple[int, int, int]]] = ()) -> Image.Image:
     """Swatches and class names in rows of at most `width` pixels; `extra` are (name, colour) pairs behind the classes."""
     entries = [(labels.classes[i], labels.palette[i]) for i in ids] + list(extra)
     font, x, y, places = _font(13), 0, 4, []
@@ -73,7 +75,8 @@ def legend_strip(labels: LabelSet, ids: Sequence[int], *, width: int, extra: Seq
     return strip
 
 # %% ../../nbs/viz/03_masks.ipynb #cell013
-def _columns(image: np.ndarray, mask: np.ndarray | None, prediction: np.ndarray | None, labels: LabelSet) -> list[tuple[np.ndarray, bool]]:
+def _columns(image: np.ndarray, mask: np.ndarray | None, prediction: np.ndarray | None,
+             labels: LabelSet) -> list[tuple[np.ndarray, bool]]:
     """The pictures of one row, with whether each is a mask (and is reduced by the nearest pixel)."""
     for name, other in (("label", mask), ("prediction", prediction)):
         if other is not None and np.asarray(other).shape != image.shape[:2]:
@@ -88,19 +91,22 @@ def _columns(image: np.ndarray, mask: np.ndarray | None, prediction: np.ndarray 
     return row
 
 
-def _paste_row(canvas: Image.Image, y: int, row: list[tuple[np.ndarray, bool]], cell: tuple[int, int], gap: int) -> None:
+def _paste_row(canvas: Image.Image, y: int, row: list[tuple[np.ndarray, bool]], cell: tuple[int, int],
+               gap: int) -> None:
     for column, (pixels, nearest) in enumerate(row):
         method = Image.Resampling.NEAREST if nearest else Image.Resampling.LANCZOS
         canvas.paste(Image.fromarray(pixels).resize(cell, method), (column * (cell[0] + gap), y))
 
 # %% ../../nbs/viz/03_masks.ipynb #cell014
 def _check_lengths(images: Sequence, masks: Sequence | None, predictions: Sequence | None) -> None:
-    counts = {"images": len(images)} | {n: len(s) for n, s in (("masks", masks), ("predictions", predictions)) if s is not None}
+    counts = {"images": len(images)} | {n: len(s) for n, s in (("masks", masks),
+                                                               ("predictions", predictions)) if s is not None}
     if not images or len(set(counts.values())) > 1:
         raise DataError(f"show_masks() was given {', '.join(f'{n} {name}' for name, n in counts.items())}: give at least one, and equally many of each")
 
 
-def show_masks(images: Sequence[np.ndarray], masks: Sequence[np.ndarray] | None = None, predictions: Sequence[np.ndarray] | None = None, *,
+def show_masks(images: Sequence[np.ndarray], masks: Sequence[np.ndarray] | None = None,
+               predictions: Sequence[np.ndarray] | None = None, *,
                labels: LabelSet, names: Sequence[str] | None = None, width: int = 1000) -> Image.Image:
     """A grid, one row an image: image, label, prediction, errors, with a legend; masks are train ids (H x W), `width` is in pixels."""
     images = [as_rgb(image) for image in images]
@@ -132,7 +138,8 @@ def explore_masks(read: Callable[[int], tuple[np.ndarray, np.ndarray]], count: i
     """A slider over `count` samples with the grid of the chosen one, for JupyterLab."""
     if count < 1:
         raise DataError("explore_masks() was given no sample: open a data set that has some")
-    slider, picture = widgets.IntSlider(min=0, max=count - 1, description="sample", continuous_update=False), widgets.Image(format="png")
+    slider, picture = widgets.IntSlider(min=0, max=count - 1, description="sample",
+                                        continuous_update=False), widgets.Image(format="png")
 
     def redraw(_change: object = None) -> None:
         image, mask = read(slider.value)

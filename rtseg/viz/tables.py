@@ -41,9 +41,11 @@ class Table:
     def __str__(self) -> str:
         lines = [self.headings, *self.cells]
         widths = [max(len(line[i]) for line in lines) for i in range(len(self.headings))]
-        pad = [[t.rjust(w) if n else t.ljust(w) for t, w, n in zip(line, widths, self.numeric, strict=True)] for line in lines]
+        pad = [[t.rjust(w) if n else t.ljust(w) for t, w, n in zip(line, widths, self.numeric, strict=True)]
+               for line in lines]
         body = ["  ".join(line).rstrip() for line in pad]
-        return "\n".join([*([self.caption] if self.caption else []), body[0], "  ".join("-" * w for w in widths), *body[1:]])
+        return "\n".join([*([self.caption] if self.caption else []), body[0], "  ".join("-" * w for w in widths),
+                          *body[1:]])
 
     __repr__ = __str__
 
@@ -52,7 +54,8 @@ class Table:
         """A `<table>` with its style inside, so that it looks the same in a notebook and in a report."""
         head = _row(self.headings, self.numeric, "th", f"color:{MUTED};font-weight:600;border-bottom:1.5px solid {INK}")
         style = f"border-bottom:1px solid {GRID}"
-        body = "".join(_row(c, self.numeric, "td", style + (";font-weight:700" if i in self.bold else "")) for i, c in enumerate(self.cells))
+        body = "".join(_row(c, self.numeric, "td", style + (";font-weight:700" if i in self.bold else "")) for i,
+                       c in enumerate(self.cells))
         caption = f'<caption style="caption-side:top;text-align:left;padding:4px 10px 6px;color:{INK};font-weight:700">{escape(self.caption)}</caption>'
         return (f'<table style="border-collapse:collapse;font:13px {FONT};color:{INK};font-variant-numeric:tabular-nums;background:#fff">'
                 f"{caption if self.caption else ''}<thead>{head}</thead><tbody>{body}</tbody></table>")
@@ -88,6 +91,7 @@ def table(rows: Sequence[Mapping | Sequence], columns: Sequence[str] | Mapping[s
         columns = list(rows[0])
     columns = dict(columns) if isinstance(columns, Mapping) else {key: key for key in columns}
     records, formats = _as_records(rows, columns), formats or {}
-    numeric = tuple(any(isinstance(r.get(k), Real) and not isinstance(r.get(k), bool) for r in records) for k in columns)
+    numeric = tuple(any(isinstance(r.get(k), Real) and not isinstance(r.get(k), bool) for r in records)
+                    for k in columns)
     cells = tuple(tuple(cell_text(r.get(k), formats.get(k, "")) for k in columns) for r in records)
     return Table(tuple(columns.values()), cells, numeric, caption, tuple(bold))
