@@ -29,7 +29,9 @@ def table_panels(table: Mapping[str, float]) -> dict[tuple[int, int], dict[tuple
             cell.setdefault(spec.out_channels // spec.stride, []).append(float(ms))
     if not panels:
         raise ConfigError(f"the latency table holds none of {', '.join(OPERATORS)} among its {len(table)} entries: nothing to draw")
-    return dict(sorted(panels.items(), reverse=True))
+    busiest = max(map(len, panels.values()))
+    kept = {size: rows for size, rows in panels.items() if len(rows) > 1 or busiest == 1}  # the stem's sizes have one operator
+    return dict(sorted(kept.items(), reverse=True))
 
 # %% ../../nbs/viz/04_latency.ipynb #cell008
 def _row_order(panels: Mapping[tuple[int, int], Mapping[tuple[str, int], object]]) -> list[tuple[str, int]]:
