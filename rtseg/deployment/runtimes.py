@@ -7,10 +7,12 @@ __all__ = ['RUNTIMES', 'Runtime', 'device_name', 'default_threads', 'check_image
            'TorchRuntime', 'OnnxRuntime', 'load_runtime']
 
 # %% ../../nbs/deployment/02_runtimes.ipynb #cell002
+import ctypes
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -53,9 +55,9 @@ class Runtime(ABC):
         """Runtime, precision, threads, device and versions, as plain data."""
         return {"runtime": self.name, "precision": self.precision, "threads": self.threads, "device": device_name(self.device), "versions": self.versions()}
 
+    @abstractmethod
     def versions(self) -> dict[str, str]:
-        """Versions of the libraries that did the work."""
-        return {"torch": torch.__version__}
+        """Versions of the libraries that did the work, and what else decides their speed."""
 
 
 def device_name(device: str | torch.device = "cpu") -> str:
@@ -90,10 +92,16 @@ def torch_threads(threads: int) -> Iterator[None]:
         torch.set_num_threads(previous)
 
 # %% ../../nbs/deployment/02_runtimes.ipynb #cell013
-def settle_allocator() -> None:
-    """Let the C library keep freed blocks of up to 32 MB instead of handing their pages back."""
-    for _ in range(2):
-        torch.empty(31 << 20, dtype=torch.uint8).fill_(1)
+@lru_cache
+def settle_allocator() -> str:
+    """Let the C library keep freed blocks for this process instead of handing their pages back; returns what is in force."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return "system default"
+    mmap_max, trim_threshold = -4, -1
+    kept = mallopt(mmap_max, 0) == 1 and mallopt(trim_threshold, 2**31 - 1) == 1
+    return "glibc, freed blocks kept" if kept else "system default"
 
 # %% ../../nbs/deployment/02_runtimes.ipynb #cell015
 @RUNTIMES.register("torch", package="torch", extra=None, precisions=("fp32", "bf16"))
@@ -123,6 +131,9 @@ class TorchRuntime(Runtime):
     def run(self, image: np.ndarray) -> np.ndarray:
         with self.ready(image) as call:
             return call().float().contiguous().cpu().numpy()
+
+    def versions(self) -> dict[str, str]:
+        return {"torch": torch.__version__, "allocator": settle_allocator()}
 
 # %% ../../nbs/deployment/02_runtimes.ipynb #cell021
 @RUNTIMES.register("onnxruntime", package="onnxruntime", extra=None, precisions=("fp32",))
