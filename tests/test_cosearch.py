@@ -66,10 +66,13 @@ def test_resumed_is_bit_identical():
 
 def test_a_checkpoint_is_a_copy():
     search = run()
-    saved = next(search).checkpoint()
+    first = next(search)
+    saved = first.checkpoint()
     held = {n: t.clone() for n, t in saved["tensors"].items()}
-    next(search)
-    assert same_tensors(held, saved["tensors"])
+    following = next(search)
+    with pytest.raises(ConfigError, match="before asking"):
+        first.checkpoint()
+    assert following.epoch == 2 and same_tensors(held, saved["tensors"])
 
 
 def test_a_checkpoint_of_pretraining_is_refused():

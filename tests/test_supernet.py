@@ -68,7 +68,7 @@ def test_merged_equals_naive(seen, monkeypatch, role, rule):
     seen.load_state_dict(state)
     monkeypatch.setattr("rtseg.search.supernet.mixed", naive)
     apart = seen(x, weights)
-    assert max(float((a - b).detach().abs().max()) for a, b in zip(merged, apart)) < 1e-4
+    assert max(float((a - b).detach().abs().max()) for a, b in zip(merged, apart, strict=True)) < 1e-4
     assert all(torch.allclose(after[n], t, atol=1e-4) for n, t in seen.state_dict().items())      # running statistics, too
     seen.load_state_dict(state)
     seen.eval()
@@ -119,7 +119,7 @@ def test_questions_change_nothing(seen):
         float(latency(logits)), latency.of(SPACE.sample(torch.Generator().manual_seed(0))), latency_range(latency, 2)
         seen(x, arch_weights(SPACE, random_logits(SPACE, "teacher"), "teacher", widths="full"))
         after = seen(x, weights)
-    assert all(torch.equal(a, b) for a, b in zip(before, after))
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert all(torch.equal(held[n], t) for n, t in seen.state_dict().items())
 
 

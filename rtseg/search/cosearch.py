@@ -10,15 +10,15 @@ __all__ = ['Pass', 'PASSES', 'LatencyGoal', 'SearchConfig', 'adapted_weight', 's
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from ..core.config import Config
 from ..core.environment import make_generator
-from ..core.errors import ArtifactError
+from ..core.errors import ArtifactError, ConfigError
 from ..data.augmentation import Augmentation
 from ..data.loading import Batch
 from ..evaluation.metrics import ConfusionMeter, mean_iou
@@ -157,13 +157,15 @@ def decode_pairs(logits: ArchLogits, supernet: Supernet, latency: ExpectedLatenc
 class _Search:
     def __init__(self, supernet: Supernet, config: SearchConfig, latency: ExpectedLatency | None, seed: int):
         self.supernet, self.config, self.latency = supernet, config, latency
-        self.generator, self.epoch, self.latency_weight = make_generator(seed, "cosearch"), 0, config.goal.weight
+        self.generator, self.epoch, self.started, self.latency_weight = make_generator(seed, "cosearch"), 0, 0, config.goal.weight
         start = {role: zero_logits(supernet.space, role, noise=config.logit_noise, generator=self.generator).tensors() for role in ROLES}
         self.logits = {role: ArchLogits.from_tensors({n: t.requires_grad_() for n, t in tensors.items()}) for role, tensors in start.items()}
         self.sgd = make_sgd(supernet, config)
         self.adam = torch.optim.Adam([t for role in ROLES for t in self.logits[role].tensors().values()], lr=config.arch_lr, betas=config.arch_betas)
 
-    def checkpoint(self) -> Checkpoint:
+    def checkpoint(self, epoch: int) -> Checkpoint:
+        if self.started != epoch:
+            raise ConfigError(f"the search has gone on since epoch {epoch}: call checkpoint() before asking for the next state")
         tensors = with_prefix(self.supernet.state_dict(), "supernet") | optimizer_tensors(self.sgd, "sgd") | optimizer_tensors(self.adam, "adam")
         for role in ROLES:
             tensors |= with_prefix(self.logits[role].tensors(), f"logits.{role}")
@@ -181,17 +183,18 @@ class _Search:
             for name, tensor in self.logits[role].tensors().items():
                 tensor.copy_(tensors[f"logits.{role}.{name}"])
         self.generator.set_state(tensors["generator"])
-        self.epoch, self.latency_weight = values["epoch"], values["latency_weight"]
+        self.epoch = self.started = values["epoch"]
+        self.latency_weight = values["latency_weight"]
 
-# %% ../../nbs/search/06_cosearch.ipynb #cell019
+# %% ../../nbs/search/06_cosearch.ipynb #cell020
 def _run_epoch(search: _Search, weight_data: BatchSource, arch_data: BatchSource) -> tuple[dict[str, float], dict[str, float]]:
     config, n = search.config, search.config.steps_per_epoch
     span = (search.epoch * n, (search.epoch + 1) * n)
     lr, weight_means, arch_means = config.lr * config.lr_decay ** search.epoch, {}, {}
-    for batch, arch_batch in zip(batches(weight_data, *span), batches(arch_data, *span)):
+    for batch, arch_batch in zip(batches(weight_data, *span), batches(arch_data, *span), strict=True):
         found = architecture_step(search.supernet, search.adam, arch_batch, search.logits, search.latency, search.latency_weight, config, search.generator)
         passes = step_passes(search.supernet, search.logits, config.passes, search.generator, config.temperature)
-        losses = dict(zip(passes, weight_step(search.supernet, search.sgd, batch, list(passes.values()), config, lr)))
+        losses = dict(zip(passes, weight_step(search.supernet, search.sgd, batch, list(passes.values()), config, lr), strict=True))
         for means, values in ((weight_means, losses), (arch_means, found)):
             for name, value in values.items():
                 means[name] = means.get(name, 0.0) + value / n
@@ -206,7 +209,7 @@ def _state(search: _Search, weight_losses: dict[str, float], arch_losses: dict[s
     if search.latency is not None:
         search.latency_weight = adapted_weight(search.latency_weight, sum(d.latency_ms for d in decoded) / len(decoded), search.config.goal)
     return SearchState(search.epoch, search.epoch * search.config.steps_per_epoch, weight_losses, arch_losses, search.latency_weight, expected, decoded, health,
-                       {role: search.logits[role].detach() for role in ROLES}, search.checkpoint)
+                       {role: search.logits[role].detach() for role in ROLES}, partial(search.checkpoint, search.epoch))
 
 
 def cosearch(supernet: Supernet, weight_data: BatchSource, arch_data: BatchSource, *, config: SearchConfig, latency: ExpectedLatency | None,
@@ -216,11 +219,12 @@ def cosearch(supernet: Supernet, weight_data: BatchSource, arch_data: BatchSourc
     if state is not None:
         search.load(state)
     while search.epoch < config.epochs:
+        search.started = search.epoch + 1
         weight_losses, arch_losses = _run_epoch(search, weight_data, arch_data)
         search.epoch += 1
         yield _state(search, weight_losses, arch_losses)
 
-# %% ../../nbs/search/06_cosearch.ipynb #cell025
+# %% ../../nbs/search/06_cosearch.ipynb #cell026
 @dataclass(frozen=True)
 class PairScore:
     """A pair of branches with its supernet score, its decoded latency, and their combination."""
@@ -239,17 +243,17 @@ def score_pairs(supernet: Supernet, logits: ArchLogits, role: str, data: Iterabl
     meters = [ConfusionMeter(supernet.num_classes) for _ in PAIRS]
     supernet.eval()
     for batch in data:
-        for meter, predicted in zip(meters, supernet(network_input(batch.images, precision), weights, PAIRS)):
+        for meter, predicted in zip(meters, supernet(network_input(batch.images, precision), weights, PAIRS), strict=True):
             size = (batch.masks.shape[1], batch.masks.shape[2])
             meter.update(resize(predicted.float(), size).argmax(1), batch.masks)
     supernet.train(was_training)
     scores = []
-    for lasts, meter, decoded in zip(PAIRS, meters, decode_pairs(logits, supernet, latency, role)):
+    for lasts, meter, decoded in zip(PAIRS, meters, decode_pairs(logits, supernet, latency, role), strict=True):
         miou, ms = mean_iou(meter.matrix), decoded.latency_ms
         scores.append(PairScore(lasts, miou, ms, pair_value(miou, ms, target_ms=goal.target_ms, exponent=goal.exponent) if ms is not None else miou))
     return tuple(sorted(scores, key=lambda s: -s.value))
 
-# %% ../../nbs/search/06_cosearch.ipynb #cell028
+# %% ../../nbs/search/06_cosearch.ipynb #cell029
 @dataclass(frozen=True)
 class Variation:
     """Agreement of layers (0 to 1) by decision, and (least, mean, greatest) latency and score over seeds."""
@@ -269,7 +273,7 @@ def _spread(values: Sequence[float]) -> tuple[float, float, float]:
 def _agreement(columns: list[list[tuple]]) -> float:
     longest = max(len(c) for c in columns)
     padded = [list(c) + [None] * (longest - len(c)) for c in columns]
-    return sum(len(set(layer)) == 1 for layer in zip(*padded)) / longest
+    return sum(len(set(layer)) == 1 for layer in zip(*padded, strict=True)) / longest
 
 
 def search_variation(found: Sequence[Decoded], scores: Sequence[float] | None = None) -> Variation:

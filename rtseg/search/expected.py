@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..core.architecture import OPERATORS, STRIDES, Architecture, Branch, OpSpec, channels
+from ..core.architecture import STRIDES, Architecture, Branch, OpSpec, channels
 from ..core.errors import ConfigError
 from .logits import ArchLogits
 from .space import SearchSpace, end_widths, nodes, role_widths

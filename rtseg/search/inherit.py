@@ -28,7 +28,7 @@ def _copy_conv(target: nn.Conv2d, source: SlimConv, which: int = 0) -> None:
 
 def _copy_norm(target: nn.BatchNorm2d, source: SlimNorm, width: int, which: int = 0) -> None:
     ours = (target.weight, target.bias, target.running_mean, target.running_var)
-    for tensor, held in zip(ours, source.at(width, (which, which + 1))):
+    for tensor, held in zip(ours, source.at(width, (which, which + 1)), strict=True):
         tensor.copy_(held)
 
 
@@ -72,8 +72,8 @@ def inherit(network: FasterSeg, supernet: Supernet, *, role: str = "student", ke
     arch, ends = network.arch, supernet.ends[role]
     kept = kept or [kept_layers(supernet.space, b) for b in arch.branches]
     own = []
-    for layer, (groups, cells) in enumerate(zip(network.groups, network.cells)):
-        for index, (group, cell) in enumerate(zip(groups, cells)):
+    for layer, (groups, cells) in enumerate(zip(network.groups, network.cells, strict=True)):
+        for index, (group, cell) in enumerate(zip(groups, cells, strict=True)):
             branch = arch.branches[group[0]]
             held = supernet.cells[kept[group[0]][layer]][branch.scales[layer]]
             source = held.keep if branch.stride(layer) == 1 else held.down
@@ -85,11 +85,11 @@ def inherit(network: FasterSeg, supernet: Supernet, *, role: str = "student", ke
 
 def _copy_ends(network: FasterSeg, ends: nn.Module) -> None:
     _copy_unit(network.stem[0], ends.stem[0])
-    for target, source in zip(network.stem[1:], ends.stem[1:]):
-        for part, unit in zip(target.body, source):
+    for target, source in zip(network.stem[1:], ends.stem[1:], strict=True):
+        for part, unit in zip(target.body, source, strict=True):
             _copy_unit(part, unit)
-    for branch, blocks in zip(network.arch.branches, network.climbs):
-        for block, climb in zip(blocks, ends.climbs[str(branch.last)] if branch.last else ()):
+    for branch, blocks in zip(network.arch.branches, network.climbs, strict=True):
+        for block, climb in zip(blocks, ends.climbs[str(branch.last)] if branch.last else (), strict=True):
             _copy_unit(block.arm, climb.arm)
             _copy_unit(block.refine, climb.refine)
     head = ends.heads["x" + "_".join(str(8 << b.last) for b in network.arch.branches)]

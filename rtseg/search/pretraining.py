@@ -10,6 +10,7 @@ __all__ = ['Checkpoint', 'WeightConfig', 'PretrainConfig', 'BatchSource', 'batch
 # %% ../../nbs/search/05b_pretraining.ipynb #cell002
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import torch
@@ -19,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from ..core.config import Config
 from ..core.environment import make_generator
-from ..core.errors import RtsegError
+from ..core.errors import ConfigError, RtsegError
 from ..data.augmentation import Augmentation
 from ..data.loading import Batch, normalize, same
 from .supernet import PREDICTIONS, Supernet
@@ -146,7 +147,7 @@ def without_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]
     """Those under `prefix.`, by their bare names."""
     return {name.removeprefix(prefix + "."): t for name, t in tensors.items() if name.startswith(prefix + ".")}
 
-# %% ../../nbs/search/05b_pretraining.ipynb #cell021
+# %% ../../nbs/search/05b_pretraining.ipynb #cell022
 Checkpoint = dict[str, dict[str, Any]]
 
 
@@ -169,7 +170,7 @@ def _pretrain_passes(supernet: Supernet, config: PretrainConfig, generator: torc
         made[name] = arch_weights(supernet.space, logits, role, widths=name.split()[0], generator=generator)
     return made
 
-# %% ../../nbs/search/05b_pretraining.ipynb #cell023
+# %% ../../nbs/search/05b_pretraining.ipynb #cell025
 def pretrain(supernet: Supernet, data: BatchSource, *, config: PretrainConfig, seed: int = 0, state: Checkpoint | None = None) -> Iterator[PretrainState]:
     """Train the supernet without architecture updates; yields after each epoch, resumes exactly from a `checkpoint()`."""
     sgd, generator, first = make_sgd(supernet, config), make_generator(seed, "pretrain"), 0
@@ -178,15 +179,19 @@ def pretrain(supernet: Supernet, data: BatchSource, *, config: PretrainConfig, s
         load_optimizer(sgd, state["tensors"], "sgd")
         generator.set_state(state["tensors"]["generator"])
         first = state["values"]["epoch"]
+    started = [first]
     for epoch in range(first, config.epochs):
+        started[0] = epoch + 1
         lr, totals = config.lr * config.lr_decay ** epoch, {}
         for batch in batches(data, epoch * config.steps_per_epoch, (epoch + 1) * config.steps_per_epoch):
             passes = _pretrain_passes(supernet, config, generator)
-            for name, loss in zip(passes, weight_step(supernet, sgd, batch, list(passes.values()), config, lr)):
+            for name, loss in zip(passes, weight_step(supernet, sgd, batch, list(passes.values()), config, lr), strict=True):
                 totals[name] = totals.get(name, 0.0) + loss / config.steps_per_epoch
-        yield PretrainState(epoch + 1, (epoch + 1) * config.steps_per_epoch, lr, totals, lambda: _pretrain_checkpoint(supernet, sgd, generator, epoch + 1))
+        yield PretrainState(epoch + 1, (epoch + 1) * config.steps_per_epoch, lr, totals, partial(_pretrain_checkpoint, supernet, sgd, generator, epoch + 1, started))
 
 
-def _pretrain_checkpoint(supernet: Supernet, sgd: torch.optim.SGD, generator: torch.Generator, epoch: int) -> Checkpoint:
+def _pretrain_checkpoint(supernet: Supernet, sgd: torch.optim.SGD, generator: torch.Generator, epoch: int, started: list[int]) -> Checkpoint:
+    if started[0] != epoch:
+        raise ConfigError(f"pretraining has gone on since epoch {epoch}: call checkpoint() before asking for the next state")
     tensors = with_prefix(supernet.state_dict(), "supernet") | optimizer_tensors(sgd, "sgd") | {"generator": generator.get_state()}
     return {"tensors": tensors, "values": {"epoch": epoch}}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from ..layers.blocks import half, resize
+from ..layers.blocks import resize
 
 # %% ../../nbs/search/03_slimmable.ipynb #cell005
 class _Corner(Function):
@@ -91,7 +91,7 @@ class _Mix(Function):
         ctx.values = coefficients.tolist()
         ctx.save_for_backward(*(maps if ctx.needs_input_grad[0] else ()))
         size = len(maps[0]) // len(ctx.values)
-        terms = [(part, c) for m, *cs in zip(maps, *ctx.values) for part, c in zip(m.split(size), cs)]
+        terms = [(part, c) for m, *cs in zip(maps, *ctx.values, strict=True) for part, c in zip(m.split(size), cs, strict=True)]
         total = terms[0][0] * terms[0][1]
         for part, c in terms[1:]:
             total.add_(part, alpha=c)
@@ -100,7 +100,7 @@ class _Mix(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
-        back = [torch.cat([grad * c for c in cs]) if len(cs) > 1 else grad * cs[0] for cs in zip(*ctx.values)]
+        back = [torch.cat([grad * c for c in cs]) if len(cs) > 1 else grad * cs[0] for cs in zip(*ctx.values, strict=True)]
         if not ctx.needs_input_grad[0]:
             return None, *back
         parts = len(ctx.values)
@@ -149,7 +149,7 @@ def _pair(op: MixedOp, stage: str, names: tuple[str, str], x: Tensor, width: int
     out = op.channels[width]
     y = getattr(op, stage)(x, out, which=which, accumulate=accumulate)
     y = getattr(op, f"{stage}_norm")(y, width, which=which, parts=parts)
-    results = dict(zip(wanted, y.split(out, 1)))
+    results = dict(zip(wanted, y.split(out, 1), strict=True))
     if names[1] in wanted:
         y = getattr(op, f"{stage}_second")(F.relu(results[names[1]]), out, accumulate=accumulate)
         results[names[1]] = getattr(op, f"{stage}_second_norm")(y, width, parts=parts)

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Generator, Tensor
 
-from ..core.architecture import OPERATORS, Architecture, Branch, channels
+from ..core.architecture import OPERATORS, Architecture, Branch
 from ..core.config import Config
 from ..core.errors import ConfigError, RtsegError, check_choice
 
@@ -128,7 +128,7 @@ def encode(space: SearchSpace, arch: Architecture) -> Tensor:
     """`arch` as 3 x layers x (3 + 5) numbers between 0 and 1, flattened: present, scale, width, operator."""
     code = torch.zeros(3, space.layers, 3 + len(OPERATORS))
     for index, b in enumerate(arch.branches):
-        for layer, (op, scale) in enumerate(zip(b.ops, b.scales)):
+        for layer, (op, scale) in enumerate(zip(b.ops, b.scales, strict=True)):
             code[b.last, layer, :3] = torch.tensor([1, scale / 2, arch.width_after(index, layer) / 12])
             code[b.last, layer, 3 + op] = 1
     return code.flatten()

@@ -145,7 +145,7 @@ def _coefficients(weights: ArchWeights, layer: int, s: int, inputs: Tensor) -> t
     table = inputs[:, None] * row[active] * _score(weights, layer, s)
     return active, table * _score(weights, layer + 1, s), table * _score(weights, layer + 1, min(s + 1, 2))
 
-# %% ../../nbs/search/04_supernet.ipynb #cell018
+# %% ../../nbs/search/04_supernet.ipynb #cell019
 def _wanted(weights: ArchWeights, lasts: Sequence[int]) -> tuple[dict, set, set]:
     """Visits by branch; the cells whose stride-1 result is needed; those whose stride-2 result is."""
     walks = {last: visits(weights, last) for last in lasts}
@@ -164,10 +164,10 @@ def _gather(weights: ArchWeights, layer: int, s: int, results: dict) -> tuple[Te
         return results["stem"], weights.ops[0].new_ones(1)
     found = [(results.get((layer - 1, s - 1, 2)), weights.down[s - 1][layer - s] if s else None),
              (results.get((layer - 1, s, 1)), (1 - weights.down[s - 1][layer - s]) if s else weights.ops[0].new_ones(()))]
-    maps, shares = zip(*((m, p) for m, p in found if m is not None and float(p.detach()) > 0))
+    maps, shares = zip(*((m, p) for m, p in found if m is not None and float(p.detach()) > 0), strict=True)
     return (torch.cat(maps) if len(maps) > 1 else maps[0]), torch.stack(shares)
 
-# %% ../../nbs/search/04_supernet.ipynb #cell019
+# %% ../../nbs/search/04_supernet.ipynb #cell021
 def run_cells(supernet: Supernet, x: Tensor, weights: ArchWeights, lasts: Sequence[int], *, accumulate: bool = False) -> tuple[dict, dict]:
     """(final map by last scale, average passed map by (last, scale)): the part of the supernet between stem and decoder."""
     space, names = supernet.space, supernet.space.operators
@@ -193,11 +193,11 @@ def _note_passed(passed: dict, walks: dict, here: tuple[int, int], inputs: Tenso
     steps = {last: w[1][here] for last, w in walks.items() if here in w[1]}
     if steps:
         parts = inputs.chunk(len(shares))
-        x = parts[0] if len(parts) == 1 else sum(p * share.to(p.dtype) for p, share in zip(parts, shares))
+        x = parts[0] if len(parts) == 1 else sum(p * share.to(p.dtype) for p, share in zip(parts, shares, strict=True))
         for last, p in steps.items():
             passed.setdefault((last, here[1]), []).append((x, p))
 
-# %% ../../nbs/search/04_supernet.ipynb #cell021
+# %% ../../nbs/search/04_supernet.ipynb #cell024
 def _average(terms: Sequence[tuple[Tensor, Tensor]], channels: int) -> Tensor:
     total = None
     for x, p in terms:
@@ -214,11 +214,11 @@ def branch_maps(supernet: Supernet, x: Tensor, weights: ArchWeights, lasts: Sequ
     x = ends.stem(x.contiguous(memory_format=torch.channels_last))
     finals, passed = run_cells(supernet, x, weights, lasts, accumulate=accumulate)
     for last in lasts:
-        for scale, climb in zip(reversed(range(last)), ends.climbs[str(last)] if last else ()):
+        for scale, climb in zip(reversed(range(last)), ends.climbs[str(last)] if last else (), strict=True):
             finals[last] = climb(finals[last], _average(passed[last, scale], climb.lateral))
     return finals
 
-# %% ../../nbs/search/04_supernet.ipynb #cell030
+# %% ../../nbs/search/04_supernet.ipynb #cell033
 def run_path(supernet: Supernet, x: Tensor, arch: Architecture, *, role: str = "student") -> Tensor:
     """The supernet's own logits at 1/8 for a decided architecture (branches of full length): N x classes x H/8 x W/8."""
     maps = {b.last: branch_maps(supernet, x, branch_weights(supernet.space, b, role), (b.last,))[b.last] for b in arch.branches}

@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 from ..core.architecture import OPERATORS, Branch
 from ..core.errors import ConfigError, check_choice
 from .logits import ArchLogits, logit_shapes
-from .space import ROLES, SearchSpace, end_widths, nodes, role_widths
+from .space import ROLES, SearchSpace, nodes, role_widths
 
 # %% ../../nbs/search/03a_weights.ipynb #cell004
 @dataclass(frozen=True, eq=False)
@@ -76,7 +76,7 @@ def arch_weights(space: SearchSpace, logits: ArchLogits, role: str, *, widths: s
     options, scores = role_widths(space, role), None
     if widths == "sample" and len(options) > 1:
         drawn = [draw_widths(ratio, options, generator, temperature) for ratio in logits.ratio]
-        chosen, scores = zip(*drawn)
+        chosen, scores = zip(*drawn, strict=True)
     else:
         chosen = tuple(_fixed(space, r, options, widths, generator) for r in logits.ratio)
     return ArchWeights(role, ops, down, tuple(chosen), scores)
@@ -110,7 +110,7 @@ def branch_weights(space: SearchSpace, branch: Branch, role: str = "student") ->
     widths = [[space.widths[-1]] * len(nodes(space, s)) for s in (0, 1, 2)]
     for table in ops:
         table[:, 0] = 1
-    for layer, (name, s) in enumerate(zip(names, branch.scales)):
+    for layer, (name, s) in enumerate(zip(names, branch.scales, strict=True)):
         ops[s][layer - s] = torch.tensor([float(name == other) for other in space.operators])
         if layer and s:
             down[s - 1][layer - s] = float(branch.scales[layer - 1] < s)
