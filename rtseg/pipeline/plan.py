@@ -15,7 +15,7 @@ from ..core.errors import ArtifactError, ConfigError, check_choice
 # %% ../../nbs/pipeline/01_plan.ipynb #cell003
 @dataclass(frozen=True)
 class StageSpec:
-    """One stage: the notebook that does it, the sections of the configuration it reads, the files it needs and makes."""
+    """One stage: its notebook, the groups (or single settings) of the configuration it reads, the files it needs and makes."""
 
     name: str
     notebook: str
@@ -27,10 +27,10 @@ class StageSpec:
 # %% ../../nbs/pipeline/01_plan.ipynb #cell006
 STAGES = (
     StageSpec("data", "01_data.ipynb", "The data", ("data",), (), ("data/splits.json", "data/report.json")),
-    StageSpec("latency", "02_latency_table.ipynb", "The latency table", ("space", "latency"), (), ("latency/table.json",)),
+    StageSpec("latency", "02_latency_table.ipynb", "The latency table", ("space", "latency", "data.name", "data.labels"), (), ("latency/table.json",)),
     StageSpec("pretrain", "03_pretraining.ipynb", "Supernet pretraining", ("seed", "data", "space", "pretrain"),
               ("data/splits.json",), ("pretrain/supernet.safetensors", "pretrain/history.json")),
-    StageSpec("search", "04_search.ipynb", "The search", ("seed", "data", "space", "latency", "search"),
+    StageSpec("search", "04_search.ipynb", "The search", ("seed", "seeds", "data", "space", "latency", "search"),
               ("data/splits.json", "latency/table.json", "pretrain/supernet.safetensors"),
               ("search/teacher.json", "search/student.json", "search/history.json")),
     StageSpec("teacher", "05_teacher.ipynb", "The teacher", ("seed", "data", "teacher"),

@@ -171,7 +171,7 @@ def deployment_row(entry: dict) -> dict:
     measured = entry["measured"]
     return {
         "runtime": measured["runtime"], "device": measured["device"], "threads": measured["threads"], "shape": measured["shape"],
-        "measured_ms": measured["median_ms"], "fps": 1000 / measured["median_ms"], "predicted_ms": entry["predicted_ms"], "agreement": entry["agreement"],
+        "measured_ms": measured["median_ms"], "fps": 1000 / measured["median_ms"], "predicted_ms": entry["predicted_ms"], "predicted_for": entry["predicted_for"], "class_agreement": entry["export"]["class_agreement"],
     }
 
 

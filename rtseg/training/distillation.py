@@ -27,8 +27,8 @@ def kl_distillation(student: Tensor, teacher: Tensor, *, temperature: float = 1.
     if student.shape != teacher.shape:
         raise ConfigError(f"student logits {tuple(student.shape)} against teacher logits {tuple(teacher.shape)}: "
                           "both networks have to predict the same classes at the same size")
-    student = student.float()
-    teacher = torch.empty_like(student).copy_(teacher.detach())  # in the student's layout, so that pixels meet
+    layout = torch.channels_last if student.stride(1) == 1 else torch.contiguous_format  # one layout for both, so that pixels meet
+    student, teacher = (logits.float().contiguous(memory_format=layout) for logits in (student, teacher.detach()))
     guide = _log_softmax(teacher, temperature)
     guess = _log_softmax(student, temperature)
     p, q = (guide, guess) if toward == "teacher" else (guess, guide)
