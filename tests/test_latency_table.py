@@ -117,10 +117,10 @@ def test_rounds_end_when_two_agree_or_time_is_up():
     assert settled([3.0, 1.0, 1.02], 0.03) and not settled([1.0], 0.03) and not settled([1.0, 1.1], 0.03)
     calls = []
     time_in_turns([lambda: None], Protocol(min_rounds=2), clock=lambda c: calls.append(1) or 1.0, stir=lambda: None)
-    assert len(calls) == 10
+    assert len(calls) == 6
     growing = iter(range(1, 10**6))
     (best,) = time_in_turns([lambda: None], Protocol(max_rounds=7, max_seconds=60), clock=lambda c: float(2 ** next(growing)), stir=lambda: None)
-    assert best == [2.0, 4.0, 8.0, 16.0, 32.0]
+    assert best == [2.0, 4.0, 8.0]
 
 
 # --- the table --------------------------------------------------------------------------------------------------------

@@ -110,9 +110,9 @@ class _SideBySide(nn.Module):
 class Protocol(Value):
     """How entries are timed: calls a round, rounds, agreement asked of the two quietest, seconds an entry, megabytes read between calls."""
 
-    calls: int = 5
-    min_rounds: int = 3
-    max_rounds: int = 40
+    calls: int = 3
+    min_rounds: int = 5
+    max_rounds: int = 100
     tolerance: float = 0.03
     max_seconds: float = 1.5
     cache_mb: int = 8
