@@ -8,7 +8,6 @@ __all__ = ['ConfusionMeter', 'class_iou', 'mean_iou', 'pixel_accuracy', 'make_re
 # %% ../../nbs/evaluation/01_metrics.ipynb #cell002
 import torch
 from torch import Tensor
-from torchmetrics.classification import MulticlassConfusionMatrix
 
 from ..core.errors import DataError
 from ..core.values import EvalReport, LabelSet, ScoreOrigin
@@ -18,6 +17,8 @@ class ConfusionMeter:
     "Adds up the confusion matrix of label maps N x H x W (or H x W) over batches of any size."
 
     def __init__(self, num_classes: int, *, ignore_index: int = 255, device: str | torch.device = "cpu"):
+        from torchmetrics.classification import MulticlassConfusionMatrix  # takes seconds to import: only where something is counted
+
         self.num_classes, self.ignore_index = num_classes, ignore_index
         self.counter = MulticlassConfusionMatrix(num_classes, ignore_index=ignore_index, validate_args=False).to(device)
 
