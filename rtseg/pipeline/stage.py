@@ -119,9 +119,10 @@ class Stage:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
-    def figure(self, name: str, figure: go.Figure, caption: str = "") -> None:
-        """Show a plotly figure and keep it for the report."""
-        self.items.append({"kind": "figure", "name": name, "caption": caption, "figure": json.loads(figure.to_json())})
+    def figure(self, name: str, figure: go.Figure, caption: str = "", *, report: bool = True) -> None:
+        """Show a plotly figure and, unless `report` is False, keep it for the report."""
+        if report:
+            self.items.append({"kind": "figure", "name": name, "caption": caption, "figure": json.loads(figure.to_json())})
         show(figure, png=bool(os.environ.get("RTSEG_PNG")))
 
     def image(self, name: str, image: Image.Image, caption: str = "") -> None:
