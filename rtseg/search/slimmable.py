@@ -17,46 +17,78 @@ from torch.autograd.function import once_differentiable
 from ..layers.blocks import resize
 
 # %% ../../nbs/search/03_slimmable.ipynb #cell005
-class _Corner(Function):
-    """weight[first:last, :out, :, :, :in] of an n x O x k x k x I stack, as (m*out) x in x k x k in another precision."""
+def _corner(weight: Tensor, first: int, last: int, out: int, inputs: int) -> Tensor:
+    """A view of kernels first .. last - 1 with their first output and input channels: m x out x k x k x in."""
+    return weight[first:last, :out, :, :, :inputs]
+
+
+def _kernel(corner: Tensor, dtype: torch.dtype) -> Tensor:
+    """A corner as one convolution kernel, (m*out) x in x k x k, channels last, in the given precision."""
+    return corner.to(dtype).contiguous().flatten(0, 1).permute(0, 3, 1, 2)
+
+# %% ../../nbs/search/03_slimmable.ipynb #cell008
+def _columns(x: Tensor, k: int, stride: int) -> Tensor:
+    """What a k x k convolution sees at each position: N x C x H x W -> positions x (k*k*C)."""
+    x = F.pad(x, (k // 2,) * 4).permute(0, 2, 3, 1).contiguous()
+    (n, h, w, c), (sn, sh, sw, sc) = x.shape, x.stride()
+    size = (n, (h - k) // stride + 1, (w - k) // stride + 1, k, k, c)
+    return x.as_strided(size, (sn, sh * stride, sw * stride, sh, sw, sc)).reshape(-1, k * k * c)
+
+
+def _place(weight: Tensor, corner: tuple[int, int, int, int], part: Tensor, accumulate: bool) -> Tensor | None:
+    """Bring a corner's gradient home: into the buffer (then None), or as a gradient of the whole weight."""
+    if accumulate and weight.grad is not None:
+        _corner(weight.grad, *corner).add_(part)
+        return None
+    if part.shape == weight.shape:
+        return part.to(weight.dtype)
+    full = torch.zeros_like(weight)
+    _corner(full, *corner).copy_(part)
+    return full
+
+# %% ../../nbs/search/03_slimmable.ipynb #cell011
+class _SlimConvolution(Function):
+    """Convolution with a corner of a stack of kernels, in the precision of x."""
 
     @staticmethod
-    def forward(ctx, weight: Tensor, first: int, last: int, out: int, inputs: int, dtype: torch.dtype, accumulate: bool) -> Tensor:
-        ctx.weight, ctx.corner, ctx.accumulate = weight, (slice(first, last), slice(out), slice(None), slice(None), slice(inputs)), accumulate
-        part = weight.detach()[ctx.corner].to(dtype, memory_format=torch.contiguous_format)
-        return part.contiguous().flatten(0, 1).permute(0, 3, 1, 2)
+    def forward(ctx, x: Tensor, weight: Tensor, corner: tuple[int, int, int, int], stride: int, accumulate: bool) -> Tensor:
+        kernel = _kernel(_corner(weight, *corner), x.dtype)
+        ctx.save_for_backward(x, weight, kernel)
+        ctx.corner, ctx.stride, ctx.accumulate = corner, stride, accumulate
+        return F.conv2d(x, kernel, stride=stride, padding=kernel.shape[-1] // 2)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
-        weight, corner = ctx.weight, ctx.corner
-        shape = weight[corner].shape
-        part = grad.permute(0, 2, 3, 1).reshape(shape)
-        if ctx.accumulate and weight.grad is not None:
-            weight.grad[corner].add_(part)
-            return (None,) * 7
-        if shape == weight.shape:
-            return part.to(weight.dtype), *(None,) * 6
-        full = torch.zeros_like(weight)
-        full[corner].copy_(part)
-        return full, *(None,) * 6
+        (x, weight, kernel), k = ctx.saved_tensors, ctx.saved_tensors[2].shape[-1]
+        want_x, want_weight, *_ = ctx.needs_input_grad
+        product = want_weight and x.dtype == torch.bfloat16
+        mask = [want_x, want_weight and not product, False]
+        grad_x, part, _ = torch.ops.aten.convolution_backward(grad, x, kernel, None, [ctx.stride] * 2, [k // 2] * 2, [1, 1], False, [0, 0], 1, mask)
+        if not want_weight:
+            return grad_x, None, None, None, None
+        if product:
+            part = grad.permute(0, 2, 3, 1).reshape(-1, grad.shape[1]).T @ _columns(x, k, ctx.stride)
+        else:
+            part = part.permute(0, 2, 3, 1)
+        part = part.reshape(_corner(weight, *ctx.corner).shape)
+        return grad_x, _place(weight, ctx.corner, part, ctx.accumulate), None, None, None
 
-# %% ../../nbs/search/03_slimmable.ipynb #cell008
+
 class SlimConv(nn.Module):
     """`n` slimmable convolutions of one input, without bias: N x in x H x W -> N x (m*out) x H' x W', m of them side by side."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int = 3, *, stride: int = 1, n: int = 1):
         super().__init__()
-        self.stride, self.padding = stride, kernel // 2
+        self.stride = stride
         self.weight = nn.Parameter(torch.empty(n, out_channels, kernel, kernel, in_channels))
         nn.init.kaiming_normal_(self.weight.flatten(0, 1).permute(0, 3, 1, 2), mode="fan_in", nonlinearity="relu")
 
     def forward(self, x: Tensor, out: int, *, which: tuple[int, int] | None = None, accumulate: bool = False) -> Tensor:
-        first, last = which or (0, len(self.weight))
-        kernel = _Corner.apply(self.weight, first, last, out, x.shape[1], x.dtype, accumulate)
-        return F.conv2d(x, kernel, stride=self.stride, padding=self.padding)
+        corner = (*(which or (0, len(self.weight))), out, x.shape[1])
+        return _SlimConvolution.apply(x, self.weight, corner, self.stride, accumulate)
 
-# %% ../../nbs/search/03_slimmable.ipynb #cell011
+# %% ../../nbs/search/03_slimmable.ipynb #cell016
 class SlimNorm(nn.Module):
     """Batch norm of `n` layers side by side with separate parameters for each width; channels: width -> channels of one layer."""
 
@@ -82,7 +114,7 @@ class SlimNorm(nn.Module):
         done = [F.batch_norm(part, mean, var, weight, bias, training, self.momentum, self.eps) for part in x.split(size)]
         return done[0] if parts == 1 else torch.cat(done)
 
-# %% ../../nbs/search/03_slimmable.ipynb #cell014
+# %% ../../nbs/search/03_slimmable.ipynb #cell019
 class _Mix(Function):
     """Sum over parts p and maps k of coefficients[p, k] * maps[k][p]: maps (P*N) x C x H x W -> N x C x H x W."""
 
@@ -112,7 +144,7 @@ def mix(coefficients: Tensor, maps: Sequence[Tensor]) -> Tensor:
     """Weighted sum of `maps` (each (P*N) x C x H x W) with `coefficients` (P x K): N x C x H x W."""
     return _Mix.apply(coefficients, *maps)
 
-# %% ../../nbs/search/03_slimmable.ipynb #cell017
+# %% ../../nbs/search/03_slimmable.ipynb #cell022
 PLAIN, ZOOM = ("conv", "conv_2x"), ("conv_downup", "conv_2x_downup")
 
 
@@ -135,7 +167,7 @@ class MixedOp(nn.Module):
                 self.add_module(f"{stage}_second", SlimConv(out, out))
                 self.add_module(f"{stage}_second_norm", SlimNorm(widths))
 
-# %% ../../nbs/search/03_slimmable.ipynb #cell019
+# %% ../../nbs/search/03_slimmable.ipynb #cell024
 def _wanted(op: MixedOp, names: tuple[str, str], active: Sequence[str]) -> tuple[list[str], tuple[int, int]]:
     held = [name for name in names if name in op.operators]
     wanted = [name for name in held if name in active]
@@ -164,7 +196,7 @@ def _skip(op: MixedOp, x: Tensor, width: int, parts: int, accumulate: bool) -> T
         y = torch.cat([op.skip(part, out // 2, which=(j, j + 1), accumulate=accumulate) for j, part in enumerate((x, x[:, :, 1:, 1:]))], 1)
     return op.skip_norm(y, width, parts=parts)
 
-# %% ../../nbs/search/03_slimmable.ipynb #cell020
+# %% ../../nbs/search/03_slimmable.ipynb #cell025
 def results(op: MixedOp, x: Tensor, small: Tensor | None, width: int, active: Sequence[str], *, parts: int = 1, accumulate: bool = False) -> list[Tensor]:
     """The result of each operator in `active`, in their order; `small` is `x` at half size (needed by zoomed operators)."""
     found = {"skip": _skip(op, x, width, parts, accumulate)} if "skip" in active else {}
