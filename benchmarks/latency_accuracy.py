@@ -14,6 +14,7 @@ import torch
 
 from rtseg.core.architecture import Architecture, OpSpec
 from rtseg.core.environment import environment_record, make_generator
+from rtseg.core.errors import RtsegError
 from rtseg.core.files import read_json, write_json, write_text
 from rtseg.core.values import Latency
 from rtseg.deployment import load_runtime, measure_latency
@@ -79,4 +80,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except RtsegError as error:
+        raise SystemExit(str(error)) from None

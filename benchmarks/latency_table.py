@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from rtseg.core.environment import environment_record
+from rtseg.core.errors import RtsegError
 from rtseg.core.files import read_json, write_json
 from rtseg.search.latency_table import LatencyTable, table_specs
 from rtseg.search.probes import Protocol
@@ -51,4 +52,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except RtsegError as error:
+        raise SystemExit(str(error)) from None
