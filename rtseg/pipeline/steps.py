@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from ..core.errors import ArtifactError, ConfigError, check_choice
+from ..core.errors import ArtifactError, ConfigError, DataError, check_choice
 from ..core.files import read_json, sha256_bytes
 from ..core.run_folder import fingerprint
 from ..core.values import LabelSet
@@ -29,7 +29,10 @@ from ..search.probes import Protocol
 def data_root(config: DataConfig, run_root: Path) -> Path:
     """The folder of the images; drawn scenes without a folder of their own live in the run folder."""
     if config.root is not None:
-        return Path(config.root).expanduser()
+        root = Path(config.root).expanduser()
+        if config.name != "synthetic" and not root.is_dir():
+            raise DataError(f"data folder {root} does not exist: give the folder of {config.name}'s images with --data")
+        return root
     if config.name != "synthetic":
         raise ConfigError(f"data set '{config.name}' needs its folder: give it with --data ROOT")
     key = fingerprint({"scenes": config.scenes.to_dict(), "size": config.scene_size, "cast": config.scene_cast, "seed": config.scene_seed})[:8]
@@ -79,10 +82,11 @@ def measure_table(config: RunConfig, path: Path) -> LatencyTable:
     """Time every operator of the space on this machine; resumes the table at `path`."""
     latency, classes = config.latency, label_set(config.data).num_classes
     protocol = Protocol(tolerance=latency.tolerance, max_seconds=latency.entry_seconds)
-    with tqdm(total=len(table_specs(config.space, latency.size, classes)), desc="latency table", unit="entry") as bar:
+    known = len(LatencyTable.load(path).entries) if path.is_file() else 0
+    with tqdm(total=len(table_specs(config.space, latency.size, classes)), initial=known, desc="latency table", unit="entry") as bar:
         def log(text: str) -> None:
             done = re.match(r"(\d+)/\d+ entries", text)
-            bar.update(int(done[1]) - bar.n if done and int(done[1]) > bar.n else 0)
+            bar.update(max(known + int(done[1]) - bar.n, 0) if done else 0)
 
         return build_table(config.space, size=latency.size, num_classes=classes, runtime=latency.runtime, threads=latency.threads,
                            precision=latency.precision, path=path, protocol=protocol, log=log)
