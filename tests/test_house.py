@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import nbformat
@@ -134,7 +135,7 @@ def test_most_exported_definitions_are_followed_by_a_check():
     followed = total = 0
     for path in COMPONENTS:
         code = cells(path, "code")
-        for here, after in zip(code, [*code[1:], ""]):
+        for here, after in pairwise([*code, ""]):
             if here.startswith("#| export") and re.search(r"^(def|class|async def) ", here, re.M):
                 total += 1
                 followed += bool(after) and not after.startswith("#| export")

@@ -10,6 +10,7 @@ __all__ = ['OPERATORS', 'STRIDES', 'round_channels', 'channels', 'OpSpec', 'Bran
 import hashlib
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 
 from .errors import ArtifactError, ConfigError
 from .values import Value
@@ -69,7 +70,7 @@ class Branch(Value):
             raise ConfigError(f"a branch of {len(self.ops)} operators has {len(self.scales)} scales and {len(self.widths)} widths: it needs {len(self.ops)} and {len(self.ops) - 1}")
         if set(self.ops) - set(range(len(OPERATORS))):
             raise ConfigError(f"operators {self.ops} are not all known: allowed are 0 to {len(OPERATORS) - 1}")
-        steps = [b - a for a, b in zip(self.scales, self.scales[1:])]
+        steps = [b - a for a, b in pairwise(self.scales)]
         if self.scales[0] != 0 or set(steps) - {0, 1} or self.scales[-1] > 2:
             raise ConfigError(f"scales {self.scales} are no path: start at 0 and step down by one at a time, to 2 at most")
 
@@ -189,7 +190,7 @@ def architecture_table(arch: Architecture) -> str:
         rows.append([str(layer), *(texts.get(i, "") for i in range(len(arch.branches)))])
     head = ["layer", *(f"branch to 1/{STRIDES[b.last]}" for b in arch.branches)]
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    return "\n".join("  ".join(text.ljust(w) for text, w in zip(row, widths)).rstrip() for row in [head, *rows])
+    return "\n".join("  ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)).rstrip() for row in [head, *rows])
 
 
 def _cell_text(cell: CellSpec, shared: bool) -> str:

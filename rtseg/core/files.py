@@ -247,7 +247,7 @@ def unpack_zip(path: str | Path, folder: str | Path) -> list[Path]:
     folder = Path(folder).resolve()
     with zipfile.ZipFile(path) as archive:
         targets = [(folder / name).resolve() for name in archive.namelist()]
-        for name, target in zip(archive.namelist(), targets):
+        for name, target in zip(archive.namelist(), targets, strict=True):
             if not target.is_relative_to(folder):
                 raise ArtifactError(f"{path} holds '{name}', which would leave {folder}: nothing was unpacked")
         archive.extractall(folder)

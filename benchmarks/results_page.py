@@ -1,0 +1,107 @@
+"""Write RESULTS.md from finished runs and benchmark records; nothing on that page is typed.
+
+    rtseg run --preset camvid-cpu --data ../shared/camvid --out runs/camvid-cpu
+    python benchmarks/results_page.py runs/demo runs/camvid-cpu
+
+Copies each run's results.json and its key figures (PNG; needs a browser for plotly's pictures) to results/NAME/, then writes the page from
+results/ and benchmarks/results/. Without arguments the page is written again from what lies there.
+"""
+import argparse
+import base64
+import io
+from pathlib import Path
+
+import plotly.graph_objects as go
+from PIL import Image
+
+from rtseg.core.files import atomic_write, read_json, write_json, write_text
+from rtseg.viz import render_png
+
+ROOT = Path(__file__).resolve().parent.parent
+KEY_FIGURES = (("search", "student"), ("search", "teacher"), ("search", "health"), ("search", "logits"), ("latency", "table"),
+               ("latency", "agreement"), ("student", "curves"), ("evaluate", "frontier"), ("evaluate", "iou"), ("evaluate", "masks-student"))
+
+
+def picture(item: dict) -> bytes:
+    """PNG of a figure or an image that a stage saved; images no wider than 900 pixels."""
+    if item["kind"] == "figure":
+        return render_png(go.Figure(item["figure"]))
+    image, buffer = Image.open(io.BytesIO(base64.b64decode(item["png"]))), io.BytesIO()
+    image.thumbnail((900, 900))
+    image.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def collect(run: Path) -> None:
+    """Copy a run's numbers and key figures to results/NAME."""
+    folder = ROOT / "results" / run.name
+    captions = {}
+    for stage, name in KEY_FIGURES:
+        items = read_json(run / "figures" / f"{stage}.json")["items"]
+        for item in (i for i in items if i["name"] == name):
+            with atomic_write(folder / f"{stage}-{name}.png") as temporary:
+                temporary.write_bytes(picture(item))
+            captions[f"{stage}-{name}.png"] = item["caption"]
+    results = read_json(run / "results.json")
+    results["seconds"] = {stage: entry["seconds"] for stage, entry in read_json(run / "manifest.json").items()}
+    write_json(folder / "results.json", results)
+    write_json(folder / "captions.json", captions)
+
+
+def networks_table(results: dict) -> list[str]:
+    """The comparison as lines of Markdown."""
+    lines = ["| network | mIoU | pixel accuracy | parameters | GMAC | predicted ms | measured ms (quartiles) | weights |", "|---|---|---|---|---|---|---|---|"]
+    for n in results["networks"]:
+        low, high = n["quartiles_ms"]
+        origin = n["origin"]
+        lines.append(f"| {n['name']} | {n['miou']:.4f} | {n['pixel_accuracy']:.4f} | {n['params']:,} | {n['gmac']:.3f} | {n['predicted_ms']:.2f} | "
+                     f"{n['measured_ms']:.2f} ({low:.2f} to {high:.2f}) | {origin['which']}, epoch {origin['epoch']}, seed {origin['seed']}, "
+                     f"sha256 {origin['checkpoint_sha256'][:8]}, pretrained on: {origin['pretrained_on']} |")
+    return lines
+
+
+def run_section(folder: Path) -> list[str]:
+    """One run: what it was, the table, the pictures."""
+    results, captions = read_json(folder / "results.json"), read_json(folder / "captions.json")
+    config, machine = results["config"], results["environment"]
+    seconds = results["seconds"]
+    height, width = results["size"]
+    data = "" if config["data"]["root"] is None else f" --data {config['data']['root']}"
+    lines = [f"## {folder.name}", "",
+             f"{results['dataset']}, {results['split']} split, {results['images']} images, latency at {height} x {width}, {config['latency']['runtime']}, "
+             f"{config['latency']['threads']} thread(s), {machine['device']['name']}, torch {machine['versions']['torch']}. "
+             f"The stages' own work took {sum(seconds.values()) / 60:.1f} minutes ({', '.join(f'{k} {v:.0f} s' for k, v in seconds.items())}); "
+             "starting ten notebooks comes on top.",
+             "", "```sh", f"rtseg run --preset {config['preset']}{data} --out runs/{folder.name}", "```", "", *networks_table(results), ""]
+    deployment = results["deployment"]
+    lines += [f"Deployed with {deployment['runtime']}, {deployment['threads']} thread(s): {deployment['measured_ms']:.2f} ms measured "
+              f"({deployment['fps']:.1f} frames/s), {deployment['predicted_ms']:.2f} ms predicted for {deployment['predicted_for']}; "
+              f"{deployment['class_agreement']:.2%} of the pixels get PyTorch's class.", ""]
+    for name, caption in captions.items():
+        lines += [f"![{name.removesuffix('.png')}](results/{folder.name}/{name})", "", caption, ""]
+    return lines
+
+
+def benchmark_section() -> list[str]:
+    """Whatever benchmarks/results holds, record by record."""
+    lines = ["## Benchmarks", "", "Each record lies in `benchmarks/results/`; each script's first lines say how to make it again.", ""]
+    for path in sorted((ROOT / "benchmarks" / "results").glob("*.json")):
+        record = read_json(path)
+        if "summary" in record:
+            lines.append(f"- `{path.name}`: {record['summary']}")
+    return [*lines, ""]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="*", help="finished run folders")
+    for run in parser.parse_args().runs:
+        collect(run.resolve())
+    folders = sorted(path.parent for path in (ROOT / "results").glob("*/results.json"))
+    intro = ["# Results", "", "Measured figures, with the commands that make them again. This page is written by `benchmarks/results_page.py` from records.", ""]
+    sections = [line for folder in folders for line in run_section(folder)]
+    write_text(ROOT / "RESULTS.md", "\n".join([*intro, *sections, *benchmark_section()]))
+
+
+if __name__ == "__main__":
+    main()
