@@ -8,8 +8,25 @@ from rtseg.pipeline import cli
 from rtseg.pipeline.commands import read_settings, read_size
 from rtseg.core.errors import ConfigError
 
-COMMANDS = ["", "run", "stage", "lab", "models", "train", "evaluate", "predict", "export", "data", "data check", "data synthetic",
-            "data prepare", "latency", "latency build", "latency show", "latency measure"]
+COMMANDS = [
+    "",
+    "run",
+    "stage",
+    "lab",
+    "models",
+    "train",
+    "evaluate",
+    "predict",
+    "export",
+    "data",
+    "data check",
+    "data synthetic",
+    "data prepare",
+    "latency",
+    "latency build",
+    "latency show",
+    "latency measure",
+]
 
 
 @pytest.fixture

@@ -77,7 +77,9 @@ def test_the_report_is_one_file_that_opens_offline(finished):
     folder, _, _ = finished
     page = (folder / "report.html").read_text()
     body = re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)  # plotly's own source holds addresses as text
-    assert not re.search(r"""(src|href)=['"](?!#|data:)""", body) and "<link" not in body and "http://" not in body and "https://" not in body
+    assert (
+        not re.search(r"""(src|href)=['"](?!#|data:)""", body) and "<link" not in body and "http://" not in body and "https://" not in body
+    )
     assert page.count("plotly.js v") == 1 and page.count("Plotly.newPlot(") >= 1
     assert body.count("data-plot=") >= 15 and body.count("data:image/png;base64,") >= 6
     for stage in STAGES[:-1]:

@@ -152,7 +152,10 @@ def test_a_killed_run_goes_on_where_it_was(toys):
     folder, go = toys
     write_toy(folder, TOYS[1], SLOW)
     killed = start_script(folder)
-    steps = lambda: [path for path in (folder / "run/.work").glob("double-*/steps.json")]
+
+    def steps():
+        return list((folder / "run/.work").glob("double-*/steps.json"))
+
     wait_for(lambda: steps() and len(json.loads(steps()[0].read_text())) >= 3)
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()

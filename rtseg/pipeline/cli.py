@@ -7,7 +7,6 @@ __all__ = ['app', 'USAGE_ERROR', 'CLICK_ERROR', 'chosen_config', 'print_result',
            'stage', 'lab', 'one_line', 'main']
 
 # %% ../../nbs/pipeline/08_cli.ipynb #cell002
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +26,9 @@ from .runner import run as run_pipeline
 from .stage import find_run
 
 # %% ../../nbs/pipeline/08_cli.ipynb #cell004
-def chosen_config(preset: str | None, out: Path | None, data: Path | None, settings: dict[str, str], seeds: int | None) -> tuple[RunConfig, Path]:
+def chosen_config(
+    preset: str | None, out: Path | None, data: Path | None, settings: dict[str, str], seeds: int | None
+) -> tuple[RunConfig, Path]:
     """Configuration and run folder for what was typed: a preset, or the folder's own configuration where no preset is named."""
     if preset is None and out is not None and (out / "config.yaml").is_file():
         config = RunConfig.parse(RunFolder.open(out).config())
@@ -38,27 +39,47 @@ def chosen_config(preset: str | None, out: Path | None, data: Path | None, setti
     return config.with_values({**extra, **settings}), out or Path("runs") / config.preset
 
 # %% ../../nbs/pipeline/08_cli.ipynb #cell006
-app = typer.Typer(name="rtseg", no_args_is_help=True, add_completion=False, rich_markup_mode=None,
-                  help="Search, distil and ship real-time segmentation networks.\n\nExample: rtseg run --preset demo")
+app = typer.Typer(
+    name="rtseg",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="Search, distil and ship real-time segmentation networks.\n\nExample: rtseg run --preset demo",
+)
 
 # %% ../../nbs/pipeline/08_cli.ipynb #cell008
 def print_result(result: RunResult) -> None:
     """The last lines of a run: how long it took and where the report lies."""
-    typer.echo(f"{len(result.ran)} stages ran, {len(result.skipped)} were up to date, {result.seconds / 60:.1f} minutes in all")
+    typer.echo(
+        f"{len(result.ran)} stages ran, {len(result.skipped)} were up to date, {result.seconds / 60:.1f} minutes in all"
+    )
     if result.report is not None:
         typer.echo(f"report: {result.report.resolve()}")
 
 
 @app.command()
 def run(
-    preset: Annotated[str | None, typer.Option(help="demo, camvid, camvid-cpu, cityscapes, bdd100k or smoke; without it the run folder's own settings, or demo.")] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="demo, camvid, camvid-cpu, cityscapes, bdd100k or smoke; without it the run folder's own settings, or demo."
+        ),
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the images.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; runs/PRESET by default.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be repeated.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be repeated.")
+    ] = None,
     stages: Annotated[str | None, typer.Option(help="Only these stages, separated by commas.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on in a run folder, also with changed settings.")] = False,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Repeat the search with this many seeds and report how much it varies.")] = None,
-    estimate: Annotated[bool, typer.Option("--estimate", help="Time 20 steps of each stage here and say how long the whole will take.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on in a run folder, also with changed settings.")
+    ] = False,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Repeat the search with this many seeds and report how much it varies.")
+    ] = None,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Time 20 steps of each stage here and say how long the whole will take.")
+    ] = False,
 ) -> None:
     """Run the whole pipeline, or some stages of it; stages that are up to date are skipped.
 
@@ -81,12 +102,27 @@ def read_parameters(words: list[str]) -> dict[str, str]:
 
 def notebook_parameters(notebook: Path) -> list[str]:
     """The names that the cell tagged `parameters` assigns."""
-    cells = [cell for cell in nbformat.read(notebook, as_version=4).cells if "parameters" in cell.metadata.get("tags", [])]
-    return [line.split("=")[0].strip() for cell in cells for line in cell.source.splitlines() if "=" in line and not line.startswith("#")]
+    cells = [
+        cell for cell in nbformat.read(notebook, as_version=4).cells if "parameters" in cell.metadata.get("tags", [])
+    ]
+    return [
+        line.split("=")[0].strip()
+        for cell in cells
+        for line in cell.source.splitlines()
+        if "=" in line and not line.startswith("#")
+    ]
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def stage(context: typer.Context, name: Annotated[str, typer.Argument(help="The stage: data, latency, pretrain, search, teacher, student, random, evaluate, deploy, report.")]) -> None:
+def stage(
+    context: typer.Context,
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="The stage: data, latency, pretrain, search, teacher, student, random, evaluate, deploy, report."
+        ),
+    ],
+) -> None:
     """Run one stage's notebook with parameters: -p key value, where key is run, preset or a setting such as student.lr.
 
     Example: rtseg stage search -p run runs/demo -p search.epochs 3
@@ -116,7 +152,14 @@ def lab(
     start = folder or notebooks_folder().parent
     if not start.is_dir():
         raise ConfigError(f"{start} is no folder: give the folder of the notebooks")
-    words = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={start.resolve()}", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}"]
+    words = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        f"--ServerApp.root_dir={start.resolve()}",
+        "--ServerApp.ip=127.0.0.1",
+        f"--ServerApp.port={port}",
+    ]
     raise typer.Exit(subprocess.run(words if browser else [*words, "--no-browser"], check=False).returncode)
 
 # %% ../../nbs/pipeline/08_cli.ipynb #cell015

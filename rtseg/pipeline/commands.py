@@ -66,12 +66,16 @@ def build_network(model: str, classes: int, weights: Path | None = None) -> SegN
     return network
 
 # %% ../../nbs/pipeline/07_commands.ipynb #cell009
-ModelOption = Annotated[str, typer.Option(help="A network's name (see 'rtseg models'), or an architecture's .json file.")]
+ModelOption = Annotated[
+    str, typer.Option(help="A network's name (see 'rtseg models'), or an architecture's .json file.")
+]
 DatasetOption = Annotated[str, typer.Option(help="cityscapes, camvid, bdd100k, folder, list or synthetic.")]
 RootOption = Annotated[Path, typer.Option("--data", help="Folder of the images.")]
 LabelsOption = Annotated[str | None, typer.Option(help="cityscapes, camvid, bdd100k or a label set's .yaml file.")]
 
-data_app = typer.Typer(no_args_is_help=True, help="Prepare, check and draw data.\n\nExample: rtseg data check camvid --data ~/camvid")
+data_app = typer.Typer(
+    no_args_is_help=True, help="Prepare, check and draw data.\n\nExample: rtseg data check camvid --data ~/camvid"
+)
 
 # %% ../../nbs/pipeline/07_commands.ipynb #cell011
 def existing_splits(name: str, root: Path, labels: str | None, splits: str) -> dict[str, SegDataset]:
@@ -113,11 +117,15 @@ def data_synthetic(
 
     Example: rtseg data synthetic scenes --train 200 --size 256x512
     """
-    typer.echo(f"scenes in {make_scenes(root, seed=seed, counts={'train': train, 'val': val, 'test': test}, size=read_size(size))}")
+    typer.echo(
+        f"scenes in {make_scenes(root, seed=seed, counts={'train': train, 'val': val, 'test': test}, size=read_size(size))}"
+    )
 
 
 @data_app.command("prepare")
-def data_prepare(root: Annotated[Path, typer.Argument(help="Cityscapes' folder, with leftImg8bit and gtFine.")]) -> None:
+def data_prepare(
+    root: Annotated[Path, typer.Argument(help="Cityscapes' folder, with leftImg8bit and gtFine.")],
+) -> None:
     """Make Cityscapes' trainId images and the image lists that FasterSeg's code reads.
 
     Example: rtseg data prepare ~/cityscapes
@@ -126,7 +134,9 @@ def data_prepare(root: Annotated[Path, typer.Argument(help="Cityscapes' folder, 
     typer.echo(f"images: {done.images}; labels from: {done.sources}; lists written: {', '.join(done.lists)}")
 
 # %% ../../nbs/pipeline/07_commands.ipynb #cell013
-def models(name: Annotated[str | None, typer.Argument(help="A network; without it, all of them are listed.")] = None) -> None:
+def models(
+    name: Annotated[str | None, typer.Argument(help="A network; without it, all of them are listed.")] = None,
+) -> None:
     """List the networks, or tell all about one.
 
     Example: rtseg models fasterseg
@@ -139,14 +149,19 @@ def models(name: Annotated[str | None, typer.Argument(help="A network; without i
         typer.echo(f"{key:<12} {value}")
 
 # %% ../../nbs/pipeline/07_commands.ipynb #cell016
-latency_app = typer.Typer(no_args_is_help=True, help="Build a latency table, look into one, or measure one network.\n\nExample: rtseg latency build table.json --preset demo")
+latency_app = typer.Typer(
+    no_args_is_help=True,
+    help="Build a latency table, look into one, or measure one network.\n\nExample: rtseg latency build table.json --preset demo",
+)
 
 
 @latency_app.command("build")
 def latency_build(
     out: Annotated[Path, typer.Argument(help="The table's .json file; an unfinished one is continued.")],
     preset: Annotated[str, typer.Option(help="The preset whose space, size and runtime are meant.")] = "demo",
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be repeated.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be repeated.")
+    ] = None,
 ) -> None:
     """Time every operator of a search space on this machine.
 
@@ -176,21 +191,36 @@ def latency_show(
 
 @latency_app.command("measure")
 def latency_measure(
-    model: ModelOption, size: Annotated[str, typer.Option(help="Height x width.")] = "512x1024", runtime: Annotated[str, typer.Option(help="torch or onnxruntime.")] = "torch",
-    threads: Annotated[int | None, typer.Option(min=1)] = None, classes: Annotated[int, typer.Option(min=1)] = 19,
+    model: ModelOption,
+    size: Annotated[str, typer.Option(help="Height x width.")] = "512x1024",
+    runtime: Annotated[str, typer.Option(help="torch or onnxruntime.")] = "torch",
+    threads: Annotated[int | None, typer.Option(min=1)] = None,
+    classes: Annotated[int, typer.Option(min=1)] = 19,
 ) -> None:
     """Measure one network here.
 
     Example: rtseg latency measure --model fasterseg --size 512x1024 --runtime onnxruntime
     """
     shape = (1, 3, *read_size(size))
-    typer.echo(str(measure_latency(load_runtime(build_network(model, classes).eval(), runtime=runtime, threads=threads, shape=shape), shape)))
+    typer.echo(
+        str(
+            measure_latency(
+                load_runtime(build_network(model, classes).eval(), runtime=runtime, threads=threads, shape=shape), shape
+            )
+        )
+    )
 
 # %% ../../nbs/pipeline/07_commands.ipynb #cell018
 def train(
-    model: ModelOption, root: RootOption, out: Annotated[Path, typer.Option(help="Training folder.")], dataset: DatasetOption = "cityscapes",
-    labels: LabelsOption = None, config: Annotated[Path | None, typer.Option(help="Training settings as YAML.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be repeated.")] = None,
+    model: ModelOption,
+    root: RootOption,
+    out: Annotated[Path, typer.Option(help="Training folder.")],
+    dataset: DatasetOption = "cityscapes",
+    labels: LabelsOption = None,
+    config: Annotated[Path | None, typer.Option(help="Training settings as YAML.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be repeated.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
 ) -> None:
     """Train one network on one data set; the defaults are FasterSeg's.
@@ -202,19 +232,30 @@ def train(
     splits = {split: open_dataset(dataset, root, split, labels=labels) for split in ("train", "val")}
     network = build_network(model, splits["train"].labels.num_classes)
     result = Trainer(network, splits["train"], config=settings, folder=out, val=splits["val"], resume=resume).fit()
-    typer.echo(f"{result.steps} steps, in {result.folder}" + (f", best mIoU {result.best.miou:.4f}" if result.best else ""))
+    typer.echo(
+        f"{result.steps} steps, in {result.folder}" + (f", best mIoU {result.best.miou:.4f}" if result.best else "")
+    )
 
 
 def evaluate_command(
-    weights: Annotated[Path, typer.Argument(help="Weights, .safetensors or .pt.")], model: ModelOption, root: RootOption, dataset: DatasetOption = "cityscapes",
-    labels: LabelsOption = None, split: str = "val", out: Annotated[Path | None, typer.Option(help="Keep the report as JSON.")] = None,
+    weights: Annotated[Path, typer.Argument(help="Weights, .safetensors or .pt.")],
+    model: ModelOption,
+    root: RootOption,
+    dataset: DatasetOption = "cityscapes",
+    labels: LabelsOption = None,
+    split: str = "val",
+    out: Annotated[Path | None, typer.Option(help="Keep the report as JSON.")] = None,
 ) -> None:
     """Score a network on one split: mIoU, per class, pixel accuracy.
 
     Example: rtseg evaluate student.safetensors --model search/student.json --dataset camvid --data ~/camvid --split test
     """
     data = open_dataset(dataset, root, split, labels=labels)
-    origin = load_trained(weights).origin if weights.suffix == ".safetensors" and "origin" in tensor_metadata(weights) else None
+    origin = (
+        load_trained(weights).origin
+        if weights.suffix == ".safetensors" and "origin" in tensor_metadata(weights)
+        else None
+    )
     report = evaluate(build_network(model, data.labels.num_classes, weights), data, origin=origin, progress=True)
     typer.echo(str(report_table(report)))
     if out is not None:
@@ -222,8 +263,11 @@ def evaluate_command(
 
 # %% ../../nbs/pipeline/07_commands.ipynb #cell019
 def predict_command(
-    weights: Annotated[Path, typer.Argument(help="Weights, .safetensors or .pt.")], images: Annotated[Path, typer.Argument(help="An image, or a folder of images.")],
-    model: ModelOption, out: Annotated[Path, typer.Option(help="Folder for ids, colour masks and overlays.")], labels: LabelsOption = "cityscapes",
+    weights: Annotated[Path, typer.Argument(help="Weights, .safetensors or .pt.")],
+    images: Annotated[Path, typer.Argument(help="An image, or a folder of images.")],
+    model: ModelOption,
+    out: Annotated[Path, typer.Option(help="Folder for ids, colour masks and overlays.")],
+    labels: LabelsOption = "cityscapes",
     submission: Annotated[Path | None, typer.Option(help="Also a zip in Cityscapes' submission naming.")] = None,
 ) -> None:
     """Predict masks for images: label ids, colours, overlays.
@@ -238,8 +282,11 @@ def predict_command(
 
 
 def export(
-    weights: Annotated[Path, typer.Argument(help="Weights, .safetensors or .pt.")], out: Annotated[Path, typer.Argument(help="The .onnx file to write.")],
-    model: ModelOption, size: Annotated[str, typer.Option(help="Height x width.")] = "512x1024", classes: Annotated[int, typer.Option(min=1)] = 19,
+    weights: Annotated[Path, typer.Argument(help="Weights, .safetensors or .pt.")],
+    out: Annotated[Path, typer.Argument(help="The .onnx file to write.")],
+    model: ModelOption,
+    size: Annotated[str, typer.Option(help="Height x width.")] = "512x1024",
+    classes: Annotated[int, typer.Option(min=1)] = 19,
 ) -> None:
     """Write a network as ONNX, and check that it says the same there.
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from ..core.config import Config, override
-from ..core.errors import ConfigError, check_choice
+from ..core.errors import check_choice
 from ..core.files import read_yaml
 from ..search.cosearch import SearchConfig
 from ..search.pretraining import PretrainConfig
@@ -139,7 +139,10 @@ def list_presets() -> list[str]:
 
 def merge(base: dict, changes: dict) -> dict:
     """`base` with `changes` laid over it, group by group."""
-    both = {key: merge(base[key], value) if isinstance(base.get(key), dict) and isinstance(value, dict) else value for key, value in changes.items()}
+    both = {
+        key: merge(base[key], value) if isinstance(base.get(key), dict) and isinstance(value, dict) else value
+        for key, value in changes.items()
+    }
     return {**base, **both}
 
 

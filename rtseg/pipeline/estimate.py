@@ -68,7 +68,12 @@ def clock(work: Callable[[], object]) -> float:
 # %% ../../nbs/pipeline/06_estimate.ipynb #cell006
 def start_seconds() -> float:
     """Seconds until a fresh process has imported what a stage notebook imports."""
-    return clock(lambda: subprocess.run([sys.executable, "-c", "import rtseg.pipeline.networks, rtseg.pipeline.searching, ipykernel.kernelapp"], check=True))
+    return clock(
+        lambda: subprocess.run(
+            [sys.executable, "-c", "import rtseg.pipeline.networks, rtseg.pipeline.searching, ipykernel.kernelapp"],
+            check=True,
+        )
+    )
 
 # %% ../../nbs/pipeline/06_estimate.ipynb #cell008
 class Estimator:
@@ -79,7 +84,9 @@ class Estimator:
         self.scenes = clock(self.open)
         self.classes = self.splits["train"].labels.num_classes
         self.images = sum(len(data) for data in self.splits.values())
-        self.teacher, self.student = (config.space.sample(torch.Generator().manual_seed(0), role=role) for role in ("teacher", "student"))
+        self.teacher, self.student = (
+            config.space.sample(torch.Generator().manual_seed(0), role=role) for role in ("teacher", "student")
+        )
 
     def open(self) -> None:
         """Open the splits; scenes are drawn here, all of them, because the other stages need some."""
@@ -97,10 +104,20 @@ class Estimator:
         latency, specs = self.config.latency, table_specs(self.config.space, self.config.latency.size, self.classes)
         some = [specs[i] for i in spread(STEPS, len(specs))]
         protocol = Protocol(tolerance=latency.tolerance, max_seconds=latency.entry_seconds)
-        options = dict(size=latency.size, num_classes=self.classes, runtime=latency.runtime, threads=latency.threads, precision=latency.precision, protocol=protocol)
+        options = dict(
+            size=latency.size,
+            num_classes=self.classes,
+            runtime=latency.runtime,
+            threads=latency.threads,
+            precision=latency.precision,
+            protocol=protocol,
+        )
         known = latency.cache and cached_table(self.config).is_file()
         each = 0.0 if known else clock(lambda: build_table(some, **options)) / len(some)
-        return [Estimate("latency", "operator", len(specs), each), Estimate("latency", "network checked", latency.check_networks, latency.network_seconds / 2)]
+        return [
+            Estimate("latency", "operator", len(specs), each),
+            Estimate("latency", "network checked", latency.check_networks, latency.network_seconds / 2),
+        ]
 
 # %% ../../nbs/pipeline/06_estimate.ipynb #cell010
 def stand_in(spec: OpSpec) -> float:
@@ -113,7 +130,14 @@ def estimate_pretrain(self: Estimator) -> list[Estimate]:
     config = self.config.pretrain
     short = config.model_copy(update={"epochs": 1, "steps_per_epoch": STEPS})
     data = open_splits(self.config.data, self.folder, scale=self.config.data.search_scale)["train"]
-    each = clock(lambda: list(pretrain(Supernet(self.config.space, self.classes), supernet_loader(data, short, seed=0), config=short))) / STEPS
+    each = (
+        clock(
+            lambda: list(
+                pretrain(Supernet(self.config.space, self.classes), supernet_loader(data, short, seed=0), config=short)
+            )
+        )
+        / STEPS
+    )
     return [Estimate("pretrain", "step", config.epochs * config.steps_per_epoch, each)]
 
 
@@ -124,7 +148,12 @@ def estimate_search(self: Estimator) -> list[Estimate]:
     short = config.model_copy(update={"epochs": 1, "steps_per_epoch": STEPS})
     data = open_splits(self.config.data, self.folder, scale=self.config.data.search_scale)["train"]
     loaders = [supernet_loader(half, short, seed=0) for half in data.halves(0)]
-    each = clock(lambda: list(cosearch(Supernet(self.config.space, self.classes), *loaders, config=short, latency=latency))) / STEPS
+    each = (
+        clock(
+            lambda: list(cosearch(Supernet(self.config.space, self.classes), *loaders, config=short, latency=latency))
+        )
+        / STEPS
+    )
     return [Estimate("search", "double step", config.epochs * config.steps_per_epoch * self.config.seeds, each)]
 
 
@@ -134,12 +163,20 @@ Estimator.pretrain, Estimator.search = estimate_pretrain, estimate_search
 def estimate_training(self: Estimator, role: str) -> list[Estimate]:
     """Twenty training steps of one role, and the evaluations in between."""
     config: NetworkConfig = self.config.teacher if role == "teacher" else self.config.student
-    arch, teacher = (self.teacher, None) if role == "teacher" else (self.student, new_network(self.teacher, self.classes, seed=0))
+    arch, teacher = (
+        (self.teacher, None) if role == "teacher" else (self.student, new_network(self.teacher, self.classes, seed=0))
+    )
     network, data = new_network(arch, self.classes, seed=0), self.splits["train"]
     short = config.model_copy(update={"epochs": 1, "steps_per_epoch": STEPS, "ema_decay": None})
-    each = clock(Trainer(network, data, config=short, folder=self.folder / role, teacher=teacher, progress=False).fit) / STEPS
+    each = (
+        clock(Trainer(network, data, config=short, folder=self.folder / role, teacher=teacher, progress=False).fit)
+        / STEPS
+    )
     tests = -(-config.epochs // config.evaluate_every) * len(self.splits["val"])
-    return [Estimate(role, "step", total_steps(config, len(data))[1], each), Estimate(role, "image scored", tests, self.scoring(network, self.splits["val"]))]
+    return [
+        Estimate(role, "step", total_steps(config, len(data))[1], each),
+        Estimate(role, "image scored", tests, self.scoring(network, self.splits["val"])),
+    ]
 
 
 def scoring_seconds(self: Estimator, network: FasterSeg, data: SegDataset) -> float:
@@ -155,14 +192,20 @@ def estimate_evaluate(self: Estimator) -> list[Estimate]:
     """Three networks on every image of the split, then on the clock."""
     data = self.splits[self.config.evaluate.split]
     each = self.scoring(new_network(self.teacher, self.classes, seed=0), data)
-    return [Estimate("evaluate", "image scored", 3 * len(data), each), Estimate("evaluate", "network measured", 3, self.config.latency.network_seconds / 2)]
+    return [
+        Estimate("evaluate", "image scored", 3 * len(data), each),
+        Estimate("evaluate", "network measured", 3, self.config.latency.network_seconds / 2),
+    ]
 
 
 def estimate_deploy(self: Estimator) -> list[Estimate]:
     """One export, and two runtimes on the clock."""
     network = new_network(self.student, self.classes, seed=0).eval()
     export = clock(lambda: export_onnx(network, self.folder / "student.onnx", shape=(1, 3, *self.config.latency.size)))
-    return [Estimate("deploy", "export", 1, export), Estimate("deploy", "runtime measured", 2, self.config.latency.network_seconds / 2)]
+    return [
+        Estimate("deploy", "export", 1, export),
+        Estimate("deploy", "runtime measured", 2, self.config.latency.network_seconds / 2),
+    ]
 
 
 Estimator.evaluate, Estimator.deploy = estimate_evaluate, estimate_deploy
@@ -186,10 +229,21 @@ def duration(seconds: float) -> str:
     """Seconds as a person says them."""
     if seconds < 90:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} days"
+    return (
+        f"{seconds / 60:.0f} min"
+        if seconds < 5400
+        else f"{seconds / 3600:.1f} h"
+        if seconds < 172_800
+        else f"{seconds / 86_400:.1f} days"
+    )
 
 
 def estimate_text(estimates: list[Estimate]) -> str:
     """A table of the estimates and their sum."""
-    rows: Table = table([{"stage": e.stage, "unit": e.unit, "count": e.count, "seconds each": e.each, "in all": duration(e.seconds)} for e in estimates])
+    rows: Table = table(
+        [
+            {"stage": e.stage, "unit": e.unit, "count": e.count, "seconds each": e.each, "in all": duration(e.seconds)}
+            for e in estimates
+        ]
+    )
     return f"{rows}\nabout {duration(sum(e.seconds for e in estimates))} in all, on this machine as busy as it is now"

@@ -39,15 +39,33 @@ def seeded(config: NetworkConfig, seed: int) -> NetworkConfig:
     return config.model_copy(update={"seed": config.seed + seed})
 
 
-def train_network(stage: Stage, network: SegNetwork, config: NetworkConfig, splits: dict[str, SegDataset], *, teacher: SegNetwork | None = None) -> None:
+def train_network(
+    stage: Stage,
+    network: SegNetwork,
+    config: NetworkConfig,
+    splits: dict[str, SegDataset],
+    *,
+    teacher: SegNetwork | None = None,
+) -> None:
     """Train `network` (resuming what a killed run left) and write `ROLE/model.safetensors` and `ROLE/training.json`."""
     folder = stage.work / "training"
     torch.manual_seed(config.seed + stage.config.seed)
-    trainer = Trainer(network, splits["train"], config=seeded(config, stage.config.seed), folder=folder, val=splits.get("val"), teacher=teacher, resume=True)
+    trainer = Trainer(
+        network,
+        splits["train"],
+        config=seeded(config, stage.config.seed),
+        folder=folder,
+        val=splits.get("val"),
+        teacher=teacher,
+        resume=True,
+    )
     result = trainer.fit()
     role, chosen = stage.spec.name, load_trained(folder, config.keep)
     shutil.copyfile(chosen.path, stage.output(f"{role}/model.safetensors"))
-    write_json(stage.output(f"{role}/training.json"), {"metrics": read_metrics(folder), "origin": chosen.origin.to_dict(), "steps": result.steps})
+    write_json(
+        stage.output(f"{role}/training.json"),
+        {"metrics": read_metrics(folder), "origin": chosen.origin.to_dict(), "steps": result.steps},
+    )
     if (folder / "tensorboard").is_dir():
         shutil.copytree(folder / "tensorboard", stage.folder("tensorboard"), dirs_exist_ok=True)
 
@@ -78,19 +96,40 @@ def finished_network(stage: Stage, classes: int, arch: Architecture) -> tuple[Fa
 def draw_random(stage: Stage, table: LatencyTable, target_ms: float, lasts: tuple[int, ...]) -> Architecture:
     """A random student architecture of `target_ms` by the table, with branches that end at the scales `lasts`."""
     config = stage.config
-    return sample_within(config.space, table.predict, target_ms, tolerance=config.random.tolerance, patience=config.random.patience,
-                         generator=make_generator(config.seed, "random architecture"), lasts=lasts)
+    return sample_within(
+        config.space,
+        table.predict,
+        target_ms,
+        tolerance=config.random.tolerance,
+        patience=config.random.patience,
+        generator=make_generator(config.seed, "random architecture"),
+        lasts=lasts,
+    )
 
 # %% ../../nbs/pipeline/03c_networks.ipynb #cell009
-def measure_network(network: SegNetwork, config: LatencyConfig, *, runtime: str | None = None, threads: int | None = None, tolerance: float = 0.05) -> Latency:
+def measure_network(
+    network: SegNetwork,
+    config: LatencyConfig,
+    *,
+    runtime: str | None = None,
+    threads: int | None = None,
+    tolerance: float = 0.05,
+) -> Latency:
     """The latency of a network under the table's circumstances (or on another runtime): upsampling included, argmax not."""
     shape = (1, 3, *config.size)
-    loaded = load_runtime(network.eval(), runtime=runtime or config.runtime, threads=threads or config.threads,
-                          precision=config.precision if runtime in (None, config.runtime) else "fp32", shape=shape)
+    loaded = load_runtime(
+        network.eval(),
+        runtime=runtime or config.runtime,
+        threads=threads or config.threads,
+        precision=config.precision if runtime in (None, config.runtime) else "fp32",
+        shape=shape,
+    )
     return measure_latency(loaded, shape, tolerance=tolerance, max_seconds=config.network_seconds)
 
 
-def measure_random(space: SearchSpace, config: LatencyConfig, classes: int, *, seed: int) -> list[tuple[Architecture, Latency]]:
+def measure_random(
+    space: SearchSpace, config: LatencyConfig, classes: int, *, seed: int
+) -> list[tuple[Architecture, Latency]]:
     """`check_networks` random student architectures with their measured latencies."""
     generator, found = make_generator(seed, "networks that check the table"), []
     for _ in tqdm(range(config.check_networks), desc="random networks", unit="network"):
@@ -103,25 +142,56 @@ def score_network(stage: Stage, role: str, data: SegDataset, table: LatencyTable
     """One network of the run, scored, counted and measured: an entry of `evaluate/scores.json`."""
     config, classes = stage.config, data.labels.num_classes
     network, origin = load_network(stage, role, classes)
-    report = evaluate(network, data, batch_size=config.evaluate.batch_size, precision=config.evaluate.precision, origin=origin, progress=True)
-    return {"name": role, "architecture": network.arch.id, "report": report.to_dict(), "params": count_parameters(network),
-            "gmac": count_macs(network, (1, 3, *config.latency.size)) / 1e9, "predicted_ms": table.predict(network.arch),
-            "measured": measure_network(network, config.latency).to_dict()}
+    report = evaluate(
+        network,
+        data,
+        batch_size=config.evaluate.batch_size,
+        precision=config.evaluate.precision,
+        origin=origin,
+        progress=True,
+    )
+    return {
+        "name": role,
+        "architecture": network.arch.id,
+        "report": report.to_dict(),
+        "params": count_parameters(network),
+        "gmac": count_macs(network, (1, 3, *config.latency.size)) / 1e9,
+        "predicted_ms": table.predict(network.arch),
+        "measured": measure_network(network, config.latency).to_dict(),
+    }
 
 # %% ../../nbs/pipeline/03c_networks.ipynb #cell011
 def comparison_row(entry: dict) -> dict:
     """One network of `evaluate/scores.json` as a row of the comparison."""
     origin, measured = entry["report"]["origin"], entry["measured"]
-    return {"network": entry["name"], "mIoU": entry["report"]["miou"], "pixel accuracy": entry["report"]["pixel_accuracy"], "parameters": entry["params"],
-            "GMAC": entry["gmac"], "predicted ms": entry["predicted_ms"], "measured ms": measured["median_ms"], "frames/s": 1000 / measured["median_ms"],
-            "weights": origin["which"], "epoch": origin["epoch"], "seed": origin["seed"], "pretrained on": origin["pretrained_on"]}
+    return {
+        "network": entry["name"],
+        "mIoU": entry["report"]["miou"],
+        "pixel accuracy": entry["report"]["pixel_accuracy"],
+        "parameters": entry["params"],
+        "GMAC": entry["gmac"],
+        "predicted ms": entry["predicted_ms"],
+        "measured ms": measured["median_ms"],
+        "frames/s": 1000 / measured["median_ms"],
+        "weights": origin["which"],
+        "epoch": origin["epoch"],
+        "seed": origin["seed"],
+        "pretrained on": origin["pretrained_on"],
+    }
 
 
 def deployment_row(runtime: str, latency: Latency, predicted_ms: float | None) -> dict:
     """One runtime as a row: median, quartiles, and how far the table's prediction is off where it predicts this runtime."""
     error = None if predicted_ms is None else f"{predicted_ms / latency.median_ms - 1:+.1%}"
-    return {"runtime": runtime, "precision": latency.precision, "median ms": latency.median_ms, "quartiles": f"{latency.q1_ms:.2f} to {latency.q3_ms:.2f}",
-            "frames/s": latency.fps, "predicted ms": predicted_ms, "error": error}
+    return {
+        "runtime": runtime,
+        "precision": latency.precision,
+        "median ms": latency.median_ms,
+        "quartiles": f"{latency.q1_ms:.2f} to {latency.q3_ms:.2f}",
+        "frames/s": latency.fps,
+        "predicted ms": predicted_ms,
+        "error": error,
+    }
 
 # %% ../../nbs/pipeline/03c_networks.ipynb #cell014
 def spread(count: int, length: int) -> list[int]:
@@ -141,4 +211,10 @@ def masks_of(network: SegNetwork, data: SegDataset, *, count: int) -> Image.Imag
     """A grid of image, label, prediction and errors for `count` images of a data set."""
     indices = spread(count, len(data))
     pairs = [data.read(i) for i in indices]
-    return show_masks([p[0] for p in pairs], [p[1] for p in pairs], predict_samples(network, data, indices), labels=data.labels, names=[data.samples[i].name for i in indices])
+    return show_masks(
+        [p[0] for p in pairs],
+        [p[1] for p in pairs],
+        predict_samples(network, data, indices),
+        labels=data.labels,
+        names=[data.samples[i].name for i in indices],
+    )

@@ -61,9 +61,19 @@ def section_block(name: str, title: str, body: str, note: str = "") -> str:
 
 def comparison(results: dict) -> str:
     """The table that the run is about, and where to find the rest of it."""
-    rows = [{"network": row["name"], "mIoU": row["miou"], "pixel accuracy": row["pixel_accuracy"], "parameters": row["params"], "GMAC": row["gmac"],
-             "predicted ms": row["predicted_ms"], "measured ms": row["measured_ms"], "weights": f"{row['origin']['which']}, epoch {row['origin']['epoch']}"}
-            for row in results.get("networks", [])]
+    rows = [
+        {
+            "network": row["name"],
+            "mIoU": row["miou"],
+            "pixel accuracy": row["pixel_accuracy"],
+            "parameters": row["params"],
+            "GMAC": row["gmac"],
+            "predicted ms": row["predicted_ms"],
+            "measured ms": row["measured_ms"],
+            "weights": f"{row['origin']['which']}, epoch {row['origin']['epoch']}",
+        }
+        for row in results.get("networks", [])
+    ]
     return section_block("summary", "In one table", table_block(rows)) if rows else ""
 
 
@@ -102,13 +112,19 @@ def cards(results: dict) -> list[tuple[str, str, str]]:
 def provenance_block(results: dict) -> str:
     """Configuration, environment and time per stage, folded away until somebody wants them."""
     stages = [{"stage": name, **facts} for name, facts in results.get("stages", {}).items()]
-    environment = [{"what": key, "value": json.dumps(value) if isinstance(value, dict | list) else value} for key, value in results.get("environment", {}).items()]
+    environment = [
+        {"what": key, "value": json.dumps(value) if isinstance(value, dict | list) else value}
+        for key, value in results.get("environment", {}).items()
+    ]
     parts = [
         ("Time and state of each stage", table_block(stages)),
         ("Machine and versions", table_block(environment)),
         ("Configuration", f"<pre>{escape(yaml.safe_dump(results.get('config', {}), sort_keys=False))}</pre>"),
     ]
-    return "".join(f"<details{' open' if i == 0 else ''}><summary>{title}</summary>{body}</details>" for i, (title, body) in enumerate(parts))
+    return "".join(
+        f"<details{' open' if i == 0 else ''}><summary>{title}</summary>{body}</details>"
+        for i, (title, body) in enumerate(parts)
+    )
 
 # %% ../../nbs/pipeline/05_report.ipynb #cell015
 STYLE = """
@@ -155,7 +171,10 @@ def report_html(results: dict, shows: list[dict]) -> str:
         sections.append((show["stage"], show["title"], "".join(blocks), f"{show['seconds']:.0f} s"))
     sections.append(("provenance", "Provenance", provenance_block(results), ""))
     links = "".join(f"<a href='#{name}'>{escape(title)}</a>" for name, title, _, _ in sections)
-    tops = "".join(f"<div class='card'><b>{value}</b><i>{escape(unit)}</i><span>{escape(what)}</span></div>" for value, unit, what in cards(results))
+    tops = "".join(
+        f"<div class='card'><b>{value}</b><i>{escape(unit)}</i><span>{escape(what)}</span></div>"
+        for value, unit, what in cards(results)
+    )
     facts = " &middot; ".join(escape(str(fact)) for fact in results.get("facts", []))
     return (
         f"<!doctype html><html lang='en'><head><meta charset='utf-8'><meta name='viewport' content='width=device-width,initial-scale=1'>"
@@ -170,9 +189,17 @@ def network_row(entry: dict) -> dict:
     """One network of `evaluate/scores.json`, flattened to the numbers that tables show."""
     measured, report = entry["measured"], entry["report"]
     return {
-        "name": entry["name"], "miou": report["miou"], "pixel_accuracy": report["pixel_accuracy"], "params": entry["params"], "gmac": entry["gmac"],
-        "predicted_ms": entry["predicted_ms"], "measured_ms": measured["median_ms"], "quartiles_ms": [measured["q1_ms"], measured["q3_ms"]],
-        "iou": dict(zip(report["classes"], report["iou"], strict=True)), "origin": report["origin"], "architecture": entry["architecture"],
+        "name": entry["name"],
+        "miou": report["miou"],
+        "pixel_accuracy": report["pixel_accuracy"],
+        "params": entry["params"],
+        "gmac": entry["gmac"],
+        "predicted_ms": entry["predicted_ms"],
+        "measured_ms": measured["median_ms"],
+        "quartiles_ms": [measured["q1_ms"], measured["q3_ms"]],
+        "iou": dict(zip(report["classes"], report["iou"], strict=True)),
+        "origin": report["origin"],
+        "architecture": entry["architecture"],
     }
 
 
@@ -180,21 +207,45 @@ def deployment_row(entry: dict) -> dict:
     """`deploy/latency.json`, flattened in the same way."""
     measured = entry["measured"]
     return {
-        "runtime": measured["runtime"], "device": measured["device"], "threads": measured["threads"], "shape": measured["shape"],
-        "measured_ms": measured["median_ms"], "fps": 1000 / measured["median_ms"], "predicted_ms": entry["predicted_ms"], "predicted_for": entry["predicted_for"], "class_agreement": entry["export"]["class_agreement"],
+        "runtime": measured["runtime"],
+        "device": measured["device"],
+        "threads": measured["threads"],
+        "shape": measured["shape"],
+        "measured_ms": measured["median_ms"],
+        "fps": 1000 / measured["median_ms"],
+        "predicted_ms": entry["predicted_ms"],
+        "predicted_for": entry["predicted_for"],
+        "class_agreement": entry["export"]["class_agreement"],
     }
 
-
+# %% ../../nbs/pipeline/05_report.ipynb #cell023
 def collect_results(run: RunFolder, shows: list[dict]) -> dict:
     """The numbers of the run as one JSON-able dictionary: dataset, networks, deployment, configuration, machine, seconds."""
     config, environment = run.config(), read_json(run.path("environment.json"))
-    stages = {name: {"seconds": entry["seconds"], "finished": entry["finished"]} for name, entry in run.manifest().items()}
-    results = {"name": run.root.name, "config": config, "environment": environment, "stages": stages,
-               "facts": [f"preset {config.get('preset')}", f"seed {config.get('seed')}", environment["device"]["name"], f"torch {environment['versions']['torch']}"]}
+    stages = {
+        name: {"seconds": entry["seconds"], "finished": entry["finished"]} for name, entry in run.manifest().items()
+    }
+    results = {
+        "name": run.root.name,
+        "config": config,
+        "environment": environment,
+        "stages": stages,
+        "facts": [
+            f"preset {config.get('preset')}",
+            f"seed {config.get('seed')}",
+            environment["device"]["name"],
+            f"torch {environment['versions']['torch']}",
+        ],
+    }
     results["stage_facts"] = {show["stage"]: show["facts"] for show in shows}
     if run.path("evaluate/scores.json").is_file():
         scores = read_json(run.path("evaluate/scores.json"))
-        results |= {"dataset": scores["dataset"], "split": scores["split"], "images": scores["images"], "size": scores["size"]}
+        results |= {
+            "dataset": scores["dataset"],
+            "split": scores["split"],
+            "images": scores["images"],
+            "size": scores["size"],
+        }
         results["networks"] = [network_row(entry) for entry in scores["networks"]]
     if run.path("deploy/latency.json").is_file():
         results["deployment"] = deployment_row(read_json(run.path("deploy/latency.json")))
@@ -204,7 +255,11 @@ def collect_results(run: RunFolder, shows: list[dict]) -> dict:
 def read_shows(run: RunFolder, stages: tuple[StageSpec, ...] = STAGES) -> list[dict]:
     """What the finished stages showed, in the plan's order."""
     manifest = run.manifest()
-    done = [stage.name for stage in stages if f"figures/{stage.name}.json" in manifest.get(stage.name, {}).get("outputs", {})]
+    done = [
+        stage.name
+        for stage in stages
+        if f"figures/{stage.name}.json" in manifest.get(stage.name, {}).get("outputs", {})
+    ]
     return [read_json(run.verify(f"figures/{name}.json")) for name in done]
 
 
@@ -212,7 +267,9 @@ def write_report(run: RunFolder, *, stages: tuple[StageSpec, ...] = STAGES) -> P
     """Write `report.html` and `results.json` from what the stages left; returns the page's path."""
     shows = [show for show in read_shows(run, stages) if show["items"] and show["stage"] != "report"]
     if not shows:
-        raise ArtifactError(f"{run.root} has nothing to report yet: run a stage first, for instance 'rtseg run --out {run.root} --stages data'")
+        raise ArtifactError(
+            f"{run.root} has nothing to report yet: run a stage first, for instance 'rtseg run --out {run.root} --stages data'"
+        )
     results = collect_results(run, shows)
     write_json(run.path("results.json"), results)
     return write_text(run.path("report.html"), report_html(results, shows))

@@ -22,7 +22,7 @@ import papermill
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from ..core.errors import ArtifactError, ConfigError, RtsegError
+from ..core.errors import ConfigError, RtsegError
 from ..core.files import atomic_write
 from ..core.run_folder import RunFolder, checksum
 from .config import RunConfig
@@ -51,9 +51,12 @@ class StageFailed(RtsegError):
     """A stage's notebook stopped with an error."""
 
 
-KERNEL_ENVIRONMENT = {"TQDM_MININTERVAL": "1", "TQDM_LEAVE": "1", "PYTHONWARNINGS": "ignore", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+KERNEL_ENVIRONMENT = {"TQDM_MININTERVAL": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 # In a kernel tqdm draws widgets, which a terminal cannot show: bars as text instead.
-KERNEL_ARGUMENTS = ["--log-level=ERROR", "--IPKernelApp.exec_lines=import tqdm.auto, tqdm.std; tqdm.auto.tqdm = tqdm.std.tqdm"]
+KERNEL_ARGUMENTS = [
+    "--log-level=ERROR",
+    "--IPKernelApp.exec_lines=import tqdm.auto, tqdm.std; tqdm.auto.tqdm = tqdm.std.tqdm",
+]
 
 
 @contextmanager
@@ -82,26 +85,45 @@ def _is_ours(name: str) -> bool:
         kinds.extend(kind.__subclasses__())
     return name in {kind.__name__ for kind in kinds}
 
-
-def run_stage(spec: StageSpec, run: RunFolder, *, notebooks: Path, settings: dict | None = None, parameters: dict | None = None, show_progress: bool = True) -> Path:
+# %% ../../nbs/pipeline/04_runner.ipynb #cell009
+def run_stage(
+    spec: StageSpec,
+    run: RunFolder,
+    *,
+    notebooks: Path,
+    settings: dict | None = None,
+    parameters: dict | None = None,
+    show_progress: bool = True,
+) -> Path:
     """Execute the notebook of one stage; returns the executed copy, raises `StageFailed` with one line."""
     executed = run.path(f"notebooks/{spec.notebook}").resolve()
     executed.parent.mkdir(parents=True, exist_ok=True)
     given = {"run": str(run.root.resolve()), **({"settings": settings} if settings else {}), **(parameters or {})}
     try:
         with kernel_environment(KERNEL_ENVIRONMENT | {OWNER: str(os.getpid())}):
-            papermill.execute_notebook(notebooks / spec.notebook, executed, parameters=given, kernel_name="python3", language="python", cwd=str(run.root.resolve()),
-                                       progress_bar=False, extra_arguments=KERNEL_ARGUMENTS, stderr_file=sys.stderr if show_progress else None)
+            papermill.execute_notebook(
+                notebooks / spec.notebook,
+                executed,
+                parameters=given,
+                kernel_name="python3",
+                language="python",
+                cwd=str(run.root.resolve()),
+                progress_bar=False,
+                extra_arguments=KERNEL_ARGUMENTS,
+                stderr_file=sys.stderr if show_progress else None,
+            )
     except PapermillExecutionError as error:
         raise StageFailed(failure_line(spec.name, error, executed)) from None
     except DeadKernelError:
-        raise StageFailed(f"stage '{spec.name}' lost its kernel, which was killed or ran out of memory: free memory or lower the batch size, and run the same command again (open {executed})") from None
+        raise StageFailed(
+            f"stage '{spec.name}' lost its kernel, which was killed or ran out of memory: free memory or lower the batch size, and run the same command again (open {executed})"
+        ) from None
     finally:
         if executed.is_file():
             tidy_notebook(executed)
     return executed
 
-# %% ../../nbs/pipeline/04_runner.ipynb #cell011
+# %% ../../nbs/pipeline/04_runner.ipynb #cell013
 def changed_settings(old: dict, new: dict, prefix: str = "") -> list[str]:
     """The settings in which two configurations differ, as `group.key: old -> new`."""
     found = []
@@ -123,12 +145,14 @@ def open_run(config: RunConfig, out: str | Path, *, resume: bool = False) -> Run
             return run
         if not resume:
             more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
-            raise ConfigError(f"run folder {out} holds another configuration ({'; '.join(changes[:3])}{more}): choose another --out, or go on in this one with --resume")
+            raise ConfigError(
+                f"run folder {out} holds another configuration ({'; '.join(changes[:3])}{more}): choose another --out, or go on in this one with --resume"
+            )
     elif run.root.is_dir() and any(path.name != ".lock" for path in run.root.iterdir()):
         raise ConfigError(f"{out} is not empty and no run folder: choose a new folder with --out")
     return RunFolder.create(out, config.to_dict())
 
-# %% ../../nbs/pipeline/04_runner.ipynb #cell013
+# %% ../../nbs/pipeline/04_runner.ipynb #cell015
 def check_artifacts(run: RunFolder, chosen: tuple[StageSpec, ...], *, remake: bool) -> None:
     """`ArtifactError` where a finished stage's file was changed since; with `remake` the `chosen` stages are excused, they run anyway."""
     excused = {spec.name for spec in chosen} if remake else set()
@@ -138,7 +162,7 @@ def check_artifacts(run: RunFolder, chosen: tuple[StageSpec, ...], *, remake: bo
             if stage not in excused and path.exists() and checksum(path) != digest:
                 run.verify(name)
 
-# %% ../../nbs/pipeline/04_runner.ipynb #cell015
+# %% ../../nbs/pipeline/04_runner.ipynb #cell017
 @dataclass(frozen=True)
 class RunResult:
     """What a run did: which stages ran, which were up to date, seconds in all, and where the report is (None without one)."""
@@ -150,7 +174,16 @@ class RunResult:
     report: Path | None
 
 
-def run_stages(run: RunFolder, config: RunConfig, chosen: tuple[StageSpec, ...], *, plan: tuple[StageSpec, ...], notebooks: Path, say: Callable[[str], None], show_progress: bool) -> tuple[list[str], list[str]]:
+def run_stages(
+    run: RunFolder,
+    config: RunConfig,
+    chosen: tuple[StageSpec, ...],
+    *,
+    plan: tuple[StageSpec, ...],
+    notebooks: Path,
+    say: Callable[[str], None],
+    show_progress: bool,
+) -> tuple[list[str], list[str]]:
     """Run or skip each chosen stage in order; returns the names of both kinds."""
     ran, skipped = [], []
     for number, spec in enumerate(chosen, 1):
@@ -169,8 +202,17 @@ def run_stages(run: RunFolder, config: RunConfig, chosen: tuple[StageSpec, ...],
     return ran, skipped
 
 
-def run(config: RunConfig, out: str | Path, *, stages: list[str] | None = None, resume: bool = False, plan: tuple[StageSpec, ...] = STAGES,
-        notebooks: Path | None = None, say: Callable[[str], None] = print, show_progress: bool = True) -> RunResult:
+def run(
+    config: RunConfig,
+    out: str | Path,
+    *,
+    stages: list[str] | None = None,
+    resume: bool = False,
+    plan: tuple[StageSpec, ...] = STAGES,
+    notebooks: Path | None = None,
+    say: Callable[[str], None] = print,
+    show_progress: bool = True,
+) -> RunResult:
     """Run the plan (or the `stages` of it) in the folder `out`; `RtsegError` with one line when it cannot go on."""
     check_plan(plan)
     chosen, started = choose_stages(stages, plan), time.monotonic()
@@ -179,6 +221,16 @@ def run(config: RunConfig, out: str | Path, *, stages: list[str] | None = None, 
     with folder.lock():
         check_artifacts(folder, chosen, remake=stages is not None)
         folder = open_run(config, out, resume=resume)
-        ran, skipped = run_stages(folder, config, chosen, plan=plan, notebooks=notebooks or notebooks_folder(), say=say, show_progress=show_progress)
+        ran, skipped = run_stages(
+            folder,
+            config,
+            chosen,
+            plan=plan,
+            notebooks=notebooks or notebooks_folder(),
+            say=say,
+            show_progress=show_progress,
+        )
     report = folder.path("report.html")
-    return RunResult(folder.root, tuple(ran), tuple(skipped), time.monotonic() - started, report if report.is_file() else None)
+    return RunResult(
+        folder.root, tuple(ran), tuple(skipped), time.monotonic() - started, report if report.is_file() else None
+    )

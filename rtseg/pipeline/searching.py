@@ -43,7 +43,13 @@ def read_checkpoint(path: Path) -> tuple[Checkpoint | None, list[dict]]:
 # %% ../../nbs/pipeline/03b_searching.ipynb #cell006
 def supernet_loader(data: SegDataset, config: WeightConfig, *, seed: int) -> Loader:
     """Endless augmented batches for a supernet: a pure function of (seed, step)."""
-    return make_loader(data, batch_size=config.batch_size, augmentation=build_augmentation(config.augmentation, ignore_index=data.labels.ignore_index), seed=seed, shuffle=True)
+    return make_loader(
+        data,
+        batch_size=config.batch_size,
+        augmentation=build_augmentation(config.augmentation, ignore_index=data.labels.ignore_index),
+        seed=seed,
+        shuffle=True,
+    )
 
 
 class Ticking:
@@ -63,7 +69,12 @@ def run_pretraining(stage: Stage, supernet: Supernet, data: SegDataset) -> list[
     config, path = stage.config.pretrain, stage.work / "pretrain.safetensors"
     state, history = read_checkpoint(path)
     loader = supernet_loader(data, config, seed=stage.config.seed)
-    with tqdm(total=config.epochs * config.steps_per_epoch, initial=len(history) * config.steps_per_epoch, desc="pretrain", unit="step") as bar:
+    with tqdm(
+        total=config.epochs * config.steps_per_epoch,
+        initial=len(history) * config.steps_per_epoch,
+        desc="pretrain",
+        unit="step",
+    ) as bar:
         for now in pretrain(supernet, Ticking(loader, bar), config=config, seed=stage.config.seed, state=state):
             history.append({"epoch": now.epoch, "step": now.step, "lr": now.lr, "losses": now.losses})
             save_checkpoint(path, now.checkpoint(), history)
@@ -82,16 +93,35 @@ def with_target(config: CosearchConfig, latency: ExpectedLatency, *, draws: int 
     return config.model_copy(update={"goal": goal})
 
 # %% ../../nbs/pipeline/03b_searching.ipynb #cell014
-def run_search(supernet: Supernet, halves: tuple[SegDataset, SegDataset], config: CosearchConfig, latency: ExpectedLatency, *, seed: int, folder: Path) -> list[dict]:
+def run_search(
+    supernet: Supernet,
+    halves: tuple[SegDataset, SegDataset],
+    config: CosearchConfig,
+    latency: ExpectedLatency,
+    *,
+    seed: int,
+    folder: Path,
+) -> list[dict]:
     """Search, resuming what a killed run left in `folder`; one record an epoch, with the logits of both roles. Leaves `supernet` as the search left it."""
     path = folder / f"search-{seed}.safetensors"
     state, history = read_checkpoint(path)
     loaders = [supernet_loader(half, config, seed=seed) for half in halves]
-    with tqdm(total=config.epochs * config.steps_per_epoch, initial=len(history) * config.steps_per_epoch, desc=f"search (seed {seed})", unit="step") as bar:
-        for now in cosearch(supernet, Ticking(loaders[0], bar), loaders[1], config=config, latency=latency, seed=seed, state=state):
+    with tqdm(
+        total=config.epochs * config.steps_per_epoch,
+        initial=len(history) * config.steps_per_epoch,
+        desc=f"search (seed {seed})",
+        unit="step",
+    ) as bar:
+        for now in cosearch(
+            supernet, Ticking(loaders[0], bar), loaders[1], config=config, latency=latency, seed=seed, state=state
+        ):
             history.append(now.record() | {"logits": {role: logits.to_dict() for role, logits in now.logits.items()}})
             save_checkpoint(path, now.checkpoint(), history)
-            bar.set_postfix(expected=f"{now.expected_ms:.2f} ms", decoded=f"{now.decoded_ms:.2f} ms", health=now.health.verdict.split(":")[0])
+            bar.set_postfix(
+                expected=f"{now.expected_ms:.2f} ms",
+                decoded=f"{now.decoded_ms:.2f} ms",
+                health=now.health.verdict.split(":")[0],
+            )
     return history
 
 
@@ -100,21 +130,61 @@ def final_logits(history: list[dict], role: str) -> ArchLogits:
     return ArchLogits.from_dict(history[-1]["logits"][role])
 
 # %% ../../nbs/pipeline/03b_searching.ipynb #cell017
-def choose_pair(supernet: Supernet, logits: ArchLogits, role: str, data: SegDataset, config: CosearchConfig, latency: ExpectedLatency | None) -> tuple[PairScore, ...]:
+def choose_pair(
+    supernet: Supernet,
+    logits: ArchLogits,
+    role: str,
+    data: SegDataset,
+    config: CosearchConfig,
+    latency: ExpectedLatency | None,
+) -> tuple[PairScore, ...]:
     """The scores of both pairs of branches, best first, on crops of at most `score_images` images."""
-    plain = config.augmentation.model_copy(update={"scale_range": (1.0, 1.0), "flip": 0.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0})
+    plain = config.augmentation.model_copy(
+        update={
+            "scale_range": (1.0, 1.0),
+            "flip": 0.0,
+            "brightness": 0.0,
+            "contrast": 0.0,
+            "saturation": 0.0,
+            "hue": 0.0,
+        }
+    )
     count = min(len(data), config.score_images)
-    loader = make_loader(data, batch_size=config.batch_size, augmentation=build_augmentation(plain, ignore_index=data.labels.ignore_index), shuffle=False, steps=max(1, count // config.batch_size))
+    loader = make_loader(
+        data,
+        batch_size=config.batch_size,
+        augmentation=build_augmentation(plain, ignore_index=data.labels.ignore_index),
+        shuffle=False,
+        steps=max(1, count // config.batch_size),
+    )
     return score_pairs(supernet, logits, role, loader, latency=latency, goal=config.goal, precision=config.precision)
 
 
-def decode_role(supernet: Supernet, logits: ArchLogits, role: str, lasts: tuple[int, int], config: CosearchConfig, latency: ExpectedLatency) -> Decoded:
+def decode_role(
+    supernet: Supernet,
+    logits: ArchLogits,
+    role: str,
+    lasts: tuple[int, int],
+    config: CosearchConfig,
+    latency: ExpectedLatency,
+) -> Decoded:
     """The network of a role: the student under the latency ceiling (where one is wanted), the teacher without."""
     ceiling = config.goal.target_ms if role == "student" and config.ceiling else None
-    return decode(logits, supernet.space, lasts=lasts, role=role, latency=latency.lookup, size=latency.size, num_classes=supernet.num_classes, ceiling_ms=ceiling)
+    return decode(
+        logits,
+        supernet.space,
+        lasts=lasts,
+        role=role,
+        latency=latency.lookup,
+        size=latency.size,
+        num_classes=supernet.num_classes,
+        ceiling_ms=ceiling,
+    )
 
 # %% ../../nbs/pipeline/03b_searching.ipynb #cell020
-def repeat_search(stage: Stage, config: CosearchConfig, latency: ExpectedLatency, train: SegDataset, first: Decoded) -> list[Decoded]:
+def repeat_search(
+    stage: Stage, config: CosearchConfig, latency: ExpectedLatency, train: SegDataset, first: Decoded
+) -> list[Decoded]:
     """The students of `seeds` searches, the first of which is given; unfinished ones are resumed."""
     found, lasts = [first], tuple(branch.last for branch in first.arch.branches)
     start = load_tensors(stage.input("pretrain/supernet.safetensors"))
@@ -131,5 +201,11 @@ def variation_rows(students: list[Decoded]) -> list[dict]:
     found = search_variation(students)
     shares = {"scales": found.scales, "operators": found.operators, "widths": found.widths}
     rows = [{"what": f"layers with the same {name} in all", "value": f"{share:.0%}"} for name, share in shares.items()]
-    return [*rows, {"what": "predicted latency, least, mean, greatest", "value": ", ".join(f"{ms:.2f} ms" for ms in found.latency_ms)},
-            {"what": "different architectures", "value": str(len({student.arch for student in students}))}]
+    return [
+        *rows,
+        {
+            "what": "predicted latency, least, mean, greatest",
+            "value": ", ".join(f"{ms:.2f} ms" for ms in found.latency_ms),
+        },
+        {"what": "different architectures", "value": str(len({student.arch for student in students}))},
+    ]

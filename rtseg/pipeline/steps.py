@@ -35,7 +35,14 @@ def data_root(config: DataConfig, run_root: Path) -> Path:
         return root
     if config.name != "synthetic":
         raise ConfigError(f"data set '{config.name}' needs its folder: give it with --data ROOT")
-    key = fingerprint({"scenes": config.scenes.to_dict(), "size": config.scene_size, "cast": config.scene_cast, "seed": config.scene_seed})[:8]
+    key = fingerprint(
+        {
+            "scenes": config.scenes.to_dict(),
+            "size": config.scene_size,
+            "cast": config.scene_cast,
+            "seed": config.scene_seed,
+        }
+    )[:8]
     return run_root.resolve() / f"data/scenes-{key}"
 
 
@@ -43,25 +50,43 @@ def open_splits(config: DataConfig, run_root: Path, *, scale: float = 1.0) -> di
     """The splits train, val and (where there is one) test, read at `scale` of the configured size; drawn scenes are drawn first where they are missing."""
     root = data_root(config, run_root)
     if config.name == "synthetic":
-        make_scenes(root, seed=config.scene_seed, counts=config.scenes.to_dict(), size=config.scene_size, cast=config.scene_cast)
+        make_scenes(
+            root, seed=config.scene_seed, counts=config.scenes.to_dict(), size=config.scene_size, cast=config.scene_cast
+        )
     names = {"train": config.train_split, "val": config.val_split, "test": config.test_split}
-    return {role: open_dataset(config.name, root, split, labels=config.labels, scale=config.scale * scale, cache=config.cache)
-            for role, split in names.items() if split is not None}
+    return {
+        role: open_dataset(
+            config.name, root, split, labels=config.labels, scale=config.scale * scale, cache=config.cache
+        )
+        for role, split in names.items()
+        if split is not None
+    }
 
 
 def splits_record(splits: dict[str, SegDataset]) -> dict:
     """What the later stages compare: the images of each split by name, and the label set."""
     labels = next(iter(splits.values())).labels
-    return {"name": next(iter(splits.values())).name, "labels": labels.to_dict(),
-            "splits": {role: {"images": len(data), "names": sha256_bytes("\n".join(s.name for s in data.samples).encode())} for role, data in splits.items()}}
+    return {
+        "name": next(iter(splits.values())).name,
+        "labels": labels.to_dict(),
+        "splits": {
+            role: {"images": len(data), "names": sha256_bytes("\n".join(s.name for s in data.samples).encode())}
+            for role, data in splits.items()
+        },
+    }
 
 
 def load_splits(stage: Stage, *, scale: float = 1.0) -> dict[str, SegDataset]:
     """The splits as the data stage saw them; `ArtifactError` where the folder holds other images now."""
-    record, splits = read_json(stage.input("data/splits.json")), open_splits(stage.config.data, stage.run.root, scale=scale)
-    for role, data in splits.items():
-        if splits_record(splits)["splits"][role] != record["splits"].get(role):
-            raise ArtifactError(f"split '{role}' holds other images than when stage 'data' looked at it: run 'rtseg run --out {stage.run.root} --resume --stages data' again")
+    record, splits = (
+        read_json(stage.input("data/splits.json")),
+        open_splits(stage.config.data, stage.run.root, scale=scale),
+    )
+    for role, found in splits_record(splits)["splits"].items():
+        if found != record["splits"].get(role):
+            raise ArtifactError(
+                f"split '{role}' holds other images than when stage 'data' looked at it: run 'rtseg run --out {stage.run.root} --resume --stages data' again"
+            )
     return splits
 
 # %% ../../nbs/pipeline/03a_steps.ipynb #cell009
@@ -74,7 +99,14 @@ def label_set(config: DataConfig) -> LabelSet:
 def cached_table(config: RunConfig) -> Path:
     """Where this machine keeps the table of a configuration, between runs."""
     latency = config.latency.to_dict()
-    key = fingerprint({"space": config.space.to_dict(), "latency": latency, "classes": label_set(config.data).num_classes, "device": device_name()})
+    key = fingerprint(
+        {
+            "space": config.space.to_dict(),
+            "latency": latency,
+            "classes": label_set(config.data).num_classes,
+            "device": device_name(),
+        }
+    )
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rtseg" / "latency" / f"{key[:16]}.json"
 
 
@@ -83,18 +115,36 @@ def measure_table(config: RunConfig, path: Path) -> LatencyTable:
     latency, classes = config.latency, label_set(config.data).num_classes
     protocol = Protocol(tolerance=latency.tolerance, max_seconds=latency.entry_seconds)
     known = len(LatencyTable.load(path).entries) if path.is_file() else 0
-    with tqdm(total=len(table_specs(config.space, latency.size, classes)), initial=known, desc="latency table", unit="entry") as bar:
+    with tqdm(
+        total=len(table_specs(config.space, latency.size, classes)), initial=known, desc="latency table", unit="entry"
+    ) as bar:
+
         def log(text: str) -> None:
             done = re.match(r"(\d+)/\d+ entries", text)
             bar.update(max(known + int(done[1]) - bar.n, 0) if done else 0)
 
-        return build_table(config.space, size=latency.size, num_classes=classes, runtime=latency.runtime, threads=latency.threads,
-                           precision=latency.precision, path=path, protocol=protocol, log=log)
+        return build_table(
+            config.space,
+            size=latency.size,
+            num_classes=classes,
+            runtime=latency.runtime,
+            threads=latency.threads,
+            precision=latency.precision,
+            path=path,
+            protocol=protocol,
+            log=log,
+        )
 
 
 def load_table(stage: Stage) -> LatencyTable:
     """The run's latency table; `DeviceMismatch` where it was made for another device, runtime or resolution."""
     latency, classes = stage.config.latency, label_set(stage.config.data).num_classes
     return LatencyTable.load(stage.input("latency/table.json")).require(
-        device=device_name(), runtime=latency.runtime, precision=latency.precision, threads=latency.threads,
-        height=latency.size[0], width=latency.size[1], num_classes=classes)
+        device=device_name(),
+        runtime=latency.runtime,
+        precision=latency.precision,
+        threads=latency.threads,
+        height=latency.size[0],
+        width=latency.size[1],
+        num_classes=classes,
+    )
