@@ -173,7 +173,7 @@ class RunResult:
     seconds: float
     report: Path | None
 
-
+# %% ../../nbs/pipeline/04_runner.ipynb #cell019
 def run_stages(
     run: RunFolder,
     config: RunConfig,
@@ -201,7 +201,7 @@ def run_stages(
         ran.append(spec.name)
     return ran, skipped
 
-
+# %% ../../nbs/pipeline/04_runner.ipynb #cell021
 def run(
     config: RunConfig,
     out: str | Path,
