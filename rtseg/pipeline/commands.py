@@ -143,7 +143,7 @@ def models(
     """
     if name is None:
         infos = [model_info(one) for one in list_models()]
-        typer.echo(str(table([{"name": i["name"], "title": i["title"], "year": i["year"]} for i in infos])))
+        typer.echo(str(table([{"name": i["name"], "title": i["title"], "year": str(i["year"])} for i in infos])))
         return
     for key, value in model_info(name).items():
         typer.echo(f"{key:<12} {value}")
