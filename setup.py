@@ -26,7 +26,7 @@ setup(
     packages=[*find_packages(include=["rtseg", "rtseg.*"]), "rtseg.pipeline.stages"],
     # the stage notebooks travel with the package, so that `rtseg run` needs no checkout
     package_dir={"rtseg.pipeline.stages": "nbs/stages"},
-    package_data={"rtseg": ["**/*.yaml", "**/*.json", "**/*.ipynb"]},
+    package_data={"rtseg": ["**/*.yaml"], "rtseg.pipeline.stages": ["*.ipynb"]},
     install_requires=settings["requirements"].split(),
     extras_require=extras,
     entry_points={"console_scripts": settings["console_scripts"].split()},
