@@ -54,7 +54,7 @@ class StageFailed(RtsegError):
 KERNEL_ENVIRONMENT = {"TQDM_MININTERVAL": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 # In a kernel tqdm draws widgets, which a terminal cannot show: bars as text instead.
 KERNEL_ARGUMENTS = [
-    "--log-level=ERROR",
+    "--log-level=CRITICAL",
     "--IPKernelApp.exec_lines=import tqdm.auto, tqdm.std; tqdm.auto.tqdm = tqdm.std.tqdm",
 ]
 
