@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['app', 'USAGE_ERROR', 'CLICK_ERROR', 'chosen_config', 'print_result', 'run', 'read_parameters', 'notebook_parameters',
-           'stage', 'lab', 'one_line', 'main']
+           'stage', 'lab_words', 'lab', 'one_line', 'main']
 
 # %% ../../nbs/pipeline/08_cli.ipynb #cell002
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -139,6 +140,13 @@ def stage(
     typer.echo(f"{name}: done, executed notebook {executed}")
 
 # %% ../../nbs/pipeline/08_cli.ipynb #cell013
+def lab_words(folder: Path, *, port: int, browser: bool) -> list[str]:
+    """The command that starts JupyterLab on `folder`, for this machine alone; a container's root is let in."""
+    root = ["--allow-root"] if getattr(os, "geteuid", lambda: 1)() == 0 else []
+    server = [f"--ServerApp.root_dir={folder.resolve()}", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}"]
+    return [sys.executable, "-m", "jupyterlab", *server, *root, *([] if browser else ["--no-browser"])]
+
+
 @app.command()
 def lab(
     folder: Annotated[Path | None, typer.Argument(help="Folder of notebooks; the stage notebooks by default.")] = None,
@@ -152,20 +160,13 @@ def lab(
     start = folder or notebooks_folder().parent
     if not start.is_dir():
         raise ConfigError(f"{start} is no folder: give the folder of the notebooks")
-    words = [
-        sys.executable,
-        "-m",
-        "jupyterlab",
-        f"--ServerApp.root_dir={start.resolve()}",
-        "--ServerApp.ip=127.0.0.1",
-        f"--ServerApp.port={port}",
-    ]
-    raise typer.Exit(subprocess.run(words if browser else [*words, "--no-browser"], check=False).returncode)
+    words = lab_words(start, port=port, browser=browser)
+    raise typer.Exit(subprocess.run(words, check=False).returncode)
 
-# %% ../../nbs/pipeline/08_cli.ipynb #cell015
+# %% ../../nbs/pipeline/08_cli.ipynb #cell016
 add_commands(app)
 
-# %% ../../nbs/pipeline/08_cli.ipynb #cell017
+# %% ../../nbs/pipeline/08_cli.ipynb #cell018
 USAGE_ERROR = typer.BadParameter.__mro__[1]
 CLICK_ERROR = USAGE_ERROR.__mro__[1]
 
