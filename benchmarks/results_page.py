@@ -66,7 +66,7 @@ def run_section(folder: Path) -> list[str]:
     config, machine = results["config"], results["environment"]
     seconds = results["seconds"]
     height, width = results["size"]
-    data = "" if config["data"]["root"] is None else f" --data {config['data']['root']}"
+    data = "" if config["data"]["root"] is None else " --data ROOT"
     lines = [f"## {folder.name}", "",
              f"{results['dataset']}, {results['split']} split, {results['images']} images, latency at {height} x {width}, {config['latency']['runtime']}, "
              f"{config['latency']['threads']} thread(s), {machine['device']['name']}, torch {machine['versions']['torch']}. "
@@ -82,14 +82,28 @@ def run_section(folder: Path) -> list[str]:
     return lines
 
 
+def benchmark_lines(path: Path, record: dict) -> list[str]:
+    """What a benchmark's record says, in a line or a small table."""
+    if path.name == "search_step.json":
+        rows = [f"| {step} | {ours:.2f} | {record['naive_s'][step]:.2f} | {record['published_s'][step]:.1f} |" for step, ours in record["ours_s"].items()]
+        return [f"Search step, {record['threads']} threads, F = {record['base_width']}, L = {record['layers']}, 1 x {record['size'][0]} x {record['size'][1]}, {record['device']['name']}:", "",
+                "| step | ours (s) | naive, same run (s) | published implementation, other cores of this kind (s) |", "|---|---|---|---|", *rows]
+    table = record.get("table")
+    if path.stem.endswith("_accuracy"):
+        return [f"Prediction against measurement, {table['runtime']}, {table['height']} x {table['width']}, {table['threads']} thread(s), {len(record['networks'])} random networks: "
+                f"Pearson {record['pearson']:.4f}, mean absolute error {record['mean_absolute_error']:.1%}."]
+    if path.stem.endswith("_build"):
+        return [f"Full latency table `{path.stem.removesuffix('_build')}`: {record['entries']} entries in {record['seconds'] / 60:.1f} minutes."]
+    return []
+
+
 def benchmark_section() -> list[str]:
     """Whatever benchmarks/results holds, record by record."""
-    lines = ["## Benchmarks", "", "Each record lies in `benchmarks/results/`; each script's first lines say how to make it again.", ""]
+    lines = ["## Benchmarks", "", "The records lie in `benchmarks/results/`; the first lines of each script in `benchmarks/` say how to make them again.", ""]
     for path in sorted((ROOT / "benchmarks" / "results").glob("*.json")):
-        record = read_json(path)
-        if "summary" in record:
-            lines.append(f"- `{path.name}`: {record['summary']}")
-    return [*lines, ""]
+        found = benchmark_lines(path, read_json(path))
+        lines += [*found, ""] if found else []
+    return lines
 
 
 def main() -> None:
