@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 from PIL import Image
 
 from rtseg.core.files import atomic_write, read_json, write_json, write_text
-from rtseg.viz import render_png
+from rtseg.viz import plot_agreement, render_png
 
 ROOT = Path(__file__).resolve().parent.parent
 KEY_FIGURES = (("search", "student"), ("search", "teacher"), ("search", "health"), ("search", "logits"), ("latency", "table"),
@@ -82,6 +82,14 @@ def run_section(folder: Path) -> list[str]:
     return lines
 
 
+def draw_scatter(path: Path, record: dict) -> None:
+    """Write the scatter plot of an accuracy record, unless it is there and newer."""
+    if path.exists() and path.stat().st_mtime > path.with_suffix(".json").stat().st_mtime:
+        return
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(render_png(plot_agreement(record["predicted_ms"], record["measured_ms"])))
+
+
 def benchmark_lines(path: Path, record: dict) -> list[str]:
     """What a benchmark's record says, in a line or a small table."""
     if path.name == "search_step.json":
@@ -90,8 +98,9 @@ def benchmark_lines(path: Path, record: dict) -> list[str]:
                 "| step | ours (s) | naive, same run (s) | published implementation, other cores of this kind (s) |", "|---|---|---|---|", *rows]
     table = record.get("table")
     if path.stem.endswith("_accuracy"):
+        draw_scatter(path.with_suffix(".png"), record)
         return [f"Prediction against measurement, {table['runtime']}, {table['height']} x {table['width']}, {table['threads']} thread(s), {len(record['networks'])} random networks: "
-                f"Pearson {record['pearson']:.4f}, mean absolute error {record['mean_absolute_error']:.1%}."]
+                f"Pearson {record['pearson']:.4f}, mean absolute error {record['mean_absolute_error']:.1%}.", "", f"![predicted and measured](benchmarks/results/{path.stem}.png)"]
     if path.stem.endswith("_build"):
         return [f"Full latency table `{path.stem.removesuffix('_build')}`: {record['entries']} entries in {record['seconds'] / 60:.1f} minutes."]
     return []

@@ -12,6 +12,7 @@ from rtseg.core.files import load_foreign_npy
 from rtseg.deployment import load_runtime
 from rtseg.models.fasterseg import STUDENT, FasterSeg
 from rtseg.search import latency_table as module
+from rtseg.search.expected import ExpectedLatency
 from rtseg.search.latency_table import Entry, LatencyTable, TableHeader, build_table, compare_predictions, published_spec, suspects, table_specs
 from rtseg.search.probes import Probe, Protocol, as_sources, build_part, settled, time_in_turns
 from rtseg.search.space import SearchSpace, sample
@@ -250,3 +251,16 @@ def test_compare_predictions():
     nets = [(a, Latency(table.predict(a) / 1.1, 1, 1, 5, (1, 3, *SIZE), "a phone", "torch", "fp32", 2)) for a in archs]
     report = compare_predictions(table, nets)
     assert abs(report["pearson"] - 1) < 1e-9 and abs(report["mean_error"] - 0.1) < 1e-4 and json.dumps(report)
+
+
+@pytest.mark.parametrize("widths", [(4, 6, 10), (6,), (4, 8, 12)])
+def test_the_table_answers_every_question_of_the_expected_latency(widths):
+    space = SearchSpace(layers=6, base_width=4, widths=widths)
+    known = set(table_specs(space, (64, 128), 19))
+
+    def lookup(spec):
+        assert spec in known, spec.key()
+        return 1.0
+
+    for role in ("teacher", "student"):
+        assert ExpectedLatency(space, lookup, (64, 128), 19, role=role).constant[1] > 0

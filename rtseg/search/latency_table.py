@@ -50,7 +50,7 @@ def frame_specs(size: tuple[int, int], *, base_width: int, widths: Sequence[int]
         for scale in (1, 0):
             coarse, fine = channels(base_width, scale + 1, head), channels(base_width, scale, head)
             specs.append(OpSpec("conv_bn_act", *_at(size, STRIDES[scale + 1]), coarse, fine, 1, 1))
-            laterals = sorted({*widths, *((stem,) if scale == 0 else ())})
+            laterals = sorted({*widths, stem, head})
             specs += [OpSpec("conv_bn_act", *_at(size, STRIDES[scale]), fine + channels(base_width, scale, w), fine) for w in laterals]
         for count in branches:
             fused = channels(base_width, 0, head) * count
