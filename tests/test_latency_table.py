@@ -264,3 +264,13 @@ def test_the_table_answers_every_question_of_the_expected_latency(widths):
 
     for role in ("teacher", "student"):
         assert ExpectedLatency(space, lookup, (64, 128), 19, role=role).constant[1] > 0
+
+
+def test_a_finished_table_is_not_measured_again(tmp_path):
+    """Times differ from one measurement to the next; a search with the same seed needs the same table."""
+    spec = OpSpec("conv", 16, 16, 8, 8)
+    options = dict(size=(128, 128), path=tmp_path / "table.json", protocol=Protocol(max_seconds=0.01))
+    built = build_table([spec], **options)
+    outlier = {**built.entries, spec.key(): Entry(1e6, 1e6, 1e6, 5)}
+    LatencyTable(built.header, outlier).save(options["path"])
+    assert build_table([spec], **options).ms == {spec.key(): 1e6}

@@ -175,8 +175,9 @@ def build_table(space: SearchSpace | Sequence[OpSpec], *, size: tuple[int, int],
     specs = table_specs(space, size, num_classes) if isinstance(space, SearchSpace) else list(space)
     table = _begin(path, make_header(size, num_classes=num_classes, runtime=runtime, threads=threads, precision=precision, protocol=protocol, versions=_versions(runtime)))
     options = dict(runtime=runtime, threads=threads, precision=precision, protocol=protocol)
-    _measure(table, [spec for spec in specs if spec.key() not in table.entries], path, log, batch, options)
-    again = suspects(table.ms)
+    missing = [spec for spec in specs if spec.key() not in table.entries]
+    _measure(table, missing, path, log, batch, options)
+    again = suspects(table.ms) if missing else []  # a finished table stays as it is: the same seed finds the same architecture
     if again:
         _say(log, f"{len(again)} entries look out of line and are timed again")
         _measure(table, again, path, log, batch, options)
