@@ -31,3 +31,9 @@ def threads_restored():
     yield
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def one_thread(threads_restored):
+    """One thread for the test, so that its sums do not depend on the machine's load."""
+    torch.set_num_threads(1)

@@ -36,12 +36,7 @@ def run(seed=0, *, config=CONFIG, state=None, latency=True, init=0):
     return cosearch(Supernet(SPACE, 3, seed=init), Noise(1), Noise(2), config=config, latency=table, seed=seed, state=state)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def same_tensors(a, b):

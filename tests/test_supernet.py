@@ -27,12 +27,7 @@ def price(spec):
     return 0.01 + spec.height * spec.width * spec.in_channels * spec.out_channels / spec.stride ** 2 / 1e8
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
