@@ -44,6 +44,9 @@ ACTIVATIONS = {
     "hardswish": lambda channels: nn.Hardswish(inplace=True),
     "silu": lambda channels: nn.SiLU(inplace=True),
     "gelu": lambda channels: nn.GELU(),
+    "elu": lambda channels: nn.ELU(inplace=True),
+    "selu": lambda channels: nn.SELU(inplace=True),
+    "shared_prelu": lambda channels: nn.PReLU(1),
     "sigmoid": lambda channels: nn.Sigmoid(),
     "none": lambda channels: nn.Identity(),
 }
@@ -55,14 +58,14 @@ def activation(name: str, channels: int = 1) -> nn.Module:
 
 # %% ../../nbs/layers/01_blocks.ipynb #cell016
 class ConvBNAct(nn.Module):
-    """Convolution without bias, batch norm, activation: N x C x H x W -> N x out_channels x ceil(H/stride) x ceil(W/stride)."""
+    """Convolution (without bias unless asked), batch norm, activation: N x C x H x W -> N x out_channels x ceil(H/stride) x ceil(W/stride)."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int | tuple[int, int] = 3, *, stride: int | tuple[int, int] = 1,
-                 dilation: int | tuple[int, int] = 1, groups: int = 1, act: str = "relu", eps: float = 1e-5):
+                 dilation: int | tuple[int, int] = 1, groups: int = 1, act: str = "relu", bias: bool = False, eps: float = 1e-5):
         super().__init__()
         kernel, dilation = _pair(kernel), _pair(dilation)
         padding = tuple(d * (k - 1) // 2 for k, d in zip(kernel, dilation, strict=True))
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, dilation, groups, bias=False)
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, dilation, groups, bias=bias)
         self.bn = BatchNorm(out_channels, eps=eps)
         self.act = activation(act, out_channels)
 

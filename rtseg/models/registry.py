@@ -19,7 +19,7 @@ from .contract import SegNetwork
 # %% ../../nbs/models/02_registry.ipynb #cell004
 MODELS = Registry("model")
 FACTS = ("title", "paper", "year", "venue", "encoder", "params", "params_training", "gmacs", "gmacs_size",
-         "miou_val", "miou_test", "fps", "fps_note", "notes")
+         "miou_val", "miou_test", "miou_reference", "fps", "fps_note", "params_paper", "unsupported", "notes")
 
 
 def register_model(name: str, *, title: str, paper: str, year: int, **facts: Any) -> Callable[[Any], Any]:

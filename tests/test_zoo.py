@@ -1,0 +1,105 @@
+"""The networks against facts that were measured on the reference: parameters, operations, outputs (see ../shared/zoo/README.md)."""
+
+import json
+import runpy
+
+import numpy as np
+import pytest
+import torch
+
+from rtseg.core.errors import ArtifactError
+from rtseg.models import convert_checkpoint, count_macs, count_parameters, create_model, list_models
+from rtseg.models.contract import SegNetwork
+
+VARIANTS = {
+    "stdc2": ("stdc", {"encoder": "stdc2"}), "ppliteseg2": ("ppliteseg", {"encoder": "stdc2"}),
+    "bisenetv2+aux": ("bisenetv2", {"aux": True}), "ddrnet+aux": ("ddrnet", {"aux": True}), "icnet+aux": ("icnet", {"aux": True}),
+    "stdc+aux": ("stdc", {"aux": True}), "stdc2+aux": ("stdc", {"encoder": "stdc2", "aux": True}),
+    "stdc+detail": ("stdc", {"detail": True}), "stdc2+detail": ("stdc", {"encoder": "stdc2", "detail": True}),
+    "fasterseg_student": ("fasterseg", {"aux": False}),
+}
+PLAIN = ("adscnet", "aglnet", "bisenetv1", "bisenetv2", "canet", "cfpnet", "cgnet", "contextnet", "dabnet", "ddrnet", "dfanet", "edanet", "enet",
+         "erfnet", "esnet", "espnet", "espnetv2", "fanet", "farseenet", "fastscnn", "fddwnet", "fpenet", "fssnet", "icnet", "lednet", "linknet",
+         "litehrnet", "liteseg", "mininet", "mininetv2", "ppliteseg", "regseg", "segnet", "shelfnet", "sqnet", "stdc", "swiftnet")
+ENTRIES = (*PLAIN, "stdcseg1", "stdcseg2", *VARIANTS)
+SOURCES = {"stdcseg1": "stdc-seg", "stdcseg2": "stdc-seg", "fasterseg_student": "fasterseg"}
+
+
+def options_of(entry: str) -> tuple[str, dict]:
+    return VARIANTS.get(entry, (entry, {}))
+
+
+def is_training_form(entry: str) -> bool:
+    return "+" in entry or entry.startswith("stdcseg")
+
+
+def reference(shared, entry):
+    """Keys with weights, image and outputs at every 8th pixel, made as zoo/golden.py says."""
+    make = runpy.run_path(str(shared / "zoo/golden.py"))
+    spec = json.loads((shared / f"zoo/keys/{entry}.json").read_text())["checkpoint_order"]
+    state = make["golden_state"](spec, "a")
+    with np.load(shared / f"zoo/golden/{entry}.npz") as stored:
+        for key in stored.files:
+            if key.startswith("bn/"):
+                state[key.removeprefix("bn/")] = torch.from_numpy(stored[key])
+        outputs = [torch.from_numpy(stored[f"out{i}"]) for i in range(len([k for k in stored.files if k.startswith("out")]))]
+    return state, make["golden_input"]((1, 3, 256, 512), "a"), outputs
+
+
+def published(shared, entry) -> tuple[SegNetwork, torch.Tensor, list[torch.Tensor]]:
+    """Our network with the converted golden weights, in evaluation mode."""
+    name, options = options_of(entry)
+    state, image, outputs = reference(shared, entry)
+    network = create_model(name, 19, **options)
+    network.load_weights(convert_checkpoint(name, state, source=SOURCES.get(entry, "zh320"), **options))
+    return network.eval(), image, outputs
+
+
+def relative(found, wanted) -> float:
+    return float((found - wanted).norm() / wanted.norm())
+
+
+def test_every_network_of_the_reference_is_here():
+    assert set(PLAIN) <= set(list_models()) and len(PLAIN) == 37
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_golden_output(shared, entry):
+    network, image, outputs = published(shared, entry)
+    with torch.inference_mode():
+        found = network(image)
+    assert relative(found[..., ::8, ::8], outputs[0]) < 1e-4
+    if is_training_form(entry):
+        network.training = True
+        with torch.inference_mode():
+            out = network.predict(image)
+            full = network(image)
+        others = [*out.aux, *([] if out.detail is None else [out.detail])]
+        upsampled = [*full.aux, *([] if full.detail is None else [full.detail])]
+        assert len(others) == len(outputs) - 1
+        for native, grown, wanted in zip(others, upsampled, outputs[1:], strict=True):
+            same = [relative(t[..., ::8, ::8], wanted) for t in (native, grown) if t[..., ::8, ::8].shape == wanted.shape]
+            assert same and min(same) < 1e-4
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_parameters_and_macs(shared, entry):
+    facts = json.loads((shared / "zoo/summary.json").read_text())[entry]
+    name, options = options_of(entry)
+    network = create_model(name, 19, **options)
+    assert count_parameters(network, training=is_training_form(entry)) == facts["params"]
+    if not is_training_form(entry):
+        assert count_macs(network, (1, 3, 512, 1024)) / 1e9 == pytest.approx(facts["gmacs_512x1024"], rel=1e-3)
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_keys_that_do_not_fit_are_named(shared, entry):
+    name, options = options_of(entry)
+    state, _, _ = reference(shared, entry)
+    source = SOURCES.get(entry, "zh320")
+    first = next(iter(state))
+    changes = [({k: v for k, v in state.items() if k != first}, first), ({**state, "stranger.weight": torch.zeros(1)}, "stranger.weight"),
+               ({**state, first: torch.zeros(1, 2, 3)}, first)]
+    for changed, named in changes:
+        with pytest.raises(ArtifactError, match=named.replace(".", r"\.")):
+            convert_checkpoint(name, changed, source=source, **options)
