@@ -28,7 +28,10 @@ class Registry:
     def register(self, name: str, **facts: Any) -> Callable[[Any], Any]:
         """Decorator: enter the decorated object under `name`; raises `ConfigError` if the name is taken."""
         def enter(entry: Any) -> Any:
-            if name in self._entries and not redefines(entry, self._entries[name][0]):
+            old = self._entries.get(name, (None,))[0]
+            if old is not None and not redefines(entry, old):
+                if redefines(old, entry):
+                    return entry
                 raise ConfigError(f"{self.kind} '{name}' is registered already: choose another name")
             self._entries[name] = (entry, facts)
             return entry

@@ -170,15 +170,25 @@ def _scale(node: Node, nodes: dict[str, Node]) -> int:
     return min(5, max(0, (nodes["image"].size[0] // node.size[0]).bit_length() - 1))
 
 
-def _arrows(nodes: dict[str, Node], at: dict) -> list[dict]:
-    """One arrow from each source to the block that it feeds."""
-    arrows = []
+def _is_bypass(source: tuple[float, float], target: tuple[float, float]) -> bool:
+    """Whether a straight line would run through other boxes of the same row."""
+    return source[1] == target[1] and target[0] - source[0] > 1
+
+
+def _arrows(nodes: dict[str, Node], at: dict) -> tuple[list[dict], list[dict]]:
+    """Straight arrows, as annotations, and lines that pass above the boxes of their row, as shapes."""
+    arrows, bypasses = [], []
     for name, node in nodes.items():
         for source in node.sources:
-            (x0, y0), (x1, y1) = at[source], at[name]
-            arrows.append(dict(x=x1 * PITCH_X - BOX_W / 2, y=y1 * PITCH_Y, ax=x0 * PITCH_X + BOX_W / 2, ay=y0 * PITCH_Y, xref="x", yref="y", axref="x", ayref="y",
-                               showarrow=True, arrowhead=2, arrowsize=0.8, arrowwidth=1, arrowcolor=rgba(INK, 0.55), text=""))
-    return arrows
+            (x0, y0), (x1, y1) = ((x * PITCH_X, y * PITCH_Y) for x, y in (at[source], at[name]))
+            if _is_bypass(at[source], at[name]):
+                top = y0 - BOX_H / 2
+                path = f"M {x0 + 20} {top} L {x0 + 26} {top - 6} L {x1 - 26} {top - 6} L {x1 - 20} {top}"
+                bypasses.append(dict(type="path", path=path, line=dict(color=rgba(INK, 0.55), width=1)))
+            else:
+                arrows.append(dict(x=x1 - BOX_W / 2, y=y1, ax=x0 + BOX_W / 2, ay=y0, xref="x", yref="y", axref="x", ayref="y",
+                                   showarrow=True, arrowhead=2, arrowsize=0.8, arrowwidth=1, arrowcolor=rgba(INK, 0.55), text=""))
+    return arrows, bypasses
 
 
 def _short(name: str, limit: int = 13) -> str:
@@ -192,9 +202,10 @@ def plot_network(model: SegNetwork, size: tuple[int, int] = (512, 1024), *, bloc
     """Draw what runs in evaluation: boxes are `blocks` (dotted names of submodules), rows are scales, bars are channels (by their root)."""
     nodes = trace_flow(model, size, blocks)
     at, bands = place_nodes(nodes)
+    arrows, bypasses = _arrows(nodes, at)
     width, height = (max(x for x, _ in at.values()) + 1) * PITCH_X + 70, bands[-1][2] * PITCH_Y
     figure = new_figure(title or type(model).__name__, subtitle=f"channels in the boxes, for an image of {size[0]} x {size[1]}", width=max(480, int(width)), height=int(height + 90))
-    figure.update_layout(margin=dict(l=0, r=0, t=70, b=20), shapes=_shapes(nodes, at, bands), annotations=_arrows(nodes, at), showlegend=False)
+    figure.update_layout(margin=dict(l=0, r=0, t=70, b=20), shapes=_shapes(nodes, at, bands) + bypasses, annotations=arrows, showlegend=False)
     figure.update_xaxes(visible=False, range=[-110, width - 110]).update_yaxes(visible=False, range=[height, 0])
     labels = [f"{_short(n)}<br>{node.channels}" for n, node in nodes.items()]
     hover = [f"{n}: {node.channels} x {node.size[0]} x {node.size[1]}" for n, node in nodes.items()]
