@@ -80,12 +80,13 @@ def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
 class ClassifierHead(nn.Module):
     """3x3 conv-BN-activation to `hidden` channels, then 1x1 to the classes: N x C x H x W -> N x num_classes x H x W."""
 
-    def __init__(self, in_channels: int, num_classes: int, *, hidden: int | None = None, act: str = "relu", dropout: float = 0.0):
+    def __init__(self, in_channels: int, num_classes: int, *, hidden: int | None = None, act: str = "relu", dropout: float = 0.0,
+                 bias: bool = True):
         super().__init__()
         hidden = head_channels(in_channels) if hidden is None else hidden
         self.gather = ConvBNAct(in_channels, hidden, act=act)
         self.dropout = nn.Dropout2d(dropout)
-        self.classify = nn.Conv2d(hidden, num_classes, 1)
+        self.classify = nn.Conv2d(hidden, num_classes, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classify(self.dropout(self.gather(x)))

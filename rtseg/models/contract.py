@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..core.errors import ArtifactError, ConfigError, DataError
 from ..core.values import SegOutput
-from ..layers.blocks import resize
+from ..layers.blocks import ClassifierHead, resize
 
 # %% ../../nbs/models/01_contract.ipynb #cell004
 MIN_SIZE = 64
@@ -47,6 +47,14 @@ class SegNetwork(nn.Module):
             return logits
         aux = tuple(resize(a, size, align_corners=self.align_corners) for a in out.aux)
         return SegOutput(logits, aux, out.detail)
+
+    def add_aux_heads(self, channels: Mapping[str, int], *, hidden: int = 128) -> None:
+        """Give the network auxiliary heads, by name the channels of the map that each sees."""
+        self.aux_heads = nn.ModuleDict({name: ClassifierHead(c, self.num_classes, hidden=hidden, bias=False) for name, c in channels.items()})
+
+    def aux_logits(self, **maps: Tensor) -> tuple[Tensor, ...]:
+        """The auxiliary heads' logits of the maps that bear their names; none in evaluation."""
+        return tuple(head(maps[name]) for name, head in self.aux_heads.items()) if self.training else ()
 
     def _checked_size(self, x: Tensor) -> tuple[int, int]:
         if x.ndim != 4 or x.shape[1] != self.in_channels:
