@@ -1,6 +1,7 @@
 """The networks against facts that were measured on the reference: parameters, operations, outputs (see ../shared/zoo/README.md)."""
 
 import json
+import re
 import runpy
 
 import numpy as np
@@ -62,6 +63,22 @@ def carried_along(shared, entry) -> int:
     return sum(int(np.prod(shape)) for key, shape in keys.items() if key.startswith(idle) and "running" not in key)
 
 
+def never_used(shared, entry) -> float:
+    """GMAC at 512 x 1024 of the reference's convolutions whose results reach no output (ICNet runs its whole encoder twice)."""
+    lines = (shared / f"zoo/facts/{entry}.txt").read_text().splitlines()
+    reads = {m[1]: re.findall(r"%(\d+)", line.split("=", 1)[1]) for line in lines if (m := re.match(r"%(\d+) =", line))}
+    live, todo = set(), re.findall(r"%(\d+)", lines[-1])
+    while todo:
+        live.add(n := todo.pop())
+        todo += [s for s in reads[n] if s not in live]
+    dead = 0
+    for line in lines:
+        m = re.match(r"%(\d+) = conv2d\(.*; (\d+)->(\d+) k(\d+) .* g(\d+) .*-> \[1, \d+, (\d+), (\d+)\]", line)
+        if m and m[1] not in live:
+            dead += int(m[2]) * int(m[3]) * int(m[4]) ** 2 // int(m[5]) * int(m[6]) * int(m[7])
+    return 4 * dead / 1e9
+
+
 def relative(found, wanted) -> float:
     return float((found - wanted).norm() / wanted.norm())
 
@@ -98,7 +115,10 @@ def test_parameters_and_macs(shared, entry):
     network = create_model(name, 19, **options)
     assert count_parameters(network, training=is_training_form(entry)) == facts["params"] - carried_along(shared, entry)
     if not is_training_form(entry):
-        assert count_macs(network, (1, 3, 512, 1024)) / 1e9 == pytest.approx(facts["gmacs_512x1024"], rel=1e-3)
+        if entry == "fanet":
+            network = create_model(name, 19, reference_order=True)
+        wanted = facts["gmacs_512x1024"] - never_used(shared, entry)
+        assert count_macs(network, (1, 3, 512, 1024)) / 1e9 == pytest.approx(wanted, rel=1e-3)
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
@@ -106,7 +126,7 @@ def test_keys_that_do_not_fit_are_named(shared, entry):
     name, options = options_of(entry)
     state, _, _ = reference(shared, entry)
     source = SOURCES.get(entry, "zh320")
-    first = next(key for key in state if ".features." not in key)
+    first = next(key for key in state if not key.startswith("cp.backbone."))
     changes = [({k: v for k, v in state.items() if k != first}, first), ({**state, "stranger.weight": torch.zeros(1)}, "stranger.weight"),
                ({**state, first: torch.zeros(1, 2, 3)}, first)]
     for changed, named in changes:
