@@ -55,7 +55,7 @@ class CascadeFusion(nn.Module):
 
 # %% ../../nbs/models/16_icnet.ipynb #cell011
 @register_model("icnet", title="ICNet", paper="https://arxiv.org/abs/1704.08545", year=2017, venue="ECCV 2018", encoder="ResNet-18", params=12_421_088, params_paper=26.55, params_training=12_868_832,
-                gmacs=28.505, gmacs_size=(512, 1024), miou_val=67.7, miou_test=69.5, miou_reference=69.65, fps=102, fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)", notes="encoder='resnet50', 'mobilenetv2_100'")
+                gmacs=16.9588, gmacs_size=(512, 1024), miou_val=67.7, miou_test=69.5, miou_reference=69.65, fps=102, fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)", notes="encoder='resnet50', 'mobilenetv2_100'")
 class ICNet(SegNetwork):
     """Image cascade of three sizes with one shared encoder (Zhao et al., 2017)."""
 
