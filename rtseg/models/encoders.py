@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..core.errors import ArtifactError, ConfigError, suggest
 from ..core.files import load_checkpoint
+from ..layers.blocks import bear_single_values
 
 # %% ../../nbs/models/05_encoders.ipynb #cell005
 class Encoder(nn.Module):
@@ -28,6 +29,7 @@ class Encoder(nn.Module):
             self.body = timm.create_model(name, features_only=True, out_indices=indices, in_chans=in_channels, pretrained=pretrained is True)
         except OSError as error:
             raise ArtifactError(f"the weights of '{name}' cannot be fetched ({str(error).splitlines()[0]}): give pretrained=PATH of a file, or pretrained=False") from error
+        bear_single_values(self.body)
         self.name, self.strides = name, strides
         self.channels: tuple[int, ...] = tuple(self.body.feature_info.channels())
         if isinstance(pretrained, (str, Path)):

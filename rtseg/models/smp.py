@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..core.errors import ArtifactError, check_choice, missing_extra
 from ..core.files import load_checkpoint
-from ..layers.blocks import BatchNorm
+from ..layers.blocks import bear_single_values
 from ..layers.pooling import AdaptiveAvgPool
 from .contract import SegNetwork
 from .encoders import load_classifier
@@ -24,13 +24,11 @@ from .registry import register_model
 def make_robust(module: nn.Module) -> nn.Module:
     """Exchange, inside `module`, batch norm for one that bears a single value and pooling to a grid for one that exports."""
     for name, child in module.named_children():
-        if type(child) is nn.BatchNorm2d:
-            child.__class__ = BatchNorm
-        elif isinstance(child, nn.AdaptiveAvgPool2d):
+        if isinstance(child, nn.AdaptiveAvgPool2d):
             setattr(module, name, AdaptiveAvgPool(child.output_size))
         else:
             make_robust(child)
-    return module
+    return bear_single_values(module)
 
 # %% ../../nbs/models/52_smp.ipynb #cell008
 DECODERS = ("deeplabv3", "deeplabv3plus", "fpn", "linknet", "manet", "pan", "pspnet", "segformer", "unet", "unetplusplus", "upernet")
