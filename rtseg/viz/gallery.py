@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import ipywidgets as widgets
 import plotly.graph_objects as go
+from IPython.display import clear_output, display
 
 from ..core.errors import ConfigError, check_choice
 from ..models.gallery import COLUMNS, gallery
@@ -51,17 +52,16 @@ def explore_gallery() -> widgets.Widget:
     params = _limit("params ≤ M", max(r["params"] or 0 for r in rows))
     gmacs = _limit("GMAC ≤", max(r["gmacs"] or 0 for r in rows))
     since = widgets.IntSlider(min=min(r["year"] for r in rows), max=max(r["year"] for r in rows), value=min(r["year"] for r in rows), description="since")
-    shown, plot = widgets.HTML(), go.FigureWidget(plot_gallery(rows))
+    shown, plot = widgets.HTML(), widgets.Output()
 
     def redraw(_change: object = None) -> None:
         kept = gallery(sort=sort.value, max_params=params.value or None, max_gmacs=gmacs.value or None, since=since.value)
         shown.value = gallery_table(kept).html
         drawable = [r for r in kept if r[x.value] is not None and r["miou"] is not None]
-        if drawable:
-            new = plot_gallery(kept, x=x.value)
-            with plot.batch_update():
-                plot.data[0].update(new.data[0].to_plotly_json())
-                plot.layout.xaxis.title.text, plot.layout.title.text = new.layout.xaxis.title.text, new.layout.title.text
+        with plot:
+            clear_output(wait=True)
+            if drawable:
+                display(plot_gallery(kept, x=x.value))
 
     for control in (sort, x, params, gmacs, since):
         control.observe(redraw, names="value")
