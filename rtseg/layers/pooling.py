@@ -25,6 +25,13 @@ def adaptive_avg_pool(x: Tensor, grid: tuple[int, int] | int) -> Tensor:
         return x.mean(dim=(2, 3), keepdim=True)
     if height % rows == 0 and width % columns == 0:
         return F.avg_pool2d(x, (height // rows, width // columns))
+    if not torch.compiler.is_exporting():
+        return F.adaptive_avg_pool2d(x, (rows, columns))
+    return _pool_by_matrices(x, rows, columns)
+
+
+def _pool_by_matrices(x: Tensor, rows: int, columns: int) -> Tensor:
+    height, width = x.shape[-2], x.shape[-1]
     down = torch.tensor(bin_weights(height, rows), dtype=x.dtype, device=x.device)
     across = torch.tensor(bin_weights(width, columns), dtype=x.dtype, device=x.device)
     return down @ x @ across.T

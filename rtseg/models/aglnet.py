@@ -6,7 +6,6 @@
 __all__ = ['FactorizedPyramid', 'AttentionUp', 'AGLNet', 'published_keys']
 
 # %% ../../nbs/models/38_aglnet.ipynb #cell002
-import torch
 from torch import Tensor, nn
 
 from ..core.values import SegOutput

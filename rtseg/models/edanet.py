@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..core.values import SegOutput
 from ..layers.blocks import BatchNorm, ConvBNAct
-from .checkpoints import LISTED, KeyTable, register_converter, rename_keys
+from .checkpoints import KeyTable, register_converter, rename_keys
 from .contract import SegNetwork
 from .registry import register_model
 

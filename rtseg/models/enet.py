@@ -6,7 +6,6 @@
 __all__ = ['Bottleneck', 'DownBottleneck', 'UpBottleneck', 'mixed_stage', 'ENet', 'published_keys']
 
 # %% ../../nbs/models/11_enet.ipynb #cell002
-import torch
 from torch import Tensor, nn
 
 from ..core.values import SegOutput

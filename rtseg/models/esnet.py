@@ -9,7 +9,7 @@ __all__ = ['ColumnRow', 'FactorizedUnit', 'ParallelFactorizedUnit', 'ESNet', 'pu
 from torch import Tensor, nn
 
 from ..core.values import SegOutput
-from ..layers.blocks import BatchNorm, ConvBNAct
+from ..layers.blocks import BatchNorm
 from ..layers.downsampling import ConvPoolDown
 from ..layers.upsampling import DeconvBNAct, size_of
 from .checkpoints import LISTED, KeyTable, register_converter, rename_keys

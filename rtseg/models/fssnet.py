@@ -6,7 +6,6 @@
 __all__ = ['ACT', 'ThinBottleneck', 'ThinDown', 'ThinUp', 'FSSNet', 'published_keys']
 
 # %% ../../nbs/models/23_fssnet.ipynb #cell002
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 

@@ -12,7 +12,7 @@ from ..core.values import SegOutput
 from ..layers.blocks import ConvBNAct
 from ..layers.pooling import max_pool_indices, max_unpool
 from ..layers.upsampling import size_of
-from .checkpoints import LISTED, KeyTable, register_converter, rename_keys
+from .checkpoints import KeyTable, register_converter, rename_keys
 from .contract import SegNetwork
 from .registry import register_model
 

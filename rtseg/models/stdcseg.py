@@ -7,8 +7,6 @@ __all__ = ['FACTS', 'UNUSED', 'DenseConcatDown', 'STDCSegEncoder', 'FilteredRefi
            'stdcseg1', 'stdcseg2', 'encoder_rules', 'published_keys']
 
 # %% ../../nbs/models/50_stdcseg.ipynb #cell002
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

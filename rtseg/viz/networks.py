@@ -157,7 +157,7 @@ def _shapes(nodes: dict[str, Node], at: dict, bands: list) -> list[dict]:
     """Bands, boxes and the bars of their channels."""
     right, widest = max(x for x, _ in at.values()) * PITCH_X + 140, max(n.channels for n in nodes.values())
     shapes = [dict(type="rect", x0=-70, x1=right - 70, y0=a * PITCH_Y, y1=b * PITCH_Y, fillcolor="#f6f8fa", line_width=0, layer="below") for _, a, b in bands]
-    for i, (name, node) in enumerate(nodes.items()):
+    for name, node in nodes.items():
         x, y = at[name][0] * PITCH_X, at[name][1] * PITCH_Y
         color = "#eef1f4" if name in ("image", "logits") else rgba(series_color(_scale(node, nodes)), 0.25)
         shapes.append(dict(type="rect", x0=x - BOX_W / 2, x1=x + BOX_W / 2, y0=y - BOX_H / 2, y1=y + BOX_H / 2, fillcolor=color, line=dict(color=MUTED, width=1), layer="below"))
