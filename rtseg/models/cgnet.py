@@ -14,6 +14,7 @@ from ..layers.blocks import BatchNorm, ConvBNAct, activation, resize
 from ..layers.upsampling import size_of
 from .checkpoints import KeyTable, register_converter, rename_keys
 from .contract import SegNetwork
+from .espnet import check_depths
 from .registry import register_model
 
 # %% ../../nbs/models/21_cgnet.ipynb #cell005
@@ -36,7 +37,7 @@ class ContextGuided(nn.Module):
         y = y * self.glob(y.mean(dim=(2, 3))).sigmoid()[..., None, None]
         return x + y if self.adds else y
 
-# %% ../../nbs/models/21_cgnet.ipynb #cell008
+# %% ../../nbs/models/21_cgnet.ipynb #cell010
 def blocks_of(in_channels: int, channels: int, count: int, *, dilation: int, squeeze: int) -> nn.Sequential:
     """`count` blocks; the first may change the channels."""
     first = ContextGuided(in_channels, channels, dilation=dilation, squeeze=squeeze)
@@ -52,7 +53,7 @@ class CGNet(SegNetwork):
 
     def __init__(self, num_classes: int = 19, *, in_channels: int = 3, blocks: tuple[int, int] = (3, 15), aux: bool = False):
         super().__init__(num_classes, in_channels)
-        act, (m, n) = "shared_prelu", blocks
+        act, (m, n) = "shared_prelu", check_depths(blocks, least=2, what="blocks")
         self.stage1 = nn.ModuleList([ConvBNAct(in_channels, 32, stride=2, act=act), ConvBNAct(32, 32, act=act), ConvBNAct(32, 32, act=act)])
         self.down2 = ContextGuided(64, 64, dilation=2, squeeze=8, stride=2)
         self.stage2 = blocks_of(64 + in_channels, 64, m - 1, dilation=2, squeeze=8)
@@ -71,7 +72,7 @@ class CGNet(SegNetwork):
         y8 = self.stage3(torch.cat([x8, resize(x, size_of(x8))], dim=1))
         return SegOutput(self.classify(torch.cat([y8, x8], dim=1)), self.aux_logits(x4=y4))
 
-# %% ../../nbs/models/21_cgnet.ipynb #cell011
+# %% ../../nbs/models/21_cgnet.ipynb #cell013
 @register_converter("cgnet", source="zh320")
 def published_keys(model: CGNet) -> KeyTable:
     """The reference's names."""

@@ -18,13 +18,13 @@ from .contract import SegNetwork
 from .fastscnn import RESIDUAL_RULES
 from .registry import register_model
 
-# %% ../../nbs/models/17_contextnet.ipynb #cell006
+# %% ../../nbs/models/17_contextnet.ipynb #cell005
 def detail_branch(in_channels: int) -> nn.Sequential:
     """N x in_channels x H x W -> N x 128 x H/2 x W/2."""
     separable = (SeparableConv(a, b, depth_act="none") for a, b in ((32, 64), (64, 128), (128, 128)))
     return nn.Sequential(ConvBNAct(in_channels, 32, stride=2), *separable)
 
-# %% ../../nbs/models/17_contextnet.ipynb #cell009
+# %% ../../nbs/models/17_contextnet.ipynb #cell008
 GROUPS = ((32, 1, 1, 1), (32, 1, 6, 1), (48, 2, 6, 3), (64, 2, 6, 3), (96, 1, 6, 2), (128, 1, 6, 2))
 
 
@@ -42,7 +42,7 @@ class ContextBranch(nn.Sequential):
         self.bottlenecks = nn.Sequential(*blocks)
         self.last = ConvBNAct(128, 128)
 
-# %% ../../nbs/models/17_contextnet.ipynb #cell012
+# %% ../../nbs/models/17_contextnet.ipynb #cell011
 class Fusion(nn.Module):
     """Detail and context -> N x channels x H x W at the detail's size."""
 
@@ -56,7 +56,7 @@ class Fusion(nn.Module):
         context = self.context(self.filter(resize(context, size_of(detail))))
         return F.relu(self.detail(detail) + context)
 
-# %% ../../nbs/models/17_contextnet.ipynb #cell015
+# %% ../../nbs/models/17_contextnet.ipynb #cell014
 @register_model("contextnet", title="ContextNet", paper="https://arxiv.org/abs/1805.04554", year=2018, venue="BMVC", encoder="-", params=1_008_870, params_paper=0.85,
                 gmacs=11.5509, gmacs_size=(512, 1024), miou_val=65.9, miou_test=66.1, miou_reference=66.61, fps=80, fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)")
 class ContextNet(SegNetwork):
@@ -78,7 +78,7 @@ class ContextNet(SegNetwork):
         context = self.context(quarter)
         return SegOutput(self.head(self.fusion(self.detail(x), context)), self.aux_logits(context=context))
 
-# %% ../../nbs/models/17_contextnet.ipynb #cell018
+# %% ../../nbs/models/17_contextnet.ipynb #cell017
 @register_converter("contextnet", source="zh320")
 def published_keys(model: ContextNet) -> KeyTable:
     """The reference's names; its shallow branch is one list of layers, two for each separable convolution."""

@@ -17,6 +17,7 @@ from ..layers.separable import SeparableConv
 from ..layers.upsampling import size_of
 from .checkpoints import LISTED, PYRAMID_RULES, KeyTable, register_converter, rename_keys
 from .contract import SegNetwork
+from .espnet import check_depths
 from .registry import register_model
 
 # %% ../../nbs/models/22_espnetv2.ipynb #cell005
@@ -41,7 +42,7 @@ class DepthwisePyramid(nn.Module):
         y = self.mix(torch.cat(sums, dim=1))
         return x + y if self.stride == 1 else y
 
-# %% ../../nbs/models/22_espnetv2.ipynb #cell008
+# %% ../../nbs/models/22_espnetv2.ipynb #cell010
 def smaller(x: Tensor) -> Tensor:
     """Averages of 3 x 3 pixels at every second one: N x C x H x W -> N x C x ceil(H/2) x ceil(W/2)."""
     return F.avg_pool2d(x, 3, 2, 1)
@@ -58,7 +59,7 @@ class ReinforcedDown(nn.Module):
     def forward(self, x: Tensor, image: Tensor) -> Tensor:
         return torch.cat([self.pyramid(x), smaller(x)], dim=1) + self.bring(image)
 
-# %% ../../nbs/models/22_espnetv2.ipynb #cell011
+# %% ../../nbs/models/22_espnetv2.ipynb #cell013
 @register_model("espnetv2", title="ESPNetV2", paper="https://arxiv.org/abs/1811.11431", year=2018, venue="CVPR 2019", encoder="-", params=862_032, params_paper=1.25,
                 gmacs=4.815, gmacs_size=(512, 1024), miou_val=66.4, miou_test=66.2, miou_reference=70.35, fps=101, fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)")
 class ESPNetV2(SegNetwork):
@@ -68,6 +69,7 @@ class ESPNetV2(SegNetwork):
 
     def __init__(self, num_classes: int = 19, *, in_channels: int = 3, depths: tuple[int, int] = (3, 7), aux: bool = False):
         super().__init__(num_classes, in_channels)
+        depths = check_depths(depths)
         self.stem = ConvBNAct(in_channels, 32, stride=2, act=ACT)
         self.down4, self.down8, self.down16 = (ReinforcedDown(c, in_channels) for c in (32, 64, 128))
         self.stage8 = nn.Sequential(*(DepthwisePyramid(128, 128) for _ in range(depths[0])))
@@ -87,7 +89,7 @@ class ESPNetV2(SegNetwork):
         y = torch.cat([self.narrow(resize(x16, size_of(x8))), x8], dim=1)
         return SegOutput(self.head(self.pyramid(y)), self.aux_logits(x16=x16))
 
-# %% ../../nbs/models/22_espnetv2.ipynb #cell014
+# %% ../../nbs/models/22_espnetv2.ipynb #cell016
 @register_converter("espnetv2", source="zh320")
 def published_keys(model: ESPNetV2) -> KeyTable:
     """The reference's names."""

@@ -19,12 +19,12 @@ from .checkpoints import LISTED, PYRAMID_RULES, KeyTable, register_converter, re
 from .contract import SegNetwork
 from .registry import register_model
 
-# %% ../../nbs/models/31_fastscnn.ipynb #cell006
+# %% ../../nbs/models/31_fastscnn.ipynb #cell005
 def learning_to_downsample(in_channels: int) -> nn.Sequential:
     """N x in_channels x H x W -> N x 64 x H/8 x W/8."""
     return nn.Sequential(ConvBNAct(in_channels, 32, stride=2), SeparableConv(32, 48, stride=2), SeparableConv(48, 64, stride=2))
 
-# %% ../../nbs/models/31_fastscnn.ipynb #cell009
+# %% ../../nbs/models/31_fastscnn.ipynb #cell008
 GROUPS = ((64, 2, 3), (96, 2, 2), (128, 1, 3))
 
 
@@ -37,7 +37,7 @@ def bottlenecks(in_channels: int, groups: tuple[tuple[int, int, int], ...] = GRO
             in_channels = channels
     return nn.Sequential(*blocks)
 
-# %% ../../nbs/models/31_fastscnn.ipynb #cell012
+# %% ../../nbs/models/31_fastscnn.ipynb #cell011
 class Fusion(nn.Module):
     """Detail N x 64 x H x W and context N x 128 x h x w -> N x 128 x H x W."""
 
@@ -52,7 +52,7 @@ class Fusion(nn.Module):
         context = self.context(self.filter(resize(context, size_of(detail))))
         return F.relu(self.bn(self.detail(detail) + context))
 
-# %% ../../nbs/models/31_fastscnn.ipynb #cell015
+# %% ../../nbs/models/31_fastscnn.ipynb #cell014
 @register_model("fastscnn", title="Fast-SCNN", paper="https://arxiv.org/abs/1902.04502", year=2019, venue="BMVC", encoder="-", params=1_023_769, params_paper=1.11,
                 gmacs=1.6183, gmacs_size=(512, 1024), miou_val=68.6, miou_test=68.0, miou_reference=69.37, fps=358, fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)")
 class FastSCNN(SegNetwork):
@@ -75,7 +75,7 @@ class FastSCNN(SegNetwork):
         context = self.pyramid(self.bottlenecks(x8))
         return SegOutput(self.head(self.fusion(x8, context)), self.aux_logits(x8=x8))
 
-# %% ../../nbs/models/31_fastscnn.ipynb #cell018
+# %% ../../nbs/models/31_fastscnn.ipynb #cell017
 SEPARABLE_RULES = ((r"\.depth\.", ".0."), (r"\.point\.", ".1."))
 RESIDUAL_RULES = ((r"\.widen\.", ".conv.0."), (r"\.filter\.", ".conv.1."), (r"\.narrow\.", ".conv.2."))
 
