@@ -8,6 +8,7 @@ import torch
 
 from rtseg.core.errors import ConfigError, DataError
 from rtseg.core.architecture import Architecture, Branch
+from rtseg.core.files import read_json
 from rtseg.deployment.export import compare_onnx, to_onnx
 from rtseg.models import SegNetwork, count_macs, count_parameters, create_model, list_models, model_info
 from rtseg.models.checking import ContractBroken, check_evaluation, check_training
@@ -16,6 +17,7 @@ from rtseg.models.registry import FACTS, MODELS
 
 NAMES = list_models()
 SIZES = [(64, 64), (65, 97), (128, 256)]
+LARGE = [(360, 480), (375, 1242), (721, 1281)]
 
 
 @pytest.fixture(params=NAMES, scope="module")
@@ -29,6 +31,22 @@ def test_sizes(network, size):
     with torch.inference_mode():
         out = network.eval()(torch.randn(1, 3, *size))
     assert isinstance(out, torch.Tensor) and out.shape == (1, 5, *size) and torch.isfinite(out).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_large_sizes(name):
+    """Every operation of a forward pass fits, without computing it; `benchmarks/zoo_sizes.py` computes them."""
+    with torch.device("meta"), torch.no_grad():
+        net = create_model(name, 5).eval()
+        assert [net(torch.empty(1, 3, *size)).shape for size in LARGE] == [(1, 5, *size) for size in LARGE]
+
+
+def test_large_sizes_were_computed(root):
+    """The committed record holds every network: ONNX Runtime agrees at all sizes."""
+    record = read_json(root / "benchmarks" / "results" / "zoo_sizes.json")["networks"]
+    assert set(NAMES) <= set(record)
+    for name in NAMES:
+        assert set(record[name]["onnx"]) >= {"65x97", *(f"{h}x{w}" for h, w in LARGE)} and max(record[name]["onnx"].values()) < 1e-3, name
 
 
 @pytest.mark.parametrize("size", SIZES[:2])
