@@ -96,6 +96,11 @@ class TrainConfig(Config):
             raise ValueError("nesterov needs optimizer sgd with a momentum above 0: set both, or leave nesterov off")
         return self
 
+    def optimizer_options(self) -> dict:
+        "The keyword arguments of `build_optimizer`."
+        names = ("optimizer", "lr", "momentum", "nesterov", "betas", "weight_decay", "decay_norms", "head_lr_factor")
+        return {name: getattr(self, name) for name in names}
+
 # %% ../../nbs/training/03a_config.ipynb #cell011
 def build_loss(config: LossConfig, *, ignore_index: int = 255) -> SegLoss:
     "The loss module of a configuration."
