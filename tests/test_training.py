@@ -142,7 +142,7 @@ def test_bfloat16_logits_are_computed_in_float32():
 def test_losses_refuse_what_does_not_fit():
     logits, target = torch.randn(1, 3, 4, 4), torch.zeros(1, 4, 4, dtype=torch.long)
     for call in (lambda: cross_entropy(logits, target[:, :2]), lambda: cross_entropy(logits, target, class_weights=torch.ones(4)),
-                 lambda: ohem_cross_entropy(logits, target, threshold=0.0), lambda: SegLoss("focal")):
+                 lambda: ohem_cross_entropy(logits, target, threshold=0.0), lambda: SegLoss("focla")):
         with pytest.raises(ConfigError) as error:
             call()
         assert "\n" not in str(error.value)

@@ -33,9 +33,11 @@ class LossConfig(Config):
     stride: int = Field(1, ge=1)
 
     @model_validator(mode="after")
-    def _smoothing_needs_entropy(self) -> "LossConfig":
+    def _options_belong_to_the_kind(self) -> "LossConfig":
         if self.label_smoothing and self.kind not in ("ohem", "cross_entropy"):
             raise ValueError(f"label_smoothing belongs to cross_entropy and ohem, not to {self.kind}: set it to 0, or choose one of them")
+        if self.kind == "lovasz" and self.class_weights is not None:
+            raise ValueError("the lovasz loss takes all classes alike: leave class_weights out, or choose another kind")
         return self
 
 
@@ -104,9 +106,8 @@ class TrainConfig(Config):
 # %% ../../nbs/training/03a_config.ipynb #cell011
 def build_loss(config: LossConfig, *, ignore_index: int = 255) -> SegLoss:
     "The loss module of a configuration."
-    weights = None if config.class_weights is None else torch.tensor(config.class_weights)
-    return SegLoss(config.kind, aux_weight=config.aux_weight, threshold=config.threshold, min_fraction=config.min_fraction,
-                   ignore_index=ignore_index, class_weights=weights, stride=config.stride)
+    options = config.model_dump() | {"class_weights": None if config.class_weights is None else torch.tensor(config.class_weights)}
+    return SegLoss(options.pop("kind"), ignore_index=ignore_index, **options)
 
 
 def total_steps(config: TrainConfig, images: int) -> tuple[int, int]:
