@@ -14,7 +14,7 @@ run: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/nbdev_test --skip_folder_re '^(stages|[_.])'
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 lab: $(VENV)/.installed
 	$(BIN)/rtseg lab

@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores: more threads each would only wait for one another
+    torch.set_num_threads(1)
+
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("RTSEG_SHARED", ROOT.parent / "shared"))
 
