@@ -47,15 +47,15 @@ def _mean_over(nll: Tensor, target: Tensor, keep: Tensor, class_weights: Tensor 
 
 # %% ../../nbs/training/01_losses.ipynb #cell013
 def _smoothed(logits: Tensor, target: Tensor, keep: Tensor, class_weights: Tensor | None, *, ignore_index: int, smoothing: float) -> Tensor:
-    "Mean label-smoothed cost over the pixels of `keep`, weighted as PyTorch does; zero with a gradient path when it is empty."
+    "Mean label-smoothed cost over the pixels of `keep`, weighted as PyTorch does; zero with a gradient path when it is empty or weighs nothing."
     rows = softmax_layout(logits)
     labels = target.long().reshape(rows.shape[:1] + rows.shape[2:])
     weights = None if class_weights is None else class_weights.to(rows)
     costs = F.cross_entropy(rows, labels, weight=weights, ignore_index=ignore_index, reduction="none", label_smoothing=smoothing).view(target.shape)
     if weights is None:
         return _mean_over(costs, target, keep, None)
-    total = weights[target[keep].long()].sum().clamp_min(torch.finfo(costs.dtype).tiny)
-    return (costs * keep).sum() / total
+    total = weights[target[keep].long()].sum()
+    return (costs * keep).sum() / total if total > 0 else costs.flatten()[:0].sum()
 
 # %% ../../nbs/training/01_losses.ipynb #cell014
 def cross_entropy(logits: Tensor, target: Tensor, *, ignore_index: int = 255, class_weights: Tensor | None = None,
