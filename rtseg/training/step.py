@@ -18,7 +18,8 @@ from .config import TrainConfig, build_loss
 from .distillation import Distiller
 from .logging import alarm
 from .losses import dead_terms
-from .setup import make_accelerator, make_ema, param_groups
+from .optimizers import param_groups
+from .setup import make_accelerator, make_ema
 
 # %% ../../nbs/training/03d_step.ipynb #cell005
 class DivergenceError(RtsegError):
