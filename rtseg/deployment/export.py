@@ -49,10 +49,10 @@ def _quiet() -> Iterator[None]:
         logging.disable(previous)
 
 
-def to_onnx(model: nn.Module, shape: tuple[int, ...], *, opset: int = 18, dynamic_batch: bool = True, outputs: tuple[str, ...] = ("logits",)) -> onnx.ModelProto:
+def to_onnx(model: nn.Module, shape: tuple[int, ...], *, opset: int = 18, dynamic_batch: bool = True, outputs: tuple[str, ...] = ("logits",), dtype: torch.dtype = torch.float32) -> onnx.ModelProto:
     """Trace `model` (evaluation mode, input N x C x H x W of `shape`) into an ONNX model; raises `ConfigError` where it cannot be traced."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    example = torch.zeros((max(2, shape[0]) if dynamic_batch else shape[0], *shape[1:]), device=device)
+    example = torch.zeros((max(2, shape[0]) if dynamic_batch else shape[0], *shape[1:]), dtype=dtype, device=device)
     free = ({0: torch.export.Dim("batch")},) if dynamic_batch else None
     with evaluating(model), torch.no_grad(), _quiet():
         try:
