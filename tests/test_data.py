@@ -1,6 +1,10 @@
 """Data sets in every layout, bad input, exact loading, the data check and the preparation of Cityscapes."""
 
+import errno
 import json
+import multiprocessing
+import os
+import pickle
 import shutil
 
 import cv2
@@ -138,6 +142,125 @@ def test_memory_cache_and_subset(scenes):
     assert ds.read(1)[0] is ds.read(1)[0] and len(ds.subset([1, 3])) == 2 and ds.subset([1]).samples == (ds.samples[1],)
 
 
+# ---- caches
+
+def same_pairs(one, two) -> bool:
+    return len(one) == len(two) and all((a == b).all() for i in range(len(one)) for a, b in zip(one.read(i), two.read(i), strict=True))
+
+
+def test_preload_and_pickle(scenes):
+    ds = open_dataset("synthetic", scenes, "train", cache="memory").preload(threads=2)
+    assert len(ds._kept) == 8 and ds.preload() is ds
+    sent = pickle.loads(pickle.dumps(ds))
+    assert not sent._kept and same_pairs(sent, ds) and len(pickle.dumps(ds)) < 20_000
+    assert not open_dataset("synthetic", scenes, "train").preload()._kept
+
+
+def test_disk_cache_gives_the_same(scenes, tmp_path):
+    plain, folder = open_dataset("synthetic", scenes, "train"), tmp_path / "cache"
+    disk = open_dataset("synthetic", scenes, "train", cache="disk", cache_folder=folder)
+    assert same_pairs(disk, plain) and len(list(folder.glob("*.npy"))) == 8
+    times = {p: p.stat().st_mtime_ns for p in folder.iterdir()}
+    again = plain.cached("disk", folder)
+    assert same_pairs(again, plain) and {p: p.stat().st_mtime_ns for p in folder.iterdir()} == times
+    assert same_pairs(again.subset([2, 5]), plain.subset([2, 5])) and again.subset([2]).cache == "disk"
+    half = open_dataset("synthetic", scenes, "train", cache="disk", cache_folder=folder, scale=0.5)
+    assert half.read(0)[0].shape == (32, 64, 3) and len(list(folder.iterdir())) == 9
+
+
+def test_an_edited_picture_or_label_set_makes_a_new_entry(scenes, tmp_path):
+    ds = open_dataset("synthetic", scenes, "train").cached("disk", tmp_path / "cache")
+    before = ds.read(0)[0].copy()
+    picture = cv2.imread(str(ds.samples[0].image))
+    cv2.imwrite(str(ds.samples[0].image), 255 - picture)
+    os.utime(ds.samples[0].image, ns=(1, 1))
+    assert (ds.read(0)[0] == 255 - before).all()
+    other = open_dataset("synthetic", scenes, "train", labels="bdd100k").cached("disk", tmp_path / "cache")
+    with pytest.raises(DataError, match="label values"):
+        other.read(0)
+
+
+def damaged(data: bytes) -> list[bytes]:
+    turned = bytearray(data)
+    turned[len(data) // 2] ^= 1
+    return [data[:-1], data[:70], b"", bytes(turned), b"PK\x03\x04", b"\x80\x04."]
+
+
+def test_a_damaged_entry_is_made_again(scenes, tmp_path):
+    plain = open_dataset("synthetic", scenes, "val")
+    plain.cached("disk", tmp_path / "cache").preload()
+    path = sorted((tmp_path / "cache").iterdir())[0]
+    good = path.read_bytes()
+    for bad in damaged(good):
+        path.write_bytes(bad)
+        assert same_pairs(plain.cached("disk", tmp_path / "cache"), plain) and path.read_bytes() == good
+    np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    assert same_pairs(plain.cached("disk", tmp_path / "cache"), plain) and path.read_bytes() == good
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_warns_once_and_goes_on(scenes, tmp_path, monkeypatch, number):
+    plain = open_dataset("synthetic", scenes, "train")
+    ds, save, calls = plain.cached("disk", tmp_path / "cache"), np.save, []
+
+    def full(file, array, **options):
+        calls.append(1)
+        if len(calls) > 3:
+            file.write(b"some bytes")
+            raise OSError(number, os.strerror(number))
+        save(file, array, **options)
+
+    monkeypatch.setattr("rtseg.data.cache.np.save", full)
+    with pytest.warns(RuntimeWarning, match="is full") as seen:
+        assert same_pairs(ds, plain)
+    assert len(seen) == 1 and "\n" not in str(seen[0].message) and len(calls) == 4
+    assert len(list((tmp_path / "cache").iterdir())) == 3
+
+
+def test_a_folder_that_cannot_be_written_is_an_error(scenes, tmp_path):
+    (tmp_path / "file").write_text("")
+    ds = open_dataset("synthetic", scenes, "train").cached("disk", tmp_path / "file")
+    with pytest.raises(DataError, match="cannot be written .* another cache_folder") as error:
+        ds.read(0)
+    one_line(error)
+
+
+def test_a_cache_leaves_space(scenes, tmp_path, monkeypatch):
+    from collections import namedtuple
+    monkeypatch.setattr("rtseg.data.cache.shutil.disk_usage", lambda path: namedtuple("usage", "total used free")(2**40, 0, 2**29))
+    ds = open_dataset("synthetic", scenes, "val").cached("disk", tmp_path / "cache")
+    with pytest.warns(RuntimeWarning, match="1024 MiB would stay free"):
+        ds.preload(threads=1)
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def read_all(scenes, folder, barrier, results):
+    ds = open_dataset("synthetic", scenes, "train", cache="disk", cache_folder=folder)
+    barrier.wait()
+    results.put([int(ds.read(i)[0].sum()) + int(ds.read(i)[1].sum()) for _ in range(3) for i in range(len(ds))])
+
+
+def test_processes_share_a_cache(scenes, tmp_path):
+    fork = multiprocessing.get_context("fork")
+    barrier, results = fork.Barrier(3), fork.Queue()
+    workers = [fork.Process(target=read_all, args=(scenes, tmp_path / "cache", barrier, results)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    sums = [results.get(timeout=60) for _ in workers]
+    for worker in workers:
+        worker.join(60)
+    plain = open_dataset("synthetic", scenes, "train")
+    assert sums == [[int(plain.read(i)[0].sum()) + int(plain.read(i)[1].sum()) for _ in range(3) for i in range(8)]] * 3
+    assert len(list((tmp_path / "cache").iterdir())) == 8
+
+
+def test_missing_picture_with_a_cache(scenes, tmp_path):
+    ds = open_dataset("synthetic", scenes, "train").cached("disk", tmp_path / "cache")
+    ds.samples[1].image.unlink()
+    with pytest.raises(DataError, match="does not exist"):
+        ds.read(1)
+
+
 # ---- bad input: one line each
 
 def test_unknown_names(scenes):
@@ -218,8 +341,8 @@ def test_too_small_for_halves_and_wrong_options(scenes):
         open_dataset("synthetic", scenes, "train").subset([0]).halves()
     with pytest.raises(DataError, match="scale 2"):
         open_dataset("synthetic", scenes, scale=2)
-    with pytest.raises(ConfigError, match="cache 'disk'"):
-        open_dataset("synthetic", scenes, cache="disk")
+    with pytest.raises(ConfigError, match="did you mean 'disk'"):
+        open_dataset("synthetic", scenes, cache="disc")
     with pytest.raises(ConfigError, match="mask_ids"):
         open_dataset("synthetic", scenes, mask_ids="trains")
 
@@ -279,12 +402,13 @@ def test_flip_mirrors_half_of_the_time():
     assert 70 < mirrored < 130
 
 
+@pytest.mark.parametrize("cache", [None, "memory", "disk"])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_resume_is_exact(scenes, workers):
+def test_resume_is_exact(scenes, tmp_path, workers, cache):
     ds = open_dataset("synthetic", scenes, "train")
     options = {"batch_size": 3, "augmentation": build_augmentation(Augmentation(crop=(48, 64), brightness=0.3)), "seed": 7, "shuffle": True, "steps": 9}
     whole = list(make_loader(ds, **options))
-    resumed = list(make_loader(ds, **options, start_step=4, workers=workers))
+    resumed = list(make_loader(ds.cached(cache, tmp_path / "cache"), **options, start_step=4, workers=workers))
     assert len(whole) == 9 and len(resumed) == 5
     for a, b in zip(whole[4:], resumed, strict=True):
         assert torch.equal(a.images, b.images) and torch.equal(a.masks, b.masks) and a.names == b.names
@@ -308,6 +432,54 @@ def test_mixed_sizes_in_a_batch(tmp_path):
         list(make_loader(ds, batch_size=2, shuffle=False))
     one_line(error)
     assert [b.masks.shape for b in make_loader(ds, batch_size=1, shuffle=False)] == [(1, 4, 4), (1, 4, 6)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("what", ["image", "mask", "value", "cut"])
+def test_damage_stops_with_the_name_of_the_file(scenes, workers, what):
+    ds = open_dataset("synthetic", scenes, "train")
+    victim = ds.samples[5].image if what == "image" else ds.samples[5].mask
+    if what == "value":
+        cv2.imwrite(str(victim), np.full((64, 128), 99, np.uint8))
+    else:
+        victim.write_bytes(b"no picture" if what == "mask" else victim.read_bytes()[:len(victim.read_bytes()) // 2])
+    loader = make_loader(ds, batch_size=2, shuffle=True, seed=1, workers=workers, steps=20)
+    batches = []
+    with pytest.raises(DataError, match=victim.name) as error:
+        for batch in loader:
+            batches.append(batch)
+    one_line(error)
+    step = next(p for p in range(8) if loader.index(p) == 5) // 2
+    assert len(batches) == step and not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("exif", [False, True])
+def test_a_jpeg_that_was_cut_short(tmp_path, exif):
+    write_pair(tmp_path, "p", np.full((64, 64), 7), suffix=".jpg")
+    ds = open_dataset("folder", tmp_path, "train")
+    path = ds.samples[0].image
+    whole = path.read_bytes()
+    if exif:  # a preview inside of the header has start and end marks of its own
+        preview = b"Exif\0\0" + whole[:800] + b"\xff\xda....\xff\xd9"
+        whole = whole[:2] + b"\xff\xe1" + (len(preview) + 2).to_bytes(2, "big") + preview + whole[2:]
+    for tail in (b"", b"\0" * 50, b"trailer \xff\xda of a camera"):
+        path.write_bytes(whole + tail)
+        assert ds.read(0)[0].shape == (64, 64, 3)
+    for part in (0, 100, len(whole) // 2, len(whole) * 9 // 10):
+        path.write_bytes(whole[:part])
+        with pytest.raises(DataError, match=r"p\.jpg cannot be decoded") as error:
+            ds.read(0)
+        one_line(error)
+
+
+def test_batches_arrive_as_the_step_takes_them(scenes):
+    ds = open_dataset("synthetic", scenes, "train")
+    for workers in (0, 1):
+        batch = next(iter(make_loader(ds, batch_size=2, shuffle=False, workers=workers, device="cpu")))
+        assert batch.images.dtype == torch.uint8 and batch.masks.dtype == torch.int64 and batch.images.is_contiguous()
+        assert all((batch.images[i].permute(1, 2, 0).numpy() == ds.read(i)[0]).all() and (batch.masks[i].numpy() == ds.read(i)[1]).all() for i in (0, 1))
+    compact = make_loader(ds, batch_size=2, shuffle=False).compact_batch(0)
+    assert compact.masks.dtype == torch.uint8 and (compact.to("meta").masks.device.type, compact.to("meta").masks.dtype) == ("meta", torch.int64)
 
 
 def test_wrong_loader_options(scenes):
