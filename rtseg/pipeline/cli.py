@@ -25,6 +25,7 @@ from .plan import find_stage, notebooks_folder
 from .runner import RunResult, open_run, run_stage
 from .runner import run as run_pipeline
 from .stage import find_run
+from .tuning_commands import add_tuning
 
 # %% ../../nbs/pipeline/08_cli.ipynb #cell004
 def chosen_config(
@@ -165,6 +166,7 @@ def lab(
 
 # %% ../../nbs/pipeline/08_cli.ipynb #cell016
 add_commands(app)
+add_tuning(app)
 
 # %% ../../nbs/pipeline/08_cli.ipynb #cell018
 USAGE_ERROR = typer.BadParameter.__mro__[1]
