@@ -16,7 +16,8 @@ from rtseg.core.values import EvalReport, LabelSet
 from rtseg.data.datasets import Sample, SegDataset, open_dataset
 from rtseg.data.labels import CITYSCAPES
 from rtseg.data.scenes import make_scenes
-from rtseg.evaluation.evaluator import evaluate, evaluating, load_trained, save_trained
+from rtseg.core.environment import evaluating
+from rtseg.evaluation.evaluator import evaluate, load_trained, save_trained
 from rtseg.evaluation.metrics import ConfusionMeter, class_iou, mean_iou, pixel_accuracy, report_table
 from rtseg.evaluation.prediction import image_files, overlay, predict, submission_name, write_submission
 
@@ -113,7 +114,7 @@ def test_report_survives_json_and_prints(val):
     again = EvalReport.from_dict(json.loads(json.dumps(report.to_dict())))
     assert again == report
     table = report_table(report)
-    assert len(table.splitlines()) == 19 + 4 and "mIoU" in table
+    assert len(table.splitlines()) == 19 + 5 and "mIoU" in table and "asked: whole image, scale 1, fp32" in table
 
 
 def test_half_precision_is_close(val):

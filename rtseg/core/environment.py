@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['seed_everything', 'make_generator', 'rng_state', 'set_rng_state', 'cpu_name', 'device_record', 'library_versions',
-           'git_state', 'environment_record']
+           'git_state', 'environment_record', 'evaluating']
 
 # %% ../../nbs/core/07_environment.ipynb #cell002
 import importlib.metadata
@@ -12,12 +12,15 @@ import os
 import platform
 import random
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 # %% ../../nbs/core/07_environment.ipynb #cell004
 def seed_everything(seed: int) -> None:
@@ -106,3 +109,14 @@ def environment_record() -> dict:
     """Python, system, libraries, device and code: what a run folder keeps about its surroundings."""
     return {"python": platform.python_version(), "system": platform.platform(), "versions": library_versions(),
             "device": device_record(), "git": git_state()}
+
+# %% ../../nbs/core/07_environment.ipynb #cell016
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """The network in evaluation mode; afterwards, also after an error, every module has the mode it had."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield model.eval()
+    finally:
+        for module, mode in modes:
+            module.training = mode

@@ -178,6 +178,14 @@ class EvalReport(Value):
     split: str
     predictions: str | None = None
     origin: ScoreOrigin | None = None
+    inference: dict = field(default_factory=dict)
+    boundary_iou: tuple[float | None, ...] | None = None
+
+    @property
+    def boundary_miou(self) -> float | None:
+        """Mean boundary IoU over the classes that have one; None where it was not asked for."""
+        known = [value for value in self.boundary_iou or () if value is not None]
+        return sum(known) / len(known) if known else None
 
     @classmethod
     def from_dict(cls, data: dict) -> "EvalReport":
@@ -185,7 +193,7 @@ class EvalReport(Value):
         origin = data.get("origin")
         return super().from_dict({**data, "origin": ScoreOrigin.from_dict(origin) if isinstance(origin, dict) else origin})
 
-# %% ../../nbs/core/03_values.ipynb #cell022
+# %% ../../nbs/core/03_values.ipynb #cell024
 class SegOutput(NamedTuple):
     """Training output of a network: each tensor N x C x H x W."""
 
