@@ -35,6 +35,7 @@ def training_mode(model: nn.Module, freeze: tuple[str, ...] = ()) -> Iterator[nn
     "The network in training mode, with the modules named in `freeze` in evaluation mode and without gradients; flags are put back at the end."
     frozen = find_modules(model, freeze, what="freeze")
     parameters = [p for module in frozen for p in module.parameters() if p.requires_grad]
+    modes = [(module, module.training) for module in model.modules()]
     model.train()
     for module in frozen:
         module.eval().requires_grad_(False)
@@ -43,6 +44,8 @@ def training_mode(model: nn.Module, freeze: tuple[str, ...] = ()) -> Iterator[nn
     finally:
         for parameter in parameters:
             parameter.requires_grad_(True)
+        for module, mode in modes:
+            module.training = mode
 
 # %% ../../nbs/training/03ca_modules.ipynb #cell011
 _NORMS = nn.modules.batchnorm._BatchNorm

@@ -7,10 +7,11 @@ __all__ = ['STATE_FILE', 'make_ema', 'make_accelerator', 'save_state', 'load_sta
 
 # %% ../../nbs/training/03c_setup.ipynb #cell002
 import pickle
+from datetime import timedelta
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -38,7 +39,8 @@ def make_accelerator(precision: str, *, device: str = "auto") -> Accelerator:
     AcceleratorState._reset_state()
     if PartialState._shared_state and PartialState().num_processes == 1:
         PartialState._reset_state()
-    accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=device == "cpu")
+    many = [DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False), InitProcessGroupKwargs(timeout=timedelta(hours=2))]
+    accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=device == "cpu", kwargs_handlers=many)
     if precision != "fp32" and not accelerator.native_amp:
         raise ConfigError(f"precision '{precision}' is not possible on {accelerator.device}: use bf16 or fp32 there")
     return accelerator
