@@ -91,7 +91,7 @@ def test_camvid_shared(shared):
 
 def test_camvid_is_clean(shared):
     report = check_dataset({s: open_dataset("camvid", shared / "camvid", s) for s in ("train", "val", "test")})
-    assert not report.errors and [s.images for s in report.splits] == [367, 101, 233]
+    assert not report.errors and [s.images for s in report.splits] == [367, 101, 233] and not any("look" in w for w in report.warnings)
     assert 0.3 < report.splits[0].shares[3] < 0.4 and 0.03 < report.splits[0].void_share < 0.05
 
 
@@ -359,6 +359,18 @@ def test_duplicates_across_splits_are_errors(scenes):
     shutil.copy(splits["train"].samples[0].image, splits["train"].samples[1].image)
     report = check_dataset({"train": splits["train"]})
     assert not report.errors and any("same picture" in w for w in report.warnings)
+
+
+def test_near_duplicates_across_splits_are_warnings(scenes):
+    splits = {s: open_dataset("synthetic", scenes, s) for s in ("train", "val")}
+    assert not any("looks like" in w for w in check_dataset(splits).warnings)
+    source, target = splits["train"].samples[2].image, splits["val"].samples[1].image
+    for change in (lambda p: cv2.convertScaleAbs(p, alpha=1.2, beta=8), lambda p: cv2.resize(cv2.resize(p, (64, 32), interpolation=cv2.INTER_AREA), (128, 64)),
+                   lambda p: cv2.imdecode(cv2.imencode(".jpg", p, [cv2.IMWRITE_JPEG_QUALITY, 40])[1], 1)):
+        cv2.imwrite(str(target), change(cv2.imread(str(source))))
+        report = check_dataset(splits)
+        lines = [w for w in report.warnings if "looks like" in w]
+        assert not report.errors and len(lines) == 1 and source.name in lines[0] and target.name in lines[0] and "\n" not in lines[0]
 
 
 def test_report_counts_exactly(tmp_path):
