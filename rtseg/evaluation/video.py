@@ -20,6 +20,7 @@ from ..core.errors import ArtifactError, ConfigError, DataError
 from ..core.files import atomic_write
 
 # %% ../../nbs/evaluation/02b_video.ipynb #cell005
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what is wrong with a video is said here, once, not by the decoder on stderr
 VIDEO_TYPES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 
 
