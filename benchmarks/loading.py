@@ -4,7 +4,7 @@
     python benchmarks/loading.py --models fastscnn --seconds 5    # shorter
     python benchmarks/loading.py --workers 4 --device cuda
 
-Writes results/loading.json. The numbers that count are the ratios within one run: "kept" is both together over the slower of the two alone; the aim is 0.9.
+Writes results/loading.json; a model and cache that were measured before on this machine are replaced, the others stay. The numbers that count are the ratios within one run: "kept" is both together over the slower of the two alone; the aim is 0.9.
 Where loading has no core of its own, the two share the cores, and the time of both is the sum of their times; "kept_of_shared" compares with that.
 The three are measured in turn, round after round, so that other work on the machine meets all alike. "cpu_ms_per_image" is processor time, which other work hardly changes.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from rtseg.core.environment import environment_record
-from rtseg.core.files import write_json
+from rtseg.core.files import read_json, write_json
 from rtseg.data import SegDataset, augmentation_preset, build_augmentation, make_loader, make_scenes, normalize, open_dataset
 from rtseg.data.loading import Batch
 from rtseg.models import create_model
@@ -119,20 +119,21 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=PATH)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k != "out"}
+    settings = {name: getattr(args, name) for name in ("augmentation", "batch_size", "workers", "threads", "precision", "device", "seconds", "rounds")}
     with tempfile.TemporaryDirectory() as work:
         data = training_set(Path(work))
-        record = {"environment": environment_record(), "settings": settings, "data": data.name, "images": len(data), "size": [360, 480],
-                  "load_average": {"before": os.getloadavg()[0]}, "runs": []}
+        record = {"environment": environment_record(), "data": data.name, "images": len(data), "size": [360, 480], "runs": []}
+        if args.out.exists() and read_json(args.out)["environment"]["device"] == record["environment"]["device"]:
+            record["runs"] = read_json(args.out)["runs"]
         for cache in args.caches.split(","):
             kept = data.cached(None if cache == "none" else cache, Path(work) / "cache").preload()
             for name in args.models.split(","):
-                row = {"model": name, "cache": cache, **measure(kept, name, args)}
-                record["runs"].append(row)
+                load = os.getloadavg()[0]
+                row = {"model": name, "cache": cache, **measure(kept, name, args), "load_average": [round(load, 1), round(os.getloadavg()[0], 1)], "settings": settings}
+                record["runs"] = [r for r in record["runs"] if (r["model"], r["cache"]) != (name, cache)] + [row]
                 print(f"{name:12s} cache {cache:7s} loading {row['loading_images_per_second']:8.1f}  step {row['step_images_per_second']:7.1f}"
                       f"  both {row['both_images_per_second']:7.1f} images/s: {100 * row['kept']:.0f} % of the slower one;"
                       f" processor time {row['cpu_ms_per_image']['loading']:.1f} and {row['cpu_ms_per_image']['step']:.1f} ms an image", flush=True)
-                record["load_average"]["after"] = os.getloadavg()[0]
                 write_json(args.out, record)
 
 
