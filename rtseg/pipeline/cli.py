@@ -19,9 +19,10 @@ import typer
 from ..core.errors import ConfigError, RtsegError
 from ..core.run_folder import RunFolder
 from .commands import add_commands, read_settings
-from .config import RunConfig, load_preset
+from .config import AnyConfig, list_presets, load_preset, parse_run
 from .estimate import estimate_run, estimate_text
 from .plan import find_stage, notebooks_folder
+from .plans import PLANS, plan_of
 from .runner import RunResult, open_run, run_stage
 from .runner import run as run_pipeline
 from .stage import find_run
@@ -30,10 +31,10 @@ from .tuning_commands import add_tuning
 # %% ../../nbs/pipeline/08_cli.ipynb #cell004
 def chosen_config(
     preset: str | None, out: Path | None, data: Path | None, settings: dict[str, str], seeds: int | None
-) -> tuple[RunConfig, Path]:
+) -> tuple[AnyConfig, Path]:
     """Configuration and run folder for what was typed: a preset, or the folder's own configuration where no preset is named."""
     if preset is None and out is not None and (out / "config.yaml").is_file():
-        config = RunConfig.parse(RunFolder.open(out).config())
+        config = parse_run(RunFolder.open(out).config())
     else:
         config = load_preset(preset or "demo")
     extra = {"data.root": str(data.resolve())} if data is not None else {}
@@ -64,7 +65,7 @@ def run(
     preset: Annotated[
         str | None,
         typer.Option(
-            help="demo, camvid, camvid-cpu, cityscapes, bdd100k or smoke; without it the run folder's own settings, or demo."
+            help=f"{', '.join(list_presets())}; without it the run folder's own settings, or demo."
         ),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the images.")] = None,
@@ -86,6 +87,8 @@ def run(
     """Run the whole pipeline, or some stages of it; stages that are up to date are skipped.
 
     Example: rtseg run --preset demo --out runs/demo --set student.epochs=4
+
+    ICNet in two stages and a compression: rtseg run --preset icnet-demo --out runs/icnet
     """
     config, folder = chosen_config(preset, out, data, read_settings(set_ or []), seeds)
     names = [name.strip() for name in stages.split(",")] if stages is not None else None
@@ -121,7 +124,7 @@ def stage(
     name: Annotated[
         str,
         typer.Argument(
-            help="The stage: data, latency, pretrain, search, teacher, student, random, evaluate, deploy, report."
+            help=f"The stage: {', '.join(dict.fromkeys(spec.name for stages in PLANS.values() for spec in stages))}."
         ),
     ],
 ) -> None:
@@ -129,10 +132,11 @@ def stage(
 
     Example: rtseg stage search -p run runs/demo -p search.epochs 3
     """
-    spec, given = find_stage(name), read_parameters(context.args)
+    given = read_parameters(context.args)
     folder = find_run(given.pop("run", "runs/demo"))
     preset = given.pop("preset", None)
     config, _ = chosen_config(preset, folder, None, {}, None)
+    spec = find_stage(name, plan_of(config.to_dict()))
     config.with_values(given)  # refuses unknown names before anything starts
     opened = RunFolder(folder)
     with opened.lock():

@@ -17,7 +17,8 @@ import yaml
 from ..core.errors import ArtifactError
 from ..core.files import read_json, write_json, write_text
 from ..core.run_folder import RunFolder
-from .plan import STAGES, StageSpec
+from .plan import StageSpec
+from .plans import plan_of
 from ..viz.figures import plotly_script
 from ..viz.tables import table
 
@@ -78,7 +79,9 @@ def comparison(results: dict) -> str:
 
 
 def verdict(results: dict) -> str:
-    """In one sentence: did the search beat chance, and at what latency."""
+    """In one sentence: what the evaluation says about itself, or whether the search beat chance, and at what latency."""
+    if results.get("verdict"):
+        return results["verdict"]
     student, chance, teacher = (find_network(results, name) for name in ("student", "random", "teacher"))
     if student is None:
         return "This run has not reached its evaluation; the page shows the stages that are done."
@@ -94,15 +97,16 @@ def verdict(results: dict) -> str:
 
 def cards(results: dict) -> list[tuple[str, str, str]]:
     """The headline numbers: value, unit, what it is."""
-    student = find_network(results, "student")
+    role = results.get("hero", "student")
+    student = find_network(results, role)
     if student is None:
         return []
-    deployed = results.get("deployment", {})
+    deployed, predicted = results.get("deployment", {}), student["predicted_ms"]
     found = [
-        (f"{student['miou']:.3f}", "mIoU", f"student, {results['split']}, {results['images']} images"),
+        (f"{student['miou']:.3f}", "mIoU", f"{role}, {results['split']}, {results['images']} images"),
         (f"{student['params'] / 1e6:.2f}", "M", "parameters"),
         (f"{student['gmac']:.2f}", "GMAC", "at {} x {}".format(*results["size"])),
-        (f"{student['measured_ms']:.1f}", "ms", f"measured; {student['predicted_ms']:.1f} ms predicted by the table"),
+        (f"{student['measured_ms']:.1f}", "ms", "measured" + ("" if predicted is None else f"; {predicted:.1f} ms predicted by the table")),
     ]
     if deployed:
         found.append((f"{deployed['fps']:.0f}", "frames/s", f"deployed: {deployed['runtime']} on {deployed['device']}"))
@@ -245,6 +249,7 @@ def collect_results(run: RunFolder, shows: list[dict]) -> dict:
             "split": scores["split"],
             "images": scores["images"],
             "size": scores["size"],
+            **{key: scores[key] for key in ("hero", "verdict") if key in scores},
         }
         results["networks"] = [network_row(entry) for entry in scores["networks"]]
     if run.path("deploy/latency.json").is_file():
@@ -252,9 +257,9 @@ def collect_results(run: RunFolder, shows: list[dict]) -> dict:
     return results
 
 
-def read_shows(run: RunFolder, stages: tuple[StageSpec, ...] = STAGES) -> list[dict]:
-    """What the finished stages showed, in the plan's order."""
-    manifest = run.manifest()
+def read_shows(run: RunFolder, stages: tuple[StageSpec, ...] | None = None) -> list[dict]:
+    """What the finished stages showed, in the order of the run's plan."""
+    manifest, stages = run.manifest(), stages or plan_of(run.config())
     done = [
         stage.name
         for stage in stages
@@ -263,7 +268,7 @@ def read_shows(run: RunFolder, stages: tuple[StageSpec, ...] = STAGES) -> list[d
     return [read_json(run.verify(f"figures/{name}.json")) for name in done]
 
 
-def write_report(run: RunFolder, *, stages: tuple[StageSpec, ...] = STAGES) -> Path:
+def write_report(run: RunFolder, *, stages: tuple[StageSpec, ...] | None = None) -> Path:
     """Write `report.html` and `results.json` from what the stages left; returns the page's path."""
     shows = [show for show in read_shows(run, stages) if show["items"] and show["stage"] != "report"]
     if not shows:

@@ -25,8 +25,9 @@ from papermill.exceptions import PapermillExecutionError
 from ..core.errors import ConfigError, RtsegError
 from ..core.files import atomic_write
 from ..core.run_folder import RunFolder, checksum
-from .config import RunConfig
-from .plan import STAGES, StageSpec, check_plan, choose_stages, notebooks_folder
+from .config import AnyConfig
+from .plan import StageSpec, check_plan, choose_stages, notebooks_folder
+from .plans import plan_of
 from .stage import OWNER, stage_params, verify_input
 from .steps import data_root
 
@@ -136,11 +137,16 @@ def changed_settings(old: dict, new: dict, prefix: str = "") -> list[str]:
     return found
 
 
-def open_run(config: RunConfig, out: str | Path, *, resume: bool = False) -> RunFolder:
+def open_run(config: AnyConfig, out: str | Path, *, resume: bool = False) -> RunFolder:
     """The run folder `out` with this configuration; `ConfigError` where it holds another one and `resume` is False."""
     run = RunFolder(out)
     if run.path("config.yaml").is_file():
-        changes = changed_settings(run.config(), config.to_dict())
+        begun = run.config()
+        if begun.get("plan", "fasterseg") != config.plan:
+            raise ConfigError(
+                f"run folder {out} holds a run of plan '{begun.get('plan', 'fasterseg')}', not of '{config.plan}': choose another --out"
+            )
+        changes = changed_settings(begun, config.to_dict())
         if not changes:
             return run
         if not resume:
@@ -176,7 +182,7 @@ class RunResult:
 # %% ../../nbs/pipeline/04_runner.ipynb #cell019
 def run_stages(
     run: RunFolder,
-    config: RunConfig,
+    config: AnyConfig,
     chosen: tuple[StageSpec, ...],
     *,
     plan: tuple[StageSpec, ...],
@@ -203,17 +209,18 @@ def run_stages(
 
 # %% ../../nbs/pipeline/04_runner.ipynb #cell021
 def run(
-    config: RunConfig,
+    config: AnyConfig,
     out: str | Path,
     *,
     stages: list[str] | None = None,
     resume: bool = False,
-    plan: tuple[StageSpec, ...] = STAGES,
+    plan: tuple[StageSpec, ...] | None = None,
     notebooks: Path | None = None,
     say: Callable[[str], None] = print,
     show_progress: bool = True,
 ) -> RunResult:
-    """Run the plan (or the `stages` of it) in the folder `out`; `RtsegError` with one line when it cannot go on."""
+    """Run the configuration's plan (or the `stages` of it, or another `plan`) in the folder `out`; `RtsegError` with one line when it cannot go on."""
+    plan = plan or plan_of(config.to_dict())
     check_plan(plan)
     chosen, started = choose_stages(stages, plan), time.monotonic()
     data_root(config.data, Path(out))  # a missing folder is told at once, not by the first notebook

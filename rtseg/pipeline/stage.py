@@ -24,8 +24,9 @@ from PIL import Image
 from ..core.errors import ArtifactError, ConfigError
 from ..core.files import write_json
 from ..core.run_folder import RunFolder
-from .config import RunConfig, load_preset
+from .config import AnyConfig, load_preset, parse_run
 from .plan import STAGES, StageSpec, find_stage, maker_of
+from .plans import plan_of
 from ..viz.figures import show, squeeze_png
 from ..viz.tables import Table, table
 
@@ -43,7 +44,7 @@ def data_fingerprint(root: str | Path | None) -> str:
     return digest.hexdigest()
 
 
-def setting(config: RunConfig, name: str) -> object:
+def setting(config: AnyConfig, name: str) -> object:
     """A group or a single setting by its dotted name, as plain data."""
     value = config.to_dict()
     for part in name.split("."):
@@ -51,7 +52,7 @@ def setting(config: RunConfig, name: str) -> object:
     return value
 
 
-def stage_params(spec: StageSpec, config: RunConfig) -> dict:
+def stage_params(spec: StageSpec, config: AnyConfig) -> dict:
     """The part of the configuration on which a stage depends, as plain data."""
     params = {name: setting(config, name) for name in spec.reads}
     if not spec.needs and "data" in spec.reads:
@@ -123,7 +124,7 @@ class Stage(Shown):
     """One stage of one run: settings, verified inputs, outputs, and what it shows."""
 
     def __init__(
-        self, spec: StageSpec, run: RunFolder, config: RunConfig, *, stages: tuple[StageSpec, ...] = STAGES
+        self, spec: StageSpec, run: RunFolder, config: AnyConfig, *, stages: tuple[StageSpec, ...] = STAGES
     ) -> None:
         self.spec, self.run, self.config, self.stages = spec, run, config, stages
         super().__init__()
@@ -236,15 +237,13 @@ def open_stage(
     *,
     preset: str = "demo",
     settings: dict | None = None,
-    stages: tuple[StageSpec, ...] = STAGES,
+    stages: tuple[StageSpec, ...] | None = None,
 ) -> Stage:
-    """Open stage `name` of the run folder `run`; a new folder gets the preset. `settings` are `{"group.key": value}` on top."""
-    spec = find_stage(name, stages)
+    """Open stage `name` of the run folder `run`; a new folder gets the preset. `settings` are `{"group.key": value}` on top, `stages` another plan than the configuration's."""
     folder = find_run(run)
-    if (folder / "config.yaml").is_file():
-        opened = RunFolder.open(folder)
-        config = RunConfig.parse(opened.config())
-    else:
-        config = load_preset(preset)
-        opened = RunFolder.create(folder, config.to_dict())
+    begun = (folder / "config.yaml").is_file()
+    config = parse_run(RunFolder.open(folder).config()) if begun else load_preset(preset)
+    stages = stages or plan_of(config.to_dict())
+    spec = find_stage(name, stages)
+    opened = RunFolder.open(folder) if begun else RunFolder.create(folder, config.to_dict())
     return Stage(spec, opened, config.with_values(settings or {}), stages=stages)
