@@ -1,18 +1,14 @@
 """Training: losses at their edges, exact resume, faults."""
 
+import csv
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
-import textwrap
-import time
 import warnings
 
 import pytest
 import torch
 import torch.nn.functional as F
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from rtseg.core.errors import ArtifactError, ConfigError, RtsegError
@@ -22,9 +18,11 @@ from rtseg.data.datasets import open_dataset
 from rtseg.data.loading import Batch, normalize
 from rtseg.data.scenes import make_scenes
 from rtseg.evaluation.evaluator import load_trained
+from rtseg.models.registry import create_model
 from rtseg.training.config import LossConfig, TrainConfig
+from rtseg.training.detail import DetailConfig
 from rtseg.training.distillation import kl_distillation
-from rtseg.training.logging import TrainingAlarm, read_metrics
+from rtseg.training.logging import TrainingAlarm, TrainingNotice, read_metrics
 from rtseg.training.losses import SegLoss, cross_entropy, dead_terms, hard_pixels, ohem_cross_entropy, pixel_nll, resize_target
 from rtseg.training.schedules import ScheduleConfig, learning_rate
 from rtseg.training.setup import load_state, make_accelerator
@@ -218,7 +216,8 @@ def stop_before(run, step):
     inner = run.train
 
     class Stopper:
-        accelerator = inner.accelerator
+        def __getattr__(self, name):
+            return getattr(inner, name)
 
         def __call__(self, batch, *, step, lr, limit=step):
             if step == limit:
@@ -270,41 +269,6 @@ def test_worker_processes_change_nothing(scenes, tmp_path):
     for run in runs:
         run.fit()
     assert_equal_runs(*runs)
-
-
-KILLED = """
-    import sys, torch
-    from pathlib import Path
-    sys.path.insert(0, {tests!r})
-    torch.set_num_threads(1)
-    from test_training import Toy, changed
-    from rtseg.data.datasets import open_dataset
-    from rtseg.training.trainer import Trainer
-    data = open_dataset("synthetic", {root!r}, "train", cache="memory")
-    torch.manual_seed(0)
-    Trainer(Toy(), data, config=changed(epochs=200, checkpoint_steps=1), folder={folder!r}, progress=False).fit()
-"""
-
-
-@pytest.mark.slow
-def test_sigkill_leaves_a_run_that_resumes(scenes, tmp_path):
-    folder, config = tmp_path / "run", changed(epochs=200, checkpoint_steps=1)
-    script = textwrap.dedent(KILLED).format(tests=os.path.dirname(__file__), root=str(scenes[0]), folder=str(folder))
-    with subprocess.Popen([sys.executable, "-c", script], env=dict(os.environ, OMP_NUM_THREADS="1")) as process:
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and process.poll() is None and not (folder / "last.safetensors").exists():
-            time.sleep(0.05)
-        time.sleep(0.2)
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
-    torch.set_num_threads(1)
-    done = load_state(folder)["step"]
-    assert 0 < done < 800
-    rest, whole = trainer(scenes, folder, config, seed=9, val=False, resume=True), trainer(scenes, tmp_path / "whole", config, val=False)
-    goal = -(-(done + 1) // 4)
-    for run in (rest, whole):
-        next(record for record in run.epochs() if record.epoch == goal)
-    assert_equal_runs(rest, whole)
 
 
 def test_no_state_after_a_crash_in_the_first_step(scenes, tmp_path):
@@ -364,17 +328,19 @@ def test_constant_score_raises_an_alarm(scenes, tmp_path):
     assert read_metrics(tmp_path / "run")[-1]["alarm"]
 
 
-def test_dead_term_raises_an_alarm(scenes, tmp_path):
-    with pytest.warns(TrainingAlarm, match="distillation"):
-        model = Toy()
-        model.drop = nn.Identity()
-        teacher = Toy()
-        teacher.load_state_dict(model.state_dict())
-        trainer(scenes, tmp_path / "run", changed(epochs=1), model=FrozenTwin(model), teacher=teacher).fit()
+def test_dead_terms_raise_an_alarm(scenes, tmp_path):
+    model = Toy()
+    model.drop = nn.Identity()
+    teacher = Toy()
+    teacher.load_state_dict(model.state_dict())
+    with pytest.warns(TrainingAlarm, match="first steps: aux1, distillation"):
+        run = trainer(scenes, tmp_path / "run", changed(epochs=2, lr=1e-30, stop_on_alarm=True), model=FrozenTwin(model), teacher=teacher)
+        result = run.fit()
+    assert result.steps == 4 and result.stopped.startswith("alarm: loss terms") and read_metrics(tmp_path / "run")[0]["alarm"] in result.stopped
 
 
 class FrozenTwin(nn.Module):
-    """A network whose normalisation is in evaluation mode, so that it is equal to its teacher."""
+    """A network whose normalisation is in evaluation mode, so that it is equal to its teacher, and whose auxiliary head is cut off."""
 
     def __init__(self, inner):
         super().__init__()
@@ -386,7 +352,8 @@ class FrozenTwin(nn.Module):
         return self
 
     def forward(self, x):
-        return self.inner(x)
+        output = self.inner(x)
+        return output._replace(aux=(output.aux[0].detach(),)) if self.training else output
 
 
 def test_no_alarm_in_an_ordinary_run(scenes, tmp_path):
@@ -425,3 +392,148 @@ def test_metrics_lines_are_complete(scenes, tmp_path):
     for line in lines:
         assert set(line["losses"]) == {"main", "aux1"} and 0 < line["lr"] <= 0.05 and len(line["iou"]) == 19 and line["which"] == "last"
     assert list((tmp_path / "run" / "tensorboard").iterdir())
+
+
+# parts of a network, of a batch, of a run ---------------------------------------------------------------------------------
+
+def test_accumulation_equals_the_whole_batch(scenes, tmp_path):
+    frozen = {"freeze": ("body.1",), "loss": LossConfig(kind="cross_entropy", class_weights=tuple(1 + i / 5 for i in range(19)), aux_weight=0.4)}
+    one = trainer(scenes, tmp_path / "one", changed(batch_size=4, **frozen), model=Undropped(), teacher=Toy(width=4))
+    two = trainer(scenes, tmp_path / "two", changed(batch_size=2, accumulate=2, **frozen), model=undropped_twin(one), teacher=twin_teacher(one))
+    one.fit(), two.fit()
+    for a, b in zip(one.model.parameters(), two.model.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+    losses = [[line["losses"] for line in read_metrics(tmp_path / name)] for name in ("one", "two")]
+    assert all(math.isclose(a[k], b[k], rel_tol=1e-5) for a, b in zip(*losses, strict=True) for k in a)
+
+
+class Undropped(Toy):
+    """A toy without dropout, whose random numbers depend on the parts."""
+
+    def __init__(self):
+        super().__init__()
+        self.drop = nn.Identity()
+
+
+def undropped_twin(run):
+    model = Undropped()
+    model.load_state_dict(run.model.state_dict())
+    return model
+
+
+def twin_teacher(run):
+    teacher = Toy(width=4)
+    teacher.load_state_dict(run.train.distiller.teacher.state_dict())
+    return teacher
+
+
+def test_frozen_modules_do_not_move_and_are_free_afterwards(scenes, tmp_path):
+    model = Toy()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    trainer(scenes, tmp_path / "run", changed(freeze=("body",), decay_norms=True, ema_decay=0.9), model=model).fit()
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {"head.weight", "head.bias", "aux.weight", "aux.bias"} and all(p.requires_grad for p in model.parameters())
+    for bad in ("bodi", "body.9", ""):
+        with pytest.raises(ConfigError) as error:
+            trainer(scenes, tmp_path / "other", changed(freeze=(bad,)))
+        assert "freeze" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_checkpointed_modules_change_no_number(scenes, tmp_path):
+    runs = [trainer(scenes, tmp_path / str(i), changed(checkpoint_modules=names)) for i, names in enumerate(((), ("body", "head")))]
+    for run in runs:
+        run.fit()
+    for name, value in runs[0].model.state_dict().items():
+        assert torch.allclose(value, runs[1].model.state_dict()[name], atol=1e-6), name
+    assert "forward" not in vars(runs[1].model.body)
+    with pytest.raises(ConfigError, match="did you mean 'body'"):
+        trainer(scenes, tmp_path / "bad", changed(checkpoint_modules=("bodi",)))
+
+
+def test_compiled_run_is_the_same_run(scenes, tmp_path, monkeypatch):
+    monkeypatch.setattr("rtseg.training.step.COMPILE_BACKEND", "eager")
+    runs = [trainer(scenes, tmp_path / str(compiled), changed(epochs=1, compile=compiled, ema_decay=0.9)) for compiled in (False, True)]
+    for run in runs:
+        run.fit()
+    a, b = everything(runs[0]), everything(runs[1])
+    assert a.keys() == b.keys() and all(torch.allclose(a[name], b[name], atol=1e-6) for name in a)
+    with pytest.raises(ConfigError, match="compile and checkpoint_modules"):
+        trainer(scenes, tmp_path / "bad", changed(compile=True, checkpoint_modules=("body",)))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_other_optimisers_resume_with_the_same_bits(scenes, tmp_path, optimizer):
+    config = changed(optimizer=optimizer, lr=1e-3, head_lr_factor=10.0, checkpoint_steps=2, accumulate=2, batch_size=1)
+    whole = trainer(scenes, tmp_path / "whole", config)
+    whole.fit()
+    stop_before(trainer(scenes, tmp_path / "cut", config), 7)
+    rest = trainer(scenes, tmp_path / "cut", config, seed=5, resume=True)
+    rest.fit()
+    rates = {group["lr"] for group in rest.train.optimizer.param_groups}
+    assert len(rates) == 2 and math.isclose(max(rates), 10 * min(rates))
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, rest.model.state_dict()[name]), name
+
+
+def test_detail_heads_are_trained_saved_and_resumed(scenes, tmp_path):
+    config = changed(epochs=2, checkpoint_steps=1)
+    build = lambda seed: (torch.manual_seed(seed), create_model("fastscnn", 19))[1]  # noqa: E731
+    whole = trainer(scenes, tmp_path / "whole", config, model=build(0), detail=DetailConfig())
+    whole.fit()
+    cut = trainer(scenes, tmp_path / "cut", config, model=build(0), detail=DetailConfig())
+    stop_before(cut, 5)
+    rest = trainer(scenes, tmp_path / "cut", config, model=build(4), seed=9, detail=DetailConfig(), resume=True)
+    rest.fit()
+    for part in ("model", "guidance"):
+        a, b = (getattr(run.train, part).state_dict() for run in (whole, rest))
+        assert a and all(torch.equal(a[name], b[name]) for name in a)
+    assert "detail8" in read_metrics(tmp_path / "cut")[0]["losses"] and load_trained(tmp_path / "cut", "last").weights.keys() == whole.model.state_dict().keys()
+
+
+# guards ---------------------------------------------------------------------------------------------------------------
+
+def test_exploding_loss_is_divergence(scenes, tmp_path):
+    run = trainer(scenes, tmp_path / "run", changed(epochs=12), val=False)
+    epochs = run.epochs()
+    for _ in range(6):
+        next(epochs)
+    with torch.no_grad():
+        run.model.head.weight *= 5e4
+    with pytest.raises(DivergenceError) as error:
+        list(epochs)
+    text = str(error.value)
+    assert "step 24" in text and "times the median" in text and "learning rate" in text and "\n" not in text
+    assert sum(sample.name in text for sample in scenes[1].samples) == 2 and load_state(tmp_path / "run")["step"] == 24
+
+
+def test_the_guard_against_explosion_survives_a_resume(scenes, tmp_path):
+    run = trainer(scenes, tmp_path / "run", changed(epochs=7), val=False)
+    epochs = run.epochs()
+    for _ in range(6):
+        next(epochs)
+    epochs.close()
+    rest = trainer(scenes, tmp_path / "run", changed(epochs=7), val=False, resume=True)
+    assert rest.train.watch.recent == run.train.watch.recent and len(rest.train.watch.recent) == 24
+
+
+def test_early_stopping_is_recorded_and_resumes_to_nothing(scenes, tmp_path):
+    config = changed(epochs=9, patience=2, lr=1e-12, freeze=("body",))
+    result = trainer(scenes, tmp_path / "run", config).fit()
+    assert result.steps == 12 and "patience 2" in result.stopped and read_metrics(tmp_path / "run")[-1]["stopped"] == result.stopped
+    with pytest.warns(TrainingNotice, match="stopped early at step 12 of 36"):
+        again = trainer(scenes, tmp_path / "run", config, resume=True).fit()
+    assert (again.steps, again.stopped) == (12, result.stopped)
+    assert trainer(scenes, tmp_path / "run", config.model_copy(update={"patience": 3}), resume=True).fit().steps == 16
+
+
+def test_table_and_tensorboard_hold_the_run(scenes, tmp_path):
+    trainer(scenes, tmp_path / "run", changed(log_images=1)).fit()
+    rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))
+    lines = read_metrics(tmp_path / "run")
+    assert [float(row["losses/main"]) for row in rows] == [line["losses"]["main"] for line in lines]
+    assert [row["iou/road"] for row in rows] == [str(line["iou"][0]) for line in lines]
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"), size_guidance={"images": 0}).Reload()
+    tags = events.Tags()
+    assert {"lr", "loss/main", "loss/aux1", "score/mIoU", "iou/road", "result/best mIoU"} <= set(tags["scalars"])
+    assert len(events.Images("confusion")) == 3 and len(events.Images(f"masks/{scenes[2].samples[0].name}")) == 3
+    assert "_hparams_/session_start_info" in events.summary_metadata
