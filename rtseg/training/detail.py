@@ -267,11 +267,12 @@ def _own_heads(network: nn.Module) -> int:
 
 def _collector(maps: dict[int, Tensor], stride: int, call: int):
     "A hook that keeps the output of the `call`-th call."
-    count = iter(range(1 << 30))
+    done = [0]
 
     def keep(module: nn.Module, inputs: tuple, output: Tensor) -> None:
-        if next(count) == call:
+        if done[0] == call:
             maps[stride] = output
+        done[0] += 1
 
     return keep
 
