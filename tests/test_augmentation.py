@@ -10,7 +10,7 @@ from rtseg.data import (
     CITYSCAPES, Augmentation, augmentation_preset, augmentation_source, build_augmentation, class_weights, list_augmentation_presets, make_loader,
     make_scenes, open_dataset,
 )
-from rtseg.data.augmentation import MEAN_COLOUR, colour_matrix, draw_view
+from rtseg.data.augmentation import MEAN_COLOUR
 from rtseg.data.sampling import balanced_order, class_counts, sampling_probabilities
 
 COLOURS = np.array([*CITYSCAPES.palette, *[MEAN_COLOUR] * 237], np.uint8)
@@ -106,26 +106,6 @@ def test_read_only_pictures_are_accepted(scenes):
         build_augmentation(config)(picture, ids, np.random.default_rng(seed))
 
 
-@pytest.mark.parametrize("what", ["brightness", "contrast", "saturation"])
-def test_colours_agree_with_torchvision(what, scenes):
-    from torchvision.transforms import functional
-    picture, _ = scenes.read(2)
-    reference = getattr(functional, f"adjust_{what}")
-    for factor in (0.5, 0.8, 1.2, 1.5):
-        ours = cv2.transform(picture, colour_matrix(np.array(cv2.mean(picture)[:3]), **{what: factor}))
-        theirs = reference(torch.from_numpy(picture).permute(2, 0, 1), factor).permute(1, 2, 0).numpy()
-        assert np.abs(ours.astype(int) - theirs).max() <= 2
-
-
-def test_hue_keeps_brightness_and_comes_round():
-    colours = np.random.default_rng(0).integers(60, 190, (20, 3))
-    mean = colours.mean(0)
-    for hue in (-0.3, 0.1, 0.5):
-        turned = colours @ colour_matrix(mean, hue=hue)[:, :3].T
-        assert np.abs(turned @ [0.299, 0.587, 0.114] - colours @ [0.299, 0.587, 0.114]).max() < 0.6
-    assert np.allclose(colour_matrix(mean, hue=1.0)[:, :3], np.eye(3), atol=1e-9)
-
-
 def test_chances_are_kept(scenes):
     picture, ids = scenes.read(0)
     config = Augmentation(crop=ids.shape, scale_range=(1, 1), flip=0.0, grayscale=0.25, holes=2, holes_chance=0.5)
@@ -175,10 +155,11 @@ def test_presets_run_at_their_size(name, scenes):
 
 
 def test_scale_lists_are_even():
-    config = augmentation_preset("stdc")
-    heights = np.array([draw_view(config, (128, 256), np.random.default_rng(s)).size[0] for s in range(1200)])
+    augment = build_augmentation(augmentation_preset("stdc", crop=(200, 400), flip=0.0, brightness=0, contrast=0, saturation=0))
+    ids, picture = np.zeros((128, 256), np.uint8), np.full((128, 256, 3), 7, np.uint8)
+    heights = [int((augment(picture, ids, np.random.default_rng(s))[1] == 0).any(1).sum()) for s in range(600)]
     values, counts = np.unique(heights, return_counts=True)
-    assert values.tolist() == [16 * k for k in range(1, 13)] and counts.min() > 65 and counts.max() < 140
+    assert values.tolist() == [16 * k for k in range(1, 13)] and counts.min() > 25 and counts.max() < 80
 
 
 # ---- sampling
