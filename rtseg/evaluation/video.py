@@ -107,8 +107,11 @@ class _Film:
         "The frames that can be read back."
         if not self.count or not self.path.is_file():
             return 0
-        with _opened(self.path) as capture:
-            return sum(1 for _ in iter(capture.grab, False))
+        capture = cv2.VideoCapture(str(self.path))
+        try:
+            return sum(1 for _ in iter(capture.grab, False)) if capture.isOpened() else 0
+        finally:
+            capture.release()
 
 # %% ../../nbs/evaluation/02b_video.ipynb #cell009
 @contextmanager
