@@ -195,20 +195,9 @@ class DetailGuidance(nn.Module):
         self.strides = tuple(sorted(self.config.strides))
         self._network, self._maps = (network,), {}  # in a tuple, so that the network is no part of this module
         self.own = _own_heads(network)
-        self.taps = self._find_taps()
+        self.taps = _choose_taps(network, self.config, own=self.own)
         device = next(network.parameters()).device
         self.heads = nn.ModuleDict({str(s): ClassifierHead(tap.channels, 1, hidden=hidden, bias=False) for s, tap in self.taps.items()}).to(device)
-
-    def _find_taps(self) -> dict[int, Tap]:
-        network, = self._network
-        if self.own and (self.own != len(self.strides) or self.config.tap):
-            raise ConfigError(f"{type(network).__name__} brings {self.own} detail head(s) of its own: give as many strides and no tap, or build it without them")
-        if self.own:
-            return {}
-        if self.config.tap:
-            return {self.strides[0]: named_tap(network, self.config.tap, self.strides[0])}
-        calls = module_calls(network)
-        return {stride: find_tap(network, stride, calls=calls) for stride in self.strides}
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -263,6 +252,19 @@ def _own_heads(network: nn.Module) -> int:
         network.training = True
         output = network(torch.zeros(1, getattr(network, "in_channels", 3), *PROBE, device=next(network.parameters()).device))
     return output.detail.shape[1] if isinstance(output, SegOutput) and output.detail is not None else 0
+
+
+def _choose_taps(network: nn.Module, config: DetailConfig, *, own: int) -> dict[int, Tap]:
+    "The taps by stride, finest first; none for a network with `own` detail heads, which have to be as many as the strides."
+    strides = sorted(config.strides)
+    if own and (own != len(strides) or config.tap):
+        raise ConfigError(f"{type(network).__name__} brings {own} detail head(s) of its own: give as many strides and no tap, or build it without them")
+    if own:
+        return {}
+    if config.tap:
+        return {strides[0]: named_tap(network, config.tap, strides[0])}
+    calls = module_calls(network)
+    return {stride: find_tap(network, stride, calls=calls) for stride in strides}
 
 
 def _collector(maps: dict[int, Tensor], stride: int, call: int):
