@@ -94,6 +94,7 @@ def tune(model: str | Build, data: SegDataset, val: SegDataset, *, space: Space 
     space = space if isinstance(space, Space) else Space.parse(space) if isinstance(space, dict) else load_space(space)
     size = tuple(latency_size or val.read(0)[0].shape[:2])
     job = Job(network_builder(model, data.labels.num_classes), data, val, space, config, folder, objectives, size, model if isinstance(model, str) else model_name(model))
+    job.build()  # what is wrong without a space would be wrong in every trial
     check_space(space, config, job.build)
     if len(objectives) > 1 and pruner != "none":
         pruner = "none"
@@ -133,8 +134,8 @@ class Desk:
                     "objectives": list(job.objectives), "sampler": self.sampler, "seed": self.seed, "images": [len(job.data), len(job.val)]}
         if "latency" in job.objectives:
             identity["latency_size"] = list(job.latency_size)
-        study = open_study(open_storage(self.storage, job.folder), self.study, identity=identity, objectives=job.objectives,
-                           sampler=make_sampler(self.sampler, self.seed), pruner=make_pruner(self.pruner), resume=resume)
+        sampler, pruner = make_sampler(self.sampler, self.seed), make_pruner(self.pruner)  # refuse before a file is written
+        study = open_study(open_storage(self.storage, job.folder), self.study, identity=identity, objectives=job.objectives, sampler=sampler, pruner=pruner, resume=resume)
         if not study.get_trials(deepcopy=False) and any((job.folder / "trials").glob("*")):
             raise ConfigError(f"{job.folder / 'trials'} holds trials of another study: give a new folder")
         return study

@@ -51,13 +51,13 @@ def is_alive(trial: Any) -> bool:
 @contextmanager
 def heartbeat(trial: Any, seconds: float = BEAT_SECONDS) -> Iterator[None]:
     """Sign the trial, and renew the sign of life while the body runs."""
-    optuna, over = load_optuna(), threading.Event()
+    over = threading.Event()
 
     def beat() -> None:
         while not over.wait(seconds):
             try:
                 trial.set_user_attr("alive", time.time())
-            except optuna.exceptions.UpdateFinishedTrialError:
+            except RuntimeError:  # what Optuna raises for a trial that is over:
                 return  # this machine was taken for dead, and the trial was given away
 
     trial.set_user_attr("worker", signature())
@@ -102,7 +102,7 @@ def finish(study: Any, number: int, values: list[float] | None = None, *, state:
     optuna = load_optuna()
     try:
         study.tell(number, values, state=optuna.trial.TrialState[state])
-    except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
+    except (ValueError, RuntimeError):
         if study.get_trials(deepcopy=False)[number].state.is_finished():
             return False
         raise
@@ -161,14 +161,20 @@ def run_one(study: Any, trial: Any, objective: Callable[[Any], tuple[float, ...]
         return "pruned" if finish(study, trial.number, state="PRUNED") else dropped
     except OWN_FAULTS as error:
         reason = " ".join(str(error).split())
+        return f"failed: {reason}" if _keep_reason(trial, reason) and finish(study, trial.number, state="FAIL") else dropped
+    except BaseException as error:
+        if finish(study, trial.number, state="FAIL") or not isinstance(error, RuntimeError):
+            raise
+        return f"{dropped} ({' '.join(str(error).split())})"  # Optuna takes no reports from a trial that is over
+
+
+def _keep_reason(trial: Any, reason: str) -> bool:
+    """Write the reason beside the trial; False if the trial is over already."""
+    try:
         trial.set_user_attr("reason", reason)
-        finish(study, trial.number, state="FAIL")
-        return f"failed: {reason}"
-    except optuna.exceptions.UpdateFinishedTrialError:
-        return dropped
-    except BaseException:
-        finish(study, trial.number, state="FAIL")
-        raise
+    except RuntimeError:
+        return False
+    return True
 
 
 def work(study: Any, objective: Callable[[Any], tuple[float, ...]], total: int, *, say: Callable[[str], None] | None = None,
