@@ -92,7 +92,8 @@ def make_sampler(name: str, seed: int) -> Any:
 
     def fresh(number: int) -> Any:
         start = random.Random(f"{seed} {number}").randrange(2**31)
-        return optuna.samplers.RandomSampler(seed=start) if name == "random" else optuna.samplers.TPESampler(seed=start, constant_liar=True)
+        with quiet_optuna():
+            return optuna.samplers.RandomSampler(seed=start) if name == "random" else optuna.samplers.TPESampler(seed=start, constant_liar=True)
 
     class ByNumber(optuna.samplers.BaseSampler):
         inner = fresh(0)
@@ -112,8 +113,7 @@ def make_sampler(name: str, seed: int) -> Any:
         def after_trial(self, study: Any, trial: Any, state: Any, values: Any) -> None:
             self.inner.after_trial(study, trial, state, values)
 
-    with quiet_optuna():
-        return ByNumber()
+    return ByNumber()
 
 # %% ../../nbs/tuning/02_study.ipynb #cell013
 PRUNERS = ("median", "halving", "none")
@@ -152,7 +152,10 @@ def open_study(storage: Any, name: str, *, identity: dict, objectives: tuple[str
         for key in identity if begun else ():
             if begun.get(key) != identity[key]:
                 raise ConfigError(f"study '{name}' was begun with another {key} ({_difference(begun.get(key), identity[key])}): resume it as it was begun, or give a new folder")
-        study = optuna.create_study(storage=storage, study_name=name, directions=directions, sampler=sampler, pruner=pruner, load_if_exists=resume)
+        try:
+            study = optuna.create_study(storage=storage, study_name=name, directions=directions, sampler=sampler, pruner=pruner, load_if_exists=resume)
+        except optuna.exceptions.DuplicatedStudyError as error:
+            raise ConfigError(f"another process has just begun a study '{name}': resume it, to join") from error
         if begun is None:
             study.set_user_attr(IDENTITY, identity)
     return study
