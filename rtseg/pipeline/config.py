@@ -148,7 +148,7 @@ class CompressConfig(Config):
     """What is taken away: the share of the kernels of every convolution, by which criterion, and modules that stay whole."""
 
     ratio: float = Field(0.5, gt=0, lt=1)
-    criterion: str = "l1"
+    criterion: Literal["l1", "l2", "bn_scale", "taylor"] = "l1"
     layerwise: bool = True
     protect: tuple[str, ...] = ()
 

@@ -46,8 +46,9 @@ def train_network(
     splits: dict[str, SegDataset],
     *,
     teacher: SegNetwork | None = None,
+    pretrained_on: str = "none",
 ) -> None:
-    """Train `network` (resuming what a killed run left) and write `ROLE/model.safetensors` and `ROLE/training.json`."""
+    """Train `network` (resuming what a killed run left) and write `ROLE/model.safetensors` and `ROLE/training.json`; `pretrained_on` says what it starts from."""
     folder = stage.work / "training"
     torch.manual_seed(config.seed + stage.config.seed)
     trainer = Trainer(
@@ -57,6 +58,7 @@ def train_network(
         folder=folder,
         val=splits.get("val"),
         teacher=teacher,
+        pretrained_on=pretrained_on,
         resume=True,
     )
     result = trainer.fit()

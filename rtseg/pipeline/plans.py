@@ -21,17 +21,17 @@ CASCADE = (
     StageSpec("icnet", "21_icnet.ipynb", "Stage 1: ICNet", (*NETWORK, "icnet"), ("data/splits.json", "pspnet/model.safetensors"),
               ("icnet/model.safetensors", "icnet/training.json")),
     StageSpec("compress", "22_compression.ipynb", "Stage 2: half of the kernels", (*NETWORK, "compress", "latency.size", "evaluate"), ("data/splits.json", "icnet/model.safetensors"),
-              ("compress/network.json", "compress/model.safetensors", "compress/norms.json")),
-    StageSpec("retrain", "23_retraining.ipynb", "Stage 2: training again", (*NETWORK, "retrain"), ("data/splits.json", "compress/network.json", "compress/model.safetensors"),
-              ("retrain/network.json", "retrain/model.safetensors", "retrain/training.json")),
+              ("compress/model.json", "compress/model.safetensors", "compress/plan.json")),
+    StageSpec("retrain", "23_retraining.ipynb", "Stage 2: training again", (*NETWORK, "retrain"), ("data/splits.json", "compress/model.json", "compress/model.safetensors"),
+              ("retrain/model.json", "retrain/model.safetensors", "retrain/training.json")),
 )
 
 # %% ../../nbs/pipeline/01a_plans.ipynb #cell008
 CASCADE_PROOF = (
     StageSpec("evaluate", "24_cascade_evaluation.ipynb", "Evaluation", ("seed", "data", "network", "latency", "evaluate"),
-              ("data/splits.json", *(name for stage in CASCADE for name in stage.makes if not name.endswith("norms.json"))), ("evaluate/scores.json",)),
+              ("data/splits.json", *(name for stage in CASCADE for name in stage.makes if not name.endswith("plan.json"))), ("evaluate/scores.json",)),
     StageSpec("deploy", "25_cascade_deployment.ipynb", "Deployment", ("data.name", "data.labels", "latency", "deploy"),
-              ("retrain/network.json", "retrain/model.safetensors"), ("deploy/network.onnx", "deploy/latency.json")),
+              ("retrain/model.json", "retrain/model.safetensors"), ("deploy/network.onnx", "deploy/latency.json")),
 )
 ICNET = (find_stage("data"), *CASCADE, *CASCADE_PROOF, find_stage("report"))
 
