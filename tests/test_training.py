@@ -22,11 +22,12 @@ from rtseg.models.registry import create_model
 from rtseg.training.config import LossConfig, TrainConfig
 from rtseg.training.detail import DetailConfig
 from rtseg.training.distillation import kl_distillation
+from rtseg.training.guards import DivergenceError
 from rtseg.training.logging import TrainingAlarm, TrainingNotice, read_metrics
 from rtseg.training.losses import SegLoss, cross_entropy, dead_terms, hard_pixels, ohem_cross_entropy, pixel_nll, resize_target
 from rtseg.training.schedules import ScheduleConfig, learning_rate
 from rtseg.training.setup import load_state, make_accelerator
-from rtseg.training.step import DivergenceError, TrainStep
+from rtseg.training.step import TrainStep
 from rtseg.training.trainer import Trainer
 
 

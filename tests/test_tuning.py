@@ -20,7 +20,7 @@ from rtseg.data.augmentation import Augmentation  # noqa: E402
 from rtseg.data.datasets import open_dataset  # noqa: E402
 from rtseg.data.scenes import make_scenes  # noqa: E402
 from rtseg.training import LossConfig, TrainConfig  # noqa: E402
-from rtseg.training.step import DivergenceError  # noqa: E402
+from rtseg.training.guards import DivergenceError  # noqa: E402
 from rtseg.tuning import Space, TrialRecord, TuneResult, importance, list_spaces, load_space, tune  # noqa: E402
 from rtseg.tuning import tuner  # noqa: E402
 from rtseg.tuning.space import apply_values, check_space, network_builder  # noqa: E402

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -61,7 +60,7 @@ class AliveCheck:
         "Look at the terms of one step and at the tensors that they were computed from."
         if self.left == 0:
             return
-        now = set(dead_terms(terms, inputs))
+        now = set(dead_terms(terms, [tensor for tensor in inputs if tensor.requires_grad]))
         self.dead, self.left = now if self.dead is None else self.dead & now, self.left - 1
         if not self.dead:
             self.left = 0

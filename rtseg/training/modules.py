@@ -11,7 +11,6 @@ from contextlib import ExitStack, contextmanager, nullcontext
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 from torch.utils.checkpoint import checkpoint

@@ -18,7 +18,7 @@ from ..data.loading import Batch, normalize
 from .config import TrainConfig, build_loss
 from .detail import DetailConfig, DetailGuidance
 from .distillation import Distiller, build_distiller
-from .guards import AliveCheck, DivergenceError, LossWatch, divergence, network_outputs
+from .guards import AliveCheck, LossWatch, divergence, network_outputs
 from .modules import checkpointed, find_modules, synchronize_norms, training_mode
 from .optimizers import build_optimizer, param_groups, set_lr
 from .parts import denominators, shares_of, split, summed

@@ -16,9 +16,8 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 from tqdm.auto import tqdm
 
-from ..core.errors import ConfigError
-from ..core.values import EvalReport, ScoreOrigin, Value
 from ..core.files import sha256_file
+from ..core.values import EvalReport, ScoreOrigin, Value
 from ..data.augmentation import build_augmentation
 from ..data.datasets import SegDataset
 from ..data.loading import Batch, make_loader
@@ -26,7 +25,7 @@ from ..evaluation.evaluator import evaluate, evaluating, predict_ids
 from .config import TrainConfig, total_steps
 from .detail import DetailConfig
 from .guards import reading, writing
-from .logging import NoLog, TrainLog, alarm, constant_score, mask_strip, notice
+from .logging import NoLog, TrainLog, alarm, constant_score, mask_strip, notice, read_metrics
 from .parts import share, together
 from .runfiles import RunFiles, TrainResult
 from .schedules import learning_rate
@@ -135,6 +134,10 @@ class Trainer:
         for _ in self.epochs():
             pass
         return self.files.result()
+
+    def records(self) -> list[dict]:
+        "The logged epochs up to where the run stands."
+        return [line for line in read_metrics(self.files.folder) if line["step"] <= self.files.step]
 
     def epochs(self) -> Iterator[EpochRecord]:
         "Train epoch by epoch from where the run stands; stop and go on at will."

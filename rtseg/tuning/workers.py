@@ -21,7 +21,7 @@ import psutil
 import torch
 
 from ..core.errors import ConfigError
-from ..training.step import DivergenceError
+from ..training.guards import DivergenceError
 from .study import load_optuna, quiet_optuna
 
 # %% ../../nbs/tuning/03_workers.ipynb #cell005

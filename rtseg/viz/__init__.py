@@ -1,7 +1,7 @@
 """Pictures of everything the workbench knows: networks, masks, latencies, curves, searches, data."""
 
 from rtseg.viz.architectures import compare_architectures, plot_architecture
-from rtseg.viz.curves import plot_confusion, plot_iou, plot_training
+from rtseg.viz.curves import LiveCurves, plot_confusion, plot_iou, plot_training, watch
 from rtseg.viz.data import plot_class_shares, plot_presence
 from rtseg.viz.figures import image_html, new_figure, plotly_script, render_png, show, to_html
 from rtseg.viz.latency import plot_agreement, plot_latencies, plot_latency_table
@@ -12,8 +12,8 @@ from rtseg.viz.supernets import plot_supernet
 from rtseg.viz.tables import Table, table
 
 __all__ = [
-    "Table", "compare_architectures", "error_map", "explore_masks", "image_html", "network_numbers", "new_figure", "overlay", "plot_agreement",
+    "LiveCurves", "Table", "compare_architectures", "error_map", "explore_masks", "image_html", "network_numbers", "new_figure", "overlay", "plot_agreement",
     "plot_architecture", "plot_class_shares", "plot_confusion", "plot_frontier", "plot_health", "plot_iou", "plot_latencies",
     "plot_latency_table", "plot_logits", "plot_network", "plot_presence", "plot_supernet", "plot_training", "plotly_script", "render_png", "show",
-    "show_masks", "table", "to_html",
+    "show_masks", "table", "to_html", "watch",
 ]
