@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ModelOption', 'OptionsOption', 'DatasetOption', 'RootOption', 'LabelsOption', 'InferenceOption', 'CropOption',
            'OverlapOption', 'ScaleOption', 'ScalesOption', 'FlipOption', 'CornersOption', 'BatchOption',
-           'PrecisionOption', 'DeviceOption', 'read_settings', 'read_size', 'build_network', 'read_device',
+           'PrecisionOption', 'DeviceOption', 'read_settings', 'read_size', 'is_record', 'build_network', 'read_device',
            'read_scales', 'read_inference']
 
 # %% ../../nbs/pipeline/06a_options.ipynb #cell002
@@ -15,10 +15,11 @@ from typing import Annotated
 import torch
 import typer
 
+from ..compression import PrunedRecord
 from ..core.architecture import Architecture
 from ..core.config import parse_value
 from ..core.errors import ConfigError
-from ..core.files import load_checkpoint
+from ..core.files import load_checkpoint, read_json
 from ..evaluation.inference import Inference
 from ..models.checkpoints import fit_checkpoint
 from ..models.contract import SegNetwork
@@ -42,19 +43,32 @@ def read_size(text: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[1])
 
 
+def is_record(path: str) -> bool:
+    """Whether a .json file is the record of a pruned network, and not an architecture."""
+    data = read_json(path)
+    return isinstance(data, dict) and {"model", "layers"} <= data.keys()
+
+
 def build_network(model: str, classes: int, weights: Path | None = None, options: list[str] | None = None) -> SegNetwork:
-    """The network that `model` names (a registry name, or an architecture's .json file), with weights if some are given, converted if they are a published checkpoint's."""
-    if model.endswith(".json"):
-        network: SegNetwork = FasterSeg(Architecture.load(model), classes)
+    """The network that `model` names (a registry name, or the .json of an architecture or of a pruned network), with weights if some are given, converted if they are a published checkpoint's."""
+    if not model.endswith(".json"):
+        network: SegNetwork = create_model(model, classes, **{k: parse_value(v) for k, v in read_settings(options or []).items()})
+    elif options:
+        raise ConfigError(f"{model} says everything about its network: leave --option {options[0]} out")
+    elif is_record(model):
+        record = PrunedRecord.load(model)
+        if record.num_classes != classes:
+            raise ConfigError(f"{model} is a network of {record.num_classes} classes, and {classes} are asked for: give data, labels or --classes that fit it")
+        network = record.build()
     else:
-        network = create_model(model, classes, **{k: parse_value(v) for k, v in read_settings(options or []).items()})
+        network = FasterSeg(Architecture.load(model), classes)
     if weights is not None and model.endswith(".json"):
         network.load_weights(load_checkpoint(weights))
     elif weights is not None:
         fit_checkpoint(model, load_checkpoint(weights), network)
     return network
 
-# %% ../../nbs/pipeline/06a_options.ipynb #cell010
+# %% ../../nbs/pipeline/06a_options.ipynb #cell012
 def read_device(text: str) -> str:
     """`auto`, `cpu`, `cuda` or `cuda:1` as a device that exists; `ConfigError` for anything else."""
     gpus = torch.cuda.device_count()
@@ -67,7 +81,7 @@ def read_device(text: str) -> str:
         raise ConfigError(f"device '{text}' is not here: this machine has {gpus} GPUs that PyTorch can use; choose auto or cpu")
     return text
 
-# %% ../../nbs/pipeline/06a_options.ipynb #cell013
+# %% ../../nbs/pipeline/06a_options.ipynb #cell015
 def read_scales(text: str) -> tuple[float, ...]:
     """`0.5,1.0,1.5` as numbers; `ConfigError` for anything else."""
     try:
@@ -85,9 +99,9 @@ def read_inference(mode: str, crop: str | None, overlap: float | None, scale: fl
         given["crop"] = read_size(crop if "x" in crop.lower() else f"{crop}x{crop}")
     return Inference.parse({"mode": mode, "scale": scale, "scales": read_scales(scales), "flip": flip, "align_corners": align_corners} | given)
 
-# %% ../../nbs/pipeline/06a_options.ipynb #cell016
+# %% ../../nbs/pipeline/06a_options.ipynb #cell018
 ModelOption = Annotated[
-    str, typer.Option(help="A network's name (see 'rtseg models'), or an architecture's .json file.")
+    str, typer.Option(help="A network's name (see 'rtseg models'), or the .json file of an architecture or of a pruned network.")
 ]
 OptionsOption = Annotated[list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="Option of the network, such as encoder=stdc2; may be repeated.")]
 DatasetOption = Annotated[str, typer.Option(help="cityscapes, camvid, bdd100k, folder, list or synthetic.")]
