@@ -11,7 +11,6 @@ import copy
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from .couplings import find_couplings, in_channels_of
