@@ -538,3 +538,12 @@ def test_table_and_tensorboard_hold_the_run(scenes, tmp_path):
     assert {"lr", "loss/main", "loss/aux1", "score/mIoU", "iou/road", "result/best mIoU"} <= set(tags["scalars"])
     assert len(events.Images("confusion")) == 3 and len(events.Images(f"masks/{scenes[2].samples[0].name}")) == 3
     assert "_hparams_/session_start_info" in events.summary_metadata
+
+
+def test_balanced_sampling_and_a_cache_in_memory(scenes, tmp_path):
+    plain = open_dataset("synthetic", scenes[0], "train")
+    runs = [Trainer(Undropped(), plain, config=changed(epochs=1, batch_size=4, cache=cache, balanced_sampling=balanced), folder=tmp_path / f"{cache}{balanced}",
+                    progress=False) for cache, balanced in (("memory", False), ("none", False), ("none", True))]
+    assert [run.data.cache for run in runs] == ["memory", None, None] and plain.cache is None
+    names = [[name for batch in run._batches() for name in batch.names] for run in runs]
+    assert names[0] == names[1] and len(names[2]) == 16 and names[2] != names[1]

@@ -92,12 +92,14 @@ class Loader:
     """Iterable of `Batch`es for the steps start_step .. steps - 1; `loader.batch(step)` computes any of them."""
 
     def __init__(self, dataset: SegDataset, *, batch_size: int, augmentation: Augmenter | None = None, seed: int = 0, shuffle: bool = True, workers: int = 0,
-                 steps: int | None = None, start_step: int = 0, balanced: bool | str = False, device: torch.device | str | None = None):
+                 steps: int | None = None, start_step: int = 0, balanced: bool | str = False, device: torch.device | str | None = None, part: tuple[int, int] = (0, 1)):
         if batch_size < 1 or workers < 0 or start_step < 0 or (steps is not None and steps < 0):
             raise ConfigError(f"loader cannot have batch_size {batch_size}, workers {workers}, steps {steps}, start_step {start_step}: batch_size from 1, the others from 0")
         if balanced and not shuffle:
             raise ConfigError("balanced sampling draws in random order: set shuffle to true, or balanced to false")
-        self.dataset, self.batch_size, self.augmentation = dataset, batch_size, augmentation
+        if not 0 <= part[0] < part[1] <= batch_size:
+            raise ConfigError(f"part {part[0]} of {part[1]} of a batch of {batch_size}: parts count from 0, and each needs at least one image")
+        self.dataset, self.batch_size, self.augmentation, self.part = dataset, batch_size, augmentation, part
         self.seed, self.shuffle, self.workers, self.start_step = seed, shuffle, workers, start_step
         self.device = torch.device("cpu" if device is None else device)
         whole, rest = divmod(len(dataset), batch_size)
@@ -122,7 +124,7 @@ class Loader:
         stop = (step + 1) * self.batch_size
         if self.one_pass and not self.shuffle:
             stop = min(stop, len(self.dataset))
-        positions = range(step * self.batch_size, stop)
+        positions = range(step * self.batch_size, stop)[self.part[0] :: self.part[1]]
         return make_batch(self.dataset, [self.index(p) for p in positions], positions, seed=self.seed, augmentation=self.augmentation)
 
     def batch(self, step: int) -> Batch:
@@ -147,12 +149,14 @@ class Loader:
 
 # %% ../../nbs/data/05_loading.ipynb #cell015
 def make_loader(dataset: SegDataset, *, batch_size: int, augmentation: Augmenter | None = None, seed: int = 0, shuffle: bool, workers: int = 0,
-                steps: int | None = None, start_step: int = 0, balanced: bool | str = False, device: torch.device | str | None = None) -> Loader:
-    """Batches of a data set as a pure function of (seed, step); `workers` processes read ahead; `balanced` (True or a rule) favours rare classes."""
+                steps: int | None = None, start_step: int = 0, balanced: bool | str = False, device: torch.device | str | None = None,
+                part: tuple[int, int] = (0, 1)) -> Loader:
+    """Batches of a data set as a pure function of (seed, step); `workers` processes read ahead; `balanced` (True or a rule) favours rare classes;
+    `part` (which, of how many) reads only one process's share of each batch."""
     return Loader(dataset, batch_size=batch_size, augmentation=augmentation, seed=seed, shuffle=shuffle, workers=workers, steps=steps,
-                  start_step=start_step, balanced=balanced, device=device)
+                  start_step=start_step, balanced=balanced, device=device, part=part)
 
-# %% ../../nbs/data/05_loading.ipynb #cell024
+# %% ../../nbs/data/05_loading.ipynb #cell026
 MEAN: tuple[float, float, float] = (0.485, 0.456, 0.406)
 STD: tuple[float, float, float] = (0.229, 0.224, 0.225)
 

@@ -26,7 +26,7 @@ from .config import TrainConfig, total_steps
 from .detail import DetailConfig
 from .guards import reading, writing
 from .logging import NoLog, TrainLog, alarm, constant_score, mask_strip, notice, read_metrics
-from .parts import share, together
+from .parts import together
 from .runfiles import RunFiles, TrainResult
 from .schedules import learning_rate
 from .step import TrainStep
@@ -121,7 +121,8 @@ class Trainer:
     def __init__(self, model: nn.Module, data: SegDataset, *, config: TrainConfig, folder: str | Path, val: SegDataset | None = None,
                  teacher: nn.Module | None = None, detail: DetailConfig | None = None, pretrained_on: str = "none", resume: bool = False,
                  progress: bool = True):
-        self.model, self.data, self.val, self.config = model, data, val, config
+        self.data = data if config.cache in ("none", data.cache) else data.cached(config.cache)
+        self.model, self.val, self.config = model, val, config
         self.epoch_steps, self.total_steps = total_steps(config, len(data))
         self.train = TrainStep(model, config, ignore_index=data.labels.ignore_index, teacher=teacher, detail=detail, folder=str(folder))
         self.files = RunFiles(self.train, config, folder, images=len(data), pretrained_on=pretrained_on)
@@ -173,16 +174,18 @@ class Trainer:
                 self.files.save()
 
     def _batches(self) -> Iterator[Batch]:
-        "The batches from here to the end, this process's share of each."
+        "This process's share of each batch, from here to the end."
         config, accelerator = self.config, self.train.accelerator
         augmentation = build_augmentation(config.augmentation) if config.augmentation else None
         batches = iter(make_loader(self.data, batch_size=config.batch_size * config.accumulate, augmentation=augmentation, seed=config.seed,
-                                   shuffle=True, workers=config.workers, steps=self.total_steps, start_step=self.files.step))
+                                   shuffle=True, workers=config.workers, steps=self.total_steps, start_step=self.files.step,
+                                   balanced=config.balanced_sampling, device=accelerator.device,
+                                   part=(accelerator.process_index, accelerator.num_processes)))
         self.files.take_rng()  # after the loader, whose workers draw a seed from the global random state
         for _ in range(self.files.step, self.total_steps):
             with reading():
                 batch = next(batches)
-            yield share(batch, accelerator.process_index, accelerator.num_processes)
+            yield batch
 
     def _steps(self, log: TrainLog | NoLog) -> Iterator[tuple[float, float]]:
         "Learning rate of each step that was done, and the seconds since its epoch began here."
