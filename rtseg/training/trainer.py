@@ -173,31 +173,36 @@ class Trainer:
             elif self.config.checkpoint_steps and self.files.step % self.config.checkpoint_steps == 0:
                 self.files.save()
 
-    def _batches(self) -> Iterator[Batch]:
-        "This process's share of each batch, from here to the end."
-        config, accelerator = self.config, self.train.accelerator
-        augmentation = build_augmentation(config.augmentation) if config.augmentation else None
-        batches = iter(make_loader(self.data, batch_size=config.batch_size * config.accumulate, augmentation=augmentation, seed=config.seed,
-                                   shuffle=True, workers=config.workers, steps=self.total_steps, start_step=self.files.step,
-                                   balanced=config.balanced_sampling, device=accelerator.device,
-                                   part=(accelerator.process_index, accelerator.num_processes)))
-        self.files.take_rng()  # after the loader, whose workers draw a seed from the global random state
-        for _ in range(self.files.step, self.total_steps):
-            with reading():
-                batch = next(batches)
-            yield batch
+# %% ../../nbs/training/04_trainer.ipynb #cell014
+def _batches(self: Trainer) -> Iterator[Batch]:
+    "This process's share of each batch, from here to the end."
+    config, accelerator = self.config, self.train.accelerator
+    augmentation = build_augmentation(config.augmentation) if config.augmentation else None
+    batches = iter(make_loader(self.data, batch_size=config.batch_size * config.accumulate, augmentation=augmentation, seed=config.seed,
+                               shuffle=True, workers=config.workers, steps=self.total_steps, start_step=self.files.step,
+                               balanced=config.balanced_sampling, device=accelerator.device,
+                               part=(accelerator.process_index, accelerator.num_processes)))
+    self.files.take_rng()  # after the loader, whose workers draw a seed from the global random state
+    for _ in range(self.files.step, self.total_steps):
+        with reading():
+            batch = next(batches)
+        yield batch
 
-    def _steps(self, log: TrainLog | NoLog) -> Iterator[tuple[float, float]]:
-        "Learning rate of each step that was done, and the seconds since its epoch began here."
-        config, started = self.config, time.perf_counter()
-        for step, batch in enumerate(self._batches(), self.files.step):
-            if step % self.epoch_steps == 0:
-                started = time.perf_counter()
-            lr = learning_rate(step, lr=config.lr, total_steps=self.total_steps, steps_per_epoch=self.epoch_steps, schedule=config.schedule)
-            values = self.train(batch, step=step, lr=lr)
-            self.files.count(values)
-            if step % LOG_EVERY == 0:
-                log.scalars(step + 1, {"lr": lr, **{f"loss/{name}": value for name, value in values.items()}})
-                if self.watcher:
-                    self.watcher({"step": step + 1, "lr": lr, "losses": values})
-            yield lr, time.perf_counter() - started
+
+def _steps(self: Trainer, log: TrainLog | NoLog) -> Iterator[tuple[float, float]]:
+    "Learning rate of each step that was done, and the seconds since its epoch began here."
+    config, started = self.config, time.perf_counter()
+    for step, batch in enumerate(self._batches(), self.files.step):
+        if step % self.epoch_steps == 0:
+            started = time.perf_counter()
+        lr = learning_rate(step, lr=config.lr, total_steps=self.total_steps, steps_per_epoch=self.epoch_steps, schedule=config.schedule)
+        values = self.train(batch, step=step, lr=lr)
+        self.files.count(values)
+        if step % LOG_EVERY == 0:
+            log.scalars(step + 1, {"lr": lr, **{f"loss/{name}": value for name, value in values.items()}})
+            if self.watcher:
+                self.watcher({"step": step + 1, "lr": lr, "losses": values})
+        yield lr, time.perf_counter() - started
+
+
+Trainer._batches, Trainer._steps = _batches, _steps
