@@ -15,6 +15,8 @@ COMMANDS = [
     "lab",
     "models",
     "train",
+    "distill",
+    "compress",
     "evaluate",
     "predict",
     "export",
@@ -72,6 +74,13 @@ def test_every_help_shows_an_example(typed, command):
         ("evaluate /does/not/exist.safetensors --model fasterseg --data /does/not/exist", 1, ["/does/not/exist"]),
         ("export /does/not/exist.safetensors x.onnx --model fasterseg", 1, ["/does/not/exist.safetensors"]),
         ("predict weights.pt images --out x", 2, ["--model"]),
+        ("run --preset icnet-demo --stages serach", 1, ["stage 'serach' is unknown"]),
+        ("run --preset icnet-demo --set student.lr=1", 1, ["'student' is unknown"]),
+        ("run --preset icnet", 1, ["data set 'cityscapes' needs its folder", "--data"]),
+        ("train --model fastscnn --data /none --out x --recipe icnte", 1, ["recipe 'icnte' is unknown", "did you mean 'icnet'"]),
+        ("train --model fastscnn --data /none --out x --recipe icnet --config y.yaml", 1, ["give one of them"]),
+        ("compress --model fastscnn --weights w --data /none --out x --ratio 0.5 --latency-ms 3", 1, ["give one of them"]),
+        ("distill --model fastscnn --teacher ddrnet --data /none --out x", 2, ["--teacher-weights"]),
     ],
 )
 def test_errors_are_one_line_with_a_code(typed, tmp_path, monkeypatch, line, code, words):

@@ -16,8 +16,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "rtseg"
 NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
-STAGES = [p for p in NOTEBOOKS if p.parent.name == "stages"]
-COMPONENTS = [p for p in NOTEBOOKS if p.parent.name not in ("stages", "guides", "nbs")]
+STAGES = [p for p in NOTEBOOKS if p.parent.name in ("stages", "recipes")]
+COMPONENTS = [p for p in NOTEBOOKS if p.parent.name not in ("stages", "recipes", "guides", "nbs")]
 MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p.name not in ("_modidx.py", "__init__.py"))
 FLOORS = (("core",), ("layers",), ("data", "models"), ("deployment",), ("evaluation",), ("training",),
           ("tuning", "compression"), ("search",), ("viz",), ("pipeline",))

@@ -12,17 +12,18 @@ import pytest
 
 from rtseg.core.errors import ArtifactError, ConfigError
 from rtseg.core.run_folder import RunBusy, RunFolder
-from rtseg.pipeline.config import list_presets, load_preset
+from rtseg.pipeline.config import list_presets, load_preset, parse_run
 from rtseg.pipeline.plan import STAGES, StageSpec, check_plan, choose_stages, find_stage, notebooks_folder
+from rtseg.pipeline.plans import ICNET, PLANS, plan_of
 from rtseg.pipeline.runner import StageFailed, run
-from rtseg.pipeline.stage import open_stage
+from rtseg.pipeline.stage import open_stage, stage_params
 
 TOYS = (
     StageSpec("count", "1_count.ipynb", "Count", ("seed",), (), ("count/n.json",)),
     StageSpec("double", "2_double.ipynb", "Double", ("seed",), ("count/n.json",), ("double/n.json",)),
 )
 OPENING = """from rtseg.pipeline.plan import StageSpec
-from rtseg.pipeline.stage import open_stage
+from rtseg.pipeline.stage import open_stage, stage_params
 from rtseg.core.files import read_json, write_json
 stages = {toys!r}
 stage = open_stage({name!r}, run, settings=settings, stages=stages)"""
@@ -207,7 +208,7 @@ def test_the_plan_is_sound_and_its_notebooks_are_there():
     assert [spec.name for spec in choose_stages(["report", "data"])] == ["data", "report"]
     with pytest.raises(ConfigError, match="did you mean 'teacher'"):
         find_stage("teecher")
-    for spec in STAGES:
+    for spec in dict.fromkeys((*STAGES, *ICNET)):
         notebook = nbformat.read(notebooks_folder() / spec.notebook, as_version=4)
         tagged = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
         assert len(tagged) == 1 and 'run = "runs/demo"' in tagged[0].source, spec.notebook
@@ -215,10 +216,30 @@ def test_the_plan_is_sound_and_its_notebooks_are_there():
         assert max(len(source.splitlines()) for source in code) <= 15, spec.notebook
 
 
+def test_a_preset_names_its_plan_and_a_folder_keeps_it(toys):
+    assert plan_of(load_preset("demo").to_dict()) is STAGES and plan_of(load_preset("icnet").to_dict()) is ICNET
+    for name in list_presets():
+        config = load_preset(name)
+        stages = plan_of(config.to_dict())
+        check_plan(stages)
+        for spec in stages:
+            assert set(stage_params(spec, config)) >= set(spec.reads), f"{name}: {spec.name}"
+    single = PLANS["icnet-single"]
+    assert [s.name for s in ICNET if s not in single] == ["pspnet", "icnet", "evaluate"] and len(single) == len(ICNET) - 1
+    folder, go = toys
+    go()
+    with pytest.raises(ConfigError, match="holds a run of plan 'fasterseg', not of 'icnet'.*--out"):
+        run(load_preset("icnet-demo"), folder / "run", resume=True, say=lambda line: None)
+    with pytest.raises(ConfigError, match="stage 'search' is unknown"):
+        run(load_preset("icnet-demo"), folder / "other", stages=["search"], say=lambda line: None)
+    with pytest.raises(ConfigError, match="plan 'icnte' is unknown.*did you mean 'icnet'"):
+        parse_run({"plan": "icnte"})
+
+
 def test_every_preset_loads_and_unknown_names_are_refused_at_every_level():
     for name in list_presets():
         assert load_preset(name).preset == name
-    assert set(list_presets()) == {"smoke", "demo", "camvid", "camvid-cpu", "cityscapes", "bdd100k"}
+    assert set(list_presets()) == {"smoke", "demo", "camvid", "camvid-cpu", "cityscapes", "bdd100k", "icnet", "icnet-single", "icnet-demo"}
     with pytest.raises(ConfigError, match="preset 'dmeo' is unknown.*did you mean 'demo'"):
         load_preset("dmeo")
     with pytest.raises(ConfigError, match="'sede' is unknown.*did you mean 'seed'"):

@@ -78,10 +78,10 @@ def kernel_figure(network: SegNetwork, *, criterion: str = "l1") -> go.Figure:
     for place, (name, layer) in enumerate(layers):
         norms = kernel_norms(layer, criterion=criterion).sort(descending=True).values
         count = len(norms)
-        thin = sorted({round(i * (count - 1) / 40) for i in range(41)})
-        share = [round(float(norms[i] / norms[0].clamp_min(1e-12)), 3) for i in thin]
+        thin = sorted({round(i * (count - 1) / 16) for i in range(17)})
+        share = [round(float(norms[i] / norms[0].clamp_min(1e-12)), 2) for i in thin]
         color = sample_colorscale("Viridis", [1 - place / max(1, len(layers) - 1)])[0]
-        figure.add_scatter(x=[round(i / max(1, count - 1), 3) for i in thin], y=share, mode="lines", name=name, line={"width": 1.2, "color": color}, hovertemplate=f"{name}: %{{y:.2f}}<extra>{count} kernels</extra>")
+        figure.add_scatter(x=[round(i / max(1, count - 1), 2) for i in thin], y=share, mode="lines", name=name, line={"width": 1.2, "color": color}, hovertemplate=f"{name}: %{{y:.2f}}<extra>{count} kernels</extra>")
     figure.add_vline(x=0.5, line={"dash": "dot", "color": "#888"})
     return figure.update_layout(title="Kernels of each convolution", xaxis_title="kernels, largest first (share)", yaxis_title="norm, relative to the largest", showlegend=False, height=420, template="plotly_white")
 

@@ -23,6 +23,7 @@ from .config import AnyConfig, list_presets, load_preset, parse_run
 from .estimate import estimate_run, estimate_text
 from .plan import find_stage, notebooks_folder
 from .plans import PLANS, plan_of
+from .recipe_commands import add_recipes
 from .runner import RunResult, open_run, run_stage
 from .runner import run as run_pipeline
 from .stage import find_run
@@ -170,6 +171,7 @@ def lab(
 
 # %% ../../nbs/pipeline/08_cli.ipynb #cell016
 add_commands(app)
+add_recipes(app)
 add_tuning(app)
 
 # %% ../../nbs/pipeline/08_cli.ipynb #cell018

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['AnyConfig', 'CONFIGS', 'PRESETS', 'SceneCounts', 'DataConfig', 'LatencyConfig', 'CosearchConfig', 'NetworkConfig',
-           'RandomConfig', 'EvaluateConfig', 'DeployConfig', 'CommonConfig', 'RunConfig', 'EncoderConfig',
-           'CompressConfig', 'CascadeConfig', 'parse_run', 'list_presets', 'merge', 'preset_data', 'load_preset']
+           'RandomConfig', 'EvaluateConfig', 'DeployConfig', 'CommonConfig', 'RunConfig', 'EncoderConfig', 'CutConfig',
+           'CascadeConfig', 'parse_run', 'list_presets', 'merge', 'preset_data', 'load_preset']
 
 # %% ../../nbs/pipeline/02_config.ipynb #cell002
 from importlib.resources import files
@@ -144,7 +144,7 @@ class EncoderConfig(Config):
     pretrained: bool | str = True
 
 
-class CompressConfig(Config):
+class CutConfig(Config):
     """What is taken away: the share of the kernels of every convolution, by which criterion, and modules that stay whole."""
 
     ratio: float = Field(0.5, gt=0, lt=1)
@@ -160,7 +160,7 @@ class CascadeConfig(CommonConfig):
     network: EncoderConfig = EncoderConfig()
     pspnet: NetworkConfig = NetworkConfig()
     icnet: NetworkConfig = NetworkConfig()
-    compress: CompressConfig = CompressConfig()
+    compress: CutConfig = CutConfig()
     retrain: NetworkConfig = NetworkConfig()
 
 

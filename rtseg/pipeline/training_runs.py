@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RecipeOption', 'SettingsOption', 'SetOption', 'ResumeOption', 'training_settings', 'lineage', 'start_training',
-           'training_splits', 'run_training', 'result_line']
+           'training_splits', 'recipe_splits', 'run_training', 'result_line']
 
 # %% ../../nbs/pipeline/06c_training_runs.ipynb #cell002
 from pathlib import Path
@@ -15,7 +15,9 @@ import typer
 from ..core.config import load_config, override
 from ..core.errors import ConfigError
 from ..core.files import load_checkpoint, sha256_file, tensor_metadata
+from ..core.values import LabelSet
 from ..data.datasets import SegDataset, open_dataset
+from ..data.scenes import make_scenes
 from ..evaluation.evaluator import load_trained
 from ..models.contract import SegNetwork
 from ..models.starting import Start, start_from
@@ -57,9 +59,18 @@ def start_training(network: SegNetwork, weights: Path, *, name: str | None = Non
     return lineage(weights), start
 
 # %% ../../nbs/pipeline/06c_training_runs.ipynb #cell013
-def training_splits(dataset: str, root: Path, labels: str | None = None) -> dict[str, SegDataset]:
+def training_splits(dataset: str, root: Path, labels: str | LabelSet | None = None) -> dict[str, SegDataset]:
     """The splits train and val of a data set, opened."""
     return {split: open_dataset(dataset, root, split, labels=labels) for split in ("train", "val")}
+
+
+def recipe_splits(folder: Path, dataset: str = "synthetic", root: str | Path | None = None, *, labels: str | LabelSet | None = None, size: tuple[int, int] = (64, 128),
+                  images: int = 24) -> dict[str, SegDataset]:
+    """The splits of a recipe's page: those of a folder, or `images` drawn scenes of `size` (H, W) below `folder` where no root is given."""
+    if root is None and dataset != "synthetic":
+        raise ConfigError(f"data set '{dataset}' needs its folder: give it as root")
+    root = root or make_scenes(folder / "scenes", counts={"train": images, "val": max(2, images // 3), "test": 2}, size=size, cast="plain")
+    return training_splits(dataset, Path(root), labels)
 
 
 def run_training(network: SegNetwork, splits: dict[str, SegDataset], settings: TrainConfig, out: Path, *, teacher: SegNetwork | None = None, pretrained_on: str = "none",
