@@ -106,5 +106,5 @@ def build_loss(config: LossConfig, *, ignore_index: int = 255) -> SegLoss:
 
 def total_steps(config: TrainConfig, images: int) -> tuple[int, int]:
     "Steps of one epoch and of the whole run for a training set of `images` images; an epoch is at least one step."
-    epoch = config.steps_per_epoch or max(1, images // config.batch_size)
+    epoch = config.steps_per_epoch or max(1, images // (config.batch_size * config.accumulate))
     return epoch, epoch * config.epochs
