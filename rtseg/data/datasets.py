@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CACHES', 'IMAGE_SUFFIXES', 'Layout', 'LAYOUTS', 'cut_short', 'read_image', 'read_mask', 'Sample',
-           'default_cache_folder', 'SegDataset', 'read_pair', 'list_images', 'check_split', 'subfolders',
-           'cityscapes_samples', 'read_list', 'list_samples', 'paired_samples', 'first_folder', 'folder_samples',
-           'bdd100k_samples', 'camvid_samples', 'synthetic_samples', 'open_dataset']
+           'default_cache_folder', 'SegDataset', 'read_pair', 'read_through', 'list_images', 'check_split',
+           'subfolders', 'cityscapes_samples', 'read_list', 'list_samples', 'paired_samples', 'first_folder',
+           'folder_samples', 'bdd100k_samples', 'camvid_samples', 'synthetic_samples', 'open_dataset']
 
 # %% ../../nbs/data/03_datasets.ipynb #cell002
 import os
@@ -121,16 +121,9 @@ class SegDataset:
         return pair
 
     def _decode(self, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
-        def make() -> tuple[np.ndarray, np.ndarray]:
-            return read_pair(sample, self.labels, self.scale)
-
         if self._disk is None:
-            return make()
-        try:
-            name = entry_name(sample.image, sample.mask, self.scale, self.labels.ids, self.labels.ignore_index)
-        except FileNotFoundError:
-            return make()  # which says what is missing
-        return self._disk.pair(name, make)
+            return read_pair(sample, self.labels, self.scale)
+        return read_through(self._disk, sample, self.labels, self.scale)
 
     def preload(self, *, threads: int | None = None) -> "SegDataset":
         """Read every sample into the cache now; worker processes that are forked later share what is in memory."""
@@ -183,6 +176,17 @@ def read_pair(sample: Sample, labels: LabelSet, scale: float = 1.0) -> tuple[np.
         picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
         train = cv2.resize(train, size, interpolation=cv2.INTER_NEAREST)
     return picture, train
+
+
+def read_through(disk: DiskCache, sample: Sample, labels: LabelSet, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """`read_pair`, or what a cache on disk has kept of it."""
+    try:
+        name = entry_name(sample.image, sample.mask, scale, labels.ids, labels.ignore_index)
+    except FileNotFoundError:
+        return read_pair(sample, labels, scale)  # which says what is missing
+    return disk.pair(name, lambda: read_pair(sample, labels, scale))
+
+
 
 # %% ../../nbs/data/03_datasets.ipynb #cell020
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
