@@ -28,13 +28,14 @@ def capabilities(device: str = "CPU") -> tuple[str, ...]:
     return tuple(openvino.Core().get_property(device, "OPTIMIZATION_CAPABILITIES"))
 
 
-def compile_graph(data: bytes, *, precision: str, threads: int):
-    "OpenVINO's compiled model of a serialised ONNX graph; `ConfigError` for a precision that this processor has no kernels for."
+def compile_graph(data: bytes, *, precision: str, threads: int, properties: dict[str, str | bool | int] | None = None):
+    "OpenVINO's compiled model of a serialised ONNX graph, with its `properties` on top; `ConfigError` for a precision that this processor has no kernels for."
     import openvino
 
     if precision == "bf16" and "BF16" not in capabilities():
         raise ConfigError(f"precision 'bf16' has no kernels on this processor ({', '.join(capabilities())}): choose fp32 or int8")
-    settings = {"INFERENCE_PRECISION_HINT": HINTS[precision], "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
+    settings = {"INFERENCE_PRECISION_HINT": HINTS[precision], "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1,
+                **(properties or {})}
     core = openvino.Core()
     try:
         return core.compile_model(core.read_model(data), "CPU", settings)
@@ -50,12 +51,12 @@ class OpenVinoRuntime(Runtime):
     name = "openvino"
 
     def __init__(self, source: nn.Module | str | Path | onnx.ModelProto, *, threads: int | None = None, precision: str = "fp32",
-                 shape: tuple[int, ...] | None = None):
+                 shape: tuple[int, ...] | None = None, properties: dict[str, str | bool | int] | None = None):
         self.threads, self.precision, self.shape = default_threads(threads), precision, shape
         data = model_bytes(source, shape, runtime=self.name)
         if precision == "int8" and b"QuantizeLinear" not in data:
             raise ConfigError("precision 'int8' needs a quantised graph: make one with rtseg.deployment.quantize first")
-        self.compiled = compile_graph(data, precision=precision, threads=self.threads)
+        self.compiled = compile_graph(data, precision=precision, threads=self.threads, properties=properties)
         self.request = self.compiled.create_infer_request()
         self.takes = tuple(d.get_length() if d.is_static else -1 for d in self.compiled.input(0).partial_shape)
 
@@ -76,6 +77,11 @@ class OpenVinoRuntime(Runtime):
         with self.ready(image) as call:
             call()
         return self.request.get_output_tensor(0).data.copy()
+
+    def outputs_of(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        with self.ready(image) as call:
+            call()
+        return {output.any_name: self.request.get_output_tensor(i).data.copy() for i, output in enumerate(self.compiled.outputs)}
 
     @property
     def takes_pixels(self) -> bool:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RUNTIMES', 'Runtime', 'device_name', 'default_threads', 'check_image', 'to_floats', 'torch_threads',
-           'settle_allocator', 'TorchRuntime', 'OnnxRuntime', 'model_bytes', 'load_runtime']
+           'settle_allocator', 'TorchRuntime', 'OnnxRuntime', 'model_bytes', 'why_absent', 'load_runtime']
 
 # %% ../../nbs/deployment/02_runtimes.ipynb #cell002
 import ctypes
@@ -55,6 +55,10 @@ class Runtime(ABC):
         found = self.run(batch if self.takes_pixels else to_floats(check_image(batch)))
         labels = found if found.dtype == np.uint8 else found.argmax(1).astype(np.uint8)
         return labels[0] if image.ndim == 3 else labels
+
+    def outputs_of(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        """Every output of the graph by its name; raises `ConfigError` where a runtime has one output without a name."""
+        raise ConfigError(f"runtime '{self.name}' gives one output and shows none of its layers: choose onnxruntime, openvino or tensorrt to look inside")
 
     @property
     @abstractmethod
@@ -168,7 +172,7 @@ class TorchRuntime(Runtime):
 class OnnxRuntime(Runtime):
     """An ONNX model, executed by ONNX Runtime on the CPU; a module is exported in memory first."""
 
-    name = "onnxruntime"
+    name, providers, place = "onnxruntime", ("CPUExecutionProvider",), "cpu"
 
     def __init__(self, source: nn.Module | str | Path | onnx.ModelProto, *, threads: int | None = None, precision: str = "fp32",
                  shape: tuple[int, ...] | None = None):
@@ -176,16 +180,16 @@ class OnnxRuntime(Runtime):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = self.threads, 1, 3
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        self.session = onnxruntime.InferenceSession(model_bytes(source, shape), options, providers=["CPUExecutionProvider"])
+        self.session = onnxruntime.InferenceSession(model_bytes(source, shape, runtime=self.name), options, providers=list(self.providers))
         self.input = self.session.get_inputs()[0].name
         self.outputs = [output.name for output in self.session.get_outputs()]
 
     @contextmanager
     def ready(self, image: np.ndarray) -> Iterator[Callable[[], None]]:
         binding = self.session.io_binding()
-        binding.bind_ortvalue_input(self.input, onnxruntime.OrtValue.ortvalue_from_numpy(check_image(image)))
+        binding.bind_ortvalue_input(self.input, onnxruntime.OrtValue.ortvalue_from_numpy(check_image(image), self.place))
         for name, array in zip(self.outputs, self._run(image), strict=True):
-            binding.bind_ortvalue_output(name, onnxruntime.OrtValue.ortvalue_from_numpy(array))
+            binding.bind_ortvalue_output(name, onnxruntime.OrtValue.ortvalue_from_numpy(array, self.place))
         yield lambda: self.session.run_with_iobinding(binding)
 
     def _run(self, image: np.ndarray) -> list[np.ndarray]:
@@ -197,6 +201,9 @@ class OnnxRuntime(Runtime):
 
     def run(self, image: np.ndarray) -> np.ndarray:
         return self._run(image)[0]
+
+    def outputs_of(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        return dict(zip(self.outputs, self._run(image), strict=True))
 
     @property
     def takes_pixels(self) -> bool:
@@ -227,14 +234,23 @@ def model_bytes(source: nn.Module | str | Path | onnx.ModelProto, shape: tuple[i
         raise ArtifactError(f"{source} is no valid ONNX model: {str(error).splitlines()[0] if str(error) else type(error).__name__}") from error
 
 # %% ../../nbs/deployment/02_runtimes.ipynb #cell026
+def why_absent(runtime: str) -> str | None:
+    """Why this machine cannot run a registered runtime, and what to do, in one line; None if it can."""
+    facts = RUNTIMES.metadata(runtime)
+    if find_spec(facts["package"]) is None:
+        how = f"pip install 'rtseg[{facts['extra']}]'" if facts["extra"] else f"pip install {facts['package']}"
+        return f"runtime '{runtime}' needs {facts['package']}, which is not installed: {how}"
+    lack = facts["lacks"]() if "lacks" in facts else None
+    return f"runtime '{runtime}' needs {lack}" if lack else None
+
+# %% ../../nbs/deployment/02_runtimes.ipynb #cell028
 def load_runtime(source: nn.Module | str | Path | onnx.ModelProto, *, runtime: str = "torch", threads: int | None = None, precision: str = "fp32",
                  shape: tuple[int, ...] | None = None) -> Runtime:
     """A module or an ONNX file in the hands of `runtime`; `shape` (N x C x H x W) is needed where a module has to be exported.
 
-    Raises `ConfigError` for an unknown runtime or precision, `MissingExtra` where its package is not installed."""
+    Raises `ConfigError` for an unknown runtime or precision or a machine that lacks what it needs, `MissingExtra` where its package is not installed."""
     made, facts = RUNTIMES.get(runtime), RUNTIMES.metadata(runtime)
-    if find_spec(facts["package"]) is None:
-        how = f"pip install 'rtseg[{facts['extra']}]'" if facts["extra"] else f"pip install {facts['package']}"
-        raise MissingExtra(f"runtime '{runtime}' needs {facts['package']}, which is not installed: {how}")
+    if reason := why_absent(runtime):
+        raise (MissingExtra if find_spec(facts["package"]) is None else ConfigError)(reason)
     check_choice(precision, facts["precisions"], what=f"precision of runtime '{runtime}'")
     return made(source, threads=threads, precision=precision, shape=shape)
