@@ -138,8 +138,9 @@ class TorchRuntime(Runtime):
 
     def __init__(self, source: nn.Module, *, threads: int | None = None, precision: str = "fp32", shape: tuple[int, ...] | None = None):
         if not isinstance(source, nn.Module):
-            raise ConfigError(f"runtime 'torch' runs a module, not {source!r}: give the network itself, or runtime='onnxruntime' for a file")
+            raise ConfigError(f"runtime '{self.name}' runs a module, not {source!r}: give the network itself, or runtime='onnxruntime' for a file")
         self.model, self.threads, self.precision, self.shape = source, default_threads(threads), precision, shape
+        self.called: Callable[[torch.Tensor], torch.Tensor] = source
 
     @property
     def device(self) -> torch.device:
@@ -153,7 +154,7 @@ class TorchRuntime(Runtime):
         self.model.to(memory_format=torch.channels_last)
         settle_allocator()
         with torch_threads(self.threads), evaluating(self.model), torch.inference_mode(), lower:
-            yield lambda: self.model(x)
+            yield lambda: self.called(x)
 
     def run(self, image: np.ndarray) -> np.ndarray:
         with self.ready(image) as call:
