@@ -46,7 +46,7 @@ def test_large_sizes_were_computed(root):
     record = read_json(root / "benchmarks" / "results" / "zoo_sizes.json")["networks"]
     assert set(NAMES) <= set(record)
     for name in NAMES:
-        assert set(record[name]["onnx"]) >= {"65x97", *(f"{h}x{w}" for h, w in LARGE)} 
+        assert set(record[name]["onnx"]) >= {"65x97", *(f"{h}x{w}" for h, w in LARGE)}
         beyond = [value for value in record[name]["onnx"].values() if value >= 1e-3]
         assert len(beyond) <= (2 if type(create_model(name)).__name__ in UNPOOLING else 0), name
 

@@ -8,6 +8,7 @@ __all__ = ['TRACE_SIZE', 'in_channels_of', 'run_all', 'Coupling', 'kept_table', 
 
 # %% ../../nbs/compression/02_couplings.ipynb #cell002
 import copy
+import random
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -178,6 +179,11 @@ def _steps_from(graph, node, fn, places: list[_Place]) -> Iterator[tuple]:
             yield node, pruner.prune_in_channels, [_Place(p.idx // times, p.root_idx) for p in places]
 
 
+def _has_one_channel(layer: nn.Module) -> bool:
+    "Whether a layer makes a single channel, which is laid over all channels of another map, such as an attention over places."
+    return (isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear) or is_one_sided(layer)) and channels_of(layer)[1] == 1
+
+
 def walk(graph, layer: nn.Module, channels: int) -> list[tuple[object, bool, tuple[tuple[int, int], ...]]]:
     "[(node, is its output cut?, pairs (place, channel))] of everything that loses a channel with the kernels of `layer`."
     prune = graph.get_pruner_of_module(layer).prune_out_channels
@@ -185,7 +191,8 @@ def walk(graph, layer: nn.Module, channels: int) -> list[tuple[object, bool, tup
     while todo:
         node, fn, places = todo.pop()
         known = found.setdefault((node, fn), {})
-        new = [p for p in places if (p.idx, p.root_idx) not in known]
+        beside = channels > 1 and _has_one_channel(node.module) and (graph.is_out_channel_pruning_fn(fn) or is_one_sided(node.module))
+        new = [] if beside else [p for p in places if (p.idx, p.root_idx) not in known]
         known.update(dict.fromkeys((p.idx, p.root_idx) for p in new))
         if new and node.type.name not in _BY_POSITION:
             todo.extend(_steps_from(graph, node, fn, new))
@@ -221,6 +228,9 @@ def read_couplings(model: nn.Module, images: Tensor) -> list[Coupling]:
     for name in order:
         layer = layers[name]
         if layer not in graph.module2node or name in seen or is_one_sided(layer) or not isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            continue
+        if _has_one_channel(layer):
+            found.append(Coupling(name, 1, {name: ((0, 0),)}, {}, reason="it has one channel", makers=(name,)))
             continue
         try:
             coupling = _coupling(graph, layer, names)
@@ -285,10 +295,11 @@ def same_outputs(model: nn.Module, images: Tensor, cuts: Sequence[tuple[Coupling
 
 # %% ../../nbs/compression/02_couplings.ipynb #cell027
 def trial_cut(coupling: Coupling) -> list[int]:
-    "About a third of the channels, unevenly spread, the same places in every block; none where only one channel is left."
+    "About two fifths of the channels, other ones for every coupling, the same places in every block."
     width = coupling.channels // coupling.blocks
-    places = [p for p in range(width) if p % 5 in (1, 2)] if width > 2 else [width - 1] if width == 2 else []
-    return [b * width + p for b in range(coupling.blocks) for p in places]
+    draw = random.Random(coupling.name)  # equal places in two couplings could hide that one depends on the other
+    places = draw.sample(range(width), max(1, round(width * draw.uniform(0.3, 0.5)))) if width > 1 else []
+    return sorted(b * width + p for b in range(coupling.blocks) for p in places)
 
 
 def guilty(tried: Callable[[Sequence[Coupling]], str | None], suspects: Sequence[Coupling]) -> dict[str, str]:
@@ -319,11 +330,11 @@ def guilty(tried: Callable[[Sequence[Coupling]], str | None], suspects: Sequence
 def find_couplings(model: nn.Module) -> list[Coupling]:
     "All couplings of a network in running order, each with the `reason` why it is left alone (None: it may be cut); the network stays as it is."
     generator = torch.Generator().manual_seed(0)
-    height, width = TRACE_SIZE
+    side = min(TRACE_SIZE)
     with torch.random.fork_rng(devices=[]):
         trial = copy.deepcopy(model).cpu().double().requires_grad_(True)
-        images = torch.randn(2, in_channels_of(model), height + 1, width + 1, generator=generator, dtype=torch.float64)
+        images = torch.randn(2, in_channels_of(model), side + 1, side + 1, generator=generator, dtype=torch.float64)
         found = read_couplings(trial, images[:1])
         randomize(trial, images)
-        bad = guilty(lambda some: same_outputs(trial, images, [(c, trial_cut(c)) for c in some]), [c for c in found if c.reason is None and trial_cut(c)])
-    return [Coupling(c.name, c.channels, c.outs, c.ins, c.blocks, c.reason or bad.get(c.name) or (None if trial_cut(c) else "it has one channel"), c.makers) for c in found]
+        bad = guilty(lambda some: same_outputs(trial, images, [(c, trial_cut(c)) for c in some]), [c for c in found if c.reason is None])
+    return [Coupling(c.name, c.channels, c.outs, c.ins, c.blocks, c.reason or bad.get(c.name), c.makers) for c in found]
