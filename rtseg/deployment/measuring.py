@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LAUNCHES', 'PARTS', 'median_interval', 'cpu_clock', 'cuda_clock', 'clock_of', 'check_clock', 'settle_of',
-           'graph_call', 'warm_up', 'repeat', 'relative_error', 'measure_rounds', 'outlier_report', 'trial_image',
-           'measure_latency', 'latency_of']
+           'graph_call', 'warm_up', 'repeat', 'relative_error', 'measure_rounds', 'outlier_report', 'input_shape',
+           'trial_image', 'measure_latency', 'latency_of']
 
 # %% ../../nbs/deployment/03_measuring.ipynb #cell002
 import math
@@ -148,6 +148,11 @@ def outlier_report(times: Sequence[float]) -> dict:
 
 # %% ../../nbs/deployment/03_measuring.ipynb #cell031
 PARTS = ("preprocessing", "network", "upsampling", "argmax", "copies")
+
+
+def input_shape(source: object, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape with which `source` has to be exported for images of `shape` (N x C x H x W): N x H x W x C for a graph that begins with pixels."""
+    return (shape[0], shape[2], shape[3], shape[1]) if getattr(source, "image", "float") == "uint8" else tuple(shape)
 
 
 def trial_image(runtime: Runtime, shape: tuple[int, ...], *, seed: int = 0) -> np.ndarray:
