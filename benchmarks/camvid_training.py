@@ -14,14 +14,16 @@ import torch
 
 from rtseg.core.environment import environment_record, git_state
 from rtseg.core.errors import RtsegError
-from rtseg.core.files import read_json, write_json
+from rtseg.core.files import atomic_write, read_json, write_json
 from rtseg.data import open_dataset
 from rtseg.data.augmentation import Augmentation
 from rtseg.evaluation import evaluate
 from rtseg.evaluation.evaluator import load_trained
 from rtseg.models import create_model
+from rtseg.pipeline.networks import masks_of
 from rtseg.training import TrainConfig, Trainer
 from rtseg.training.logging import read_metrics
+from rtseg.viz.figures import squeeze_png
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results" / "camvid-training"
@@ -41,7 +43,7 @@ def settings(epochs: int, seed: int) -> TrainConfig:
 
 def train(name: str, data: Path, runs: Path, seed: int) -> None:
     done, folder = RESULTS / f"{name}-seed{seed}.json", runs / f"{name}-seed{seed}"
-    if done.exists():
+    if done.exists() and done.with_name(f"masks-{name}.png").exists():
         return
     splits = {split: open_dataset("camvid", data, split, cache="memory") for split in ("train", "val", "test")}
     torch.manual_seed(seed)
@@ -56,6 +58,8 @@ def train(name: str, data: Path, runs: Path, seed: int) -> None:
     best = load_trained(folder, "best")
     network.load_weights(best.weights)
     reports = {split: evaluate(network, splits[split], batch_size=4, origin=best.origin).to_dict() for split in ("val", "test")}
+    with atomic_write(done.with_name(f"masks-{name}.png")) as temporary:
+        temporary.write_bytes(squeeze_png(masks_of(network, splits["test"], count=4), limit=400_000))
     write_json(done, {"model": name, "options": NETWORKS[name], "seed": seed, "config": config.to_dict(), "reports": reports, "curve": read_metrics(folder),
                       "processor_minutes": read_json(clock)["seconds"] / 60, "pretrained_on": "none", "git": git_state(), "environment": environment_record()})
 

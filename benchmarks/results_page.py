@@ -12,6 +12,7 @@ import io
 from pathlib import Path
 
 import plotly.graph_objects as go
+from camvid_results import comparison_section, training_section
 from PIL import Image
 
 from rtseg.core.files import atomic_write, read_json, write_json, write_text
@@ -123,7 +124,7 @@ def main() -> None:
     folders = sorted(path.parent for path in (ROOT / "results").glob("*/results.json"))
     intro = ["# Results", "", "Measured figures, with the commands that make them again. This page is written by `benchmarks/results_page.py` from records.", ""]
     sections = [line for folder in folders for line in run_section(folder)]
-    write_text(ROOT / "RESULTS.md", "\n".join([*intro, *sections, *benchmark_section()]))
+    write_text(ROOT / "RESULTS.md", "\n".join([*intro, *sections, *training_section(), *comparison_section(), *benchmark_section()]))
 
 
 if __name__ == "__main__":
