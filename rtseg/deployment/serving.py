@@ -7,6 +7,9 @@ __all__ = ['IMAGES', 'OUTPUTS', 'ARGMAX', 'UPSAMPLING', 'nearest_rows', 'enlarge
            'enlarge_by_products', 'normalize_once', 'ServingGraph']
 
 # %% ../../nbs/deployment/01a_serving.ipynb #cell002
+from functools import lru_cache
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -31,17 +34,16 @@ def enlarge_labels(labels: Tensor, size: tuple[int, int], *, align_corners: bool
     return labels.index_select(-2, rows).index_select(-1, columns)
 
 # %% ../../nbs/deployment/01a_serving.ipynb #cell008
-def interpolation_weights(small: int, large: int, *, align_corners: bool) -> list[list[float]]:
-    "Matrix large x small: row i holds what bilinear enlargement takes from each of the `small` points for point i."
-    rows = []
-    for i in range(large):
-        place = i * (small - 1) / max(large - 1, 1) if align_corners else max((i + 0.5) * small / large - 0.5, 0.0)
-        low = min(int(place), small - 1)
-        row = [0.0] * small
-        row[low] += 1 - (place - low)
-        row[min(low + 1, small - 1)] += place - low
-        rows.append(row)
-    return rows
+@lru_cache(maxsize=16)
+def interpolation_weights(small: int, large: int, *, align_corners: bool) -> np.ndarray:
+    "Matrix large x small, float32: row i holds what bilinear enlargement takes from each of the `small` points for point i."
+    points = np.arange(large)
+    places = points * (small - 1) / max(large - 1, 1) if align_corners else np.maximum((points + 0.5) * small / large - 0.5, 0.0)
+    low = np.minimum(places.astype(int), small - 1)
+    weights = np.zeros((large, small), np.float32)
+    np.add.at(weights, (points, low), 1 - (places - low))
+    np.add.at(weights, (points, np.minimum(low + 1, small - 1)), places - low)
+    return weights
 
 
 def enlarge_by_products(logits: Tensor, size: tuple[int, int], *, align_corners: bool, step: int = 1) -> Tensor:
