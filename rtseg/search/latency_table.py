@@ -117,10 +117,10 @@ class LatencyTable:
             raise ArtifactError(f"the latency table ({self.header}) has no entry {spec.key()}: build it for this space, number of classes and resolution")
         return entry.ms
 
-    def predict(self, arch: Architecture, *, num_classes: int | None = None) -> float:
-        """Milliseconds of a network at the table's resolution: the sum over its operators, shared cells once."""
+    def predict(self, arch: Architecture, *, num_classes: int | None = None, size: tuple[int, int] | None = None) -> float:
+        """Milliseconds of a network at the table's resolution (or at another `size` whose operators it holds too): the sum over its operators, shared cells once."""
         classes = self.header.num_classes if num_classes is None else num_classes
-        return sum(self.latency(spec) for spec in arch.op_specs(*self.header.size, classes))
+        return sum(self.latency(spec) for spec in arch.op_specs(*(size or self.header.size), classes))
 
     def require(self, **wanted: object) -> "LatencyTable":
         """This table, if its header agrees with `wanted` (device, runtime, precision, threads, height, width, num_classes); else `DeviceMismatch`."""
@@ -168,26 +168,31 @@ def read_table(path: str | Path) -> LatencyTable:
 
 # %% ../../nbs/search/05_latency_table.ipynb #cell020
 def build_table(space: SearchSpace | Sequence[OpSpec], *, size: tuple[int, int], num_classes: int = 19, runtime: str = "torch", threads: int = 1, precision: str = "fp32",
-                path: str | Path | None = None, protocol: Protocol = PROTOCOL, log: Callable[[str], None] | None = None, batch: int = 25) -> LatencyTable:
-    """Time all operators of `space` for images of `size` (height, width); with a `path` it is saved as it grows and resumed.
+                path: str | Path | None = None, protocol: Protocol = PROTOCOL, log: Callable[[str], None] | None = None, batch: int = 25,
+                start: LatencyTable | None = None) -> LatencyTable:
+    """Time all operators of `space` for images of `size` (height, width); with a `path` it is saved as it grows and resumed; rows of `start` are kept.
 
-    Raises `DeviceMismatch` if the file at `path` is a table of another device, runtime, precision, resolution or number of classes."""
+    Raises `DeviceMismatch` if the file at `path`, or `start`, is a table of another device, runtime, precision, resolution or number of classes."""
     specs = table_specs(space, size, num_classes) if isinstance(space, SearchSpace) else list(space)
-    table = _begin(path, make_header(size, num_classes=num_classes, runtime=runtime, threads=threads, precision=precision, protocol=protocol, versions=_versions(runtime)))
+    table = _begin(path, make_header(size, num_classes=num_classes, runtime=runtime, threads=threads, precision=precision, protocol=protocol, versions=_versions(runtime)), start)
     options = dict(runtime=runtime, threads=threads, precision=precision, protocol=protocol)
     missing = [spec for spec in specs if spec.key() not in table.entries]
     _measure(table, missing, path, log, batch, options)
-    again = suspects(table.ms) if missing else []  # a finished table stays as it is: the same seed finds the same architecture
+    kept = start.ms if start is not None else {}
+    again = [spec for spec in suspects(table.ms) if spec.key() not in kept] if missing else []  # a finished table stays as it is: the same seed finds the same architecture
     if again:
         _say(log, f"{len(again)} entries look out of line and are timed again")
         _measure(table, again, path, log, batch, options)
     return table
 
 
-def _begin(path: str | Path | None, header: TableHeader) -> LatencyTable:
-    if path is None or not Path(path).exists():
-        return LatencyTable(header)
-    return read_table(path).require(**{name: getattr(header, name) for name in MUST_AGREE})
+def _begin(path: str | Path | None, header: TableHeader, start: LatencyTable | None = None) -> LatencyTable:
+    alike = {name: getattr(header, name) for name in MUST_AGREE}
+    table = LatencyTable(header) if start is None else LatencyTable(start.require(**alike).header, dict(start.entries))
+    if path is not None and Path(path).exists():
+        found = read_table(path).require(**alike)
+        table = LatencyTable(found.header, {**found.entries, **table.entries})
+    return table
 
 
 def _versions(runtime: str) -> dict[str, str]:

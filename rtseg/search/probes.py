@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PROTOCOL', 'build_part', 'Enlarge', 'is_arm', 'joins_maps', 'Probe', 'as_sources', 'Protocol', 'CacheStirrer',
-           'settled', 'time_in_turns', 'Entry', 'time_probes']
+           'settled', 'time_in_turns', 'Entry', 'probe_sources', 'time_probes']
 
 # %% ../../nbs/search/04b_probes.ipynb #cell002
 import statistics
@@ -23,7 +23,7 @@ from ..core.errors import ConfigError
 from ..core.values import Value
 from ..deployment.export import to_onnx
 from ..deployment.measuring import clock_of
-from ..deployment.runtimes import Runtime, load_runtime
+from ..deployment.runtimes import RUNTIMES, Runtime, load_runtime
 from ..layers.blocks import ClassifierHead, ConvBNAct, resize
 from ..layers.operators import build_operator
 
@@ -86,9 +86,9 @@ def _sink(x: Tensor) -> Tensor:
 
 # %% ../../nbs/search/04b_probes.ipynb #cell009
 def as_sources(probes: Sequence[nn.Module], shape: tuple[int, ...], runtime: str) -> list:
-    """What `load_runtime` takes for each probe: the modules for PyTorch, ONNX models for all others."""
+    """What `load_runtime` takes for each probe: the modules for PyTorch's own runtimes, ONNX models for all others."""
     modules = [probe.eval() for probe in probes]
-    if runtime == "torch":
+    if RUNTIMES.metadata(runtime)["package"] == "torch":
         return modules
     names = [f"out{i}" for i in range(len(modules))]
     whole = Extractor(to_onnx(_SideBySide(modules), shape, dynamic_batch=False, outputs=tuple(names)))
@@ -172,14 +172,20 @@ class Entry(Value):
     runs: int
 
 
-def time_probes(specs: Sequence[OpSpec], *, runtime: str, threads: int, precision: str, protocol: Protocol, stir: Callable[[], None]) -> Iterable[tuple[OpSpec, Entry]]:
-    """Time operators of one input size, one after the other."""
+def probe_sources(specs: Sequence[OpSpec], runtime: str) -> list[tuple]:
+    """For each operator (all of one input size) its probe without and with it, as `load_runtime` takes them; several timings can share them."""
+    probes = [Probe(spec, work=work) for spec in specs for work in (False, True)]
+    made = as_sources(probes, (1, 3, specs[0].height, specs[0].width), runtime)
+    return list(zip(made[::2], made[1::2], strict=True))
+
+
+def time_probes(specs: Sequence[OpSpec], *, runtime: str, threads: int, precision: str, protocol: Protocol, stir: Callable[[], None],
+                sources: Sequence[tuple] | None = None) -> Iterable[tuple[OpSpec, Entry]]:
+    """Time operators of one input size, one after the other; `sources` are their probes if `probe_sources` has made them already."""
     shape = (1, 3, specs[0].height, specs[0].width)
     image = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
-    probes = [Probe(spec, work=work) for spec in specs for work in (False, True)]
-    sources = as_sources(probes, shape, runtime)
-    for i, spec in enumerate(specs):
-        empty, full = (load_runtime(source, runtime=runtime, threads=threads, precision=precision, shape=shape) for source in sources[2 * i:2 * i + 2])
+    for spec, pair in zip(specs, sources or probe_sources(specs, runtime), strict=True):
+        empty, full = (load_runtime(source, runtime=runtime, threads=threads, precision=precision, shape=shape) for source in pair)
         yield spec, _time_pair(empty, full, image, protocol, stir)
 
 
