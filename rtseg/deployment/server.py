@@ -30,8 +30,8 @@ def load(file):
         raise SystemExit(f"{file} leaves steps to its host: this script serves graphs from pixels to labels")
     if card["runtime"] == "openvino":
         import openvino
-        hints = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": card["threads"], **card["form"].get("properties", {})}
-        hints["INFERENCE_PRECISION_HINT"] = {"bf16": "bf16"}.get(card["form"].get("hint", card["precision"]), "f32")
+        hints = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": card["threads"]}
+        hints |= {"INFERENCE_PRECISION_HINT": "bf16" if card["precision"] == "bf16" else "f32"} | card["form"].get("properties", {})
         request = openvino.Core().compile_model(str(file), "CPU", hints).create_infer_request()
         return card, lambda pixels: request.infer({0: pixels}, share_inputs=True, share_outputs=True)[0][0]
     import onnxruntime
