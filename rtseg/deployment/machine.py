@@ -71,9 +71,9 @@ def gpu_state(device: torch.device) -> dict:
         return {"gpu_mhz": absent(f"the driver's library cannot be asked ({str(error).splitlines()[0] if str(error) else type(error).__name__})")}
 
 
-def machine_state(device: torch.device = torch.device("cpu")) -> dict:
-    """What a measurement notes about its surroundings: clock, governor, boost, load, and the GPU's clock where there is one."""
-    return {**cpu_state(), "load": load_average(), **(gpu_state(device) if device.type == "cuda" else {})}
+def machine_state(device: torch.device | None = None) -> dict:
+    """What a measurement on `device` (the CPU unless given) notes about its surroundings: clock, governor, boost, load, and a GPU's clock."""
+    return {**cpu_state(), "load": load_average(), **(gpu_state(device) if device is not None and device.type == "cuda" else {})}
 
 # %% ../../nbs/deployment/02f_machine.ipynb #cell010
 def machine_record() -> dict:
@@ -87,9 +87,10 @@ def machine_text(machine: dict) -> str:
     return f"{machine.get('cpu')} ({machine.get('cores')} cores, {machine.get('architecture')}), {machine.get('gpu') or 'no GPU'}"
 
 
-def require_same_machine(earlier: dict, now: dict, *, what: str, other_machine: bool = False) -> bool:
+def require_same_machine(earlier: dict, now: dict, *, what: str, other_machine: bool = False,
+                         remedy: str = "measure it here, or say --other-machine if the comparison is meant") -> bool:
     """Whether two records are of one machine; raises `DeviceMismatch` naming both if not, unless `other_machine` says that this is known."""
     same = earlier == now
     if not same and not other_machine:
-        raise DeviceMismatch(f"{what} was measured on {machine_text(earlier)}, and this is {machine_text(now)}: measure it here, or say --other-machine if the comparison is meant")
+        raise DeviceMismatch(f"{what} was measured on {machine_text(earlier)}, and this is {machine_text(now)}: {remedy}")
     return same

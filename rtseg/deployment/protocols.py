@@ -10,7 +10,6 @@ __all__ = ['GRAPHS', 'PROTOCOLS', 'SmallLogits', 'Protocol', 'protocol_graph', '
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from ..core.errors import ConfigError, RtsegError, check_choice
