@@ -93,6 +93,13 @@ def test_errors_are_one_line_with_a_code(typed, tmp_path, monkeypatch, line, cod
     assert not any(tmp_path.iterdir()), "nothing is begun by a mistyped line"
 
 
+def test_a_disk_that_refuses_is_one_line(typed, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    code, out, err = typed(f"data synthetic {tmp_path}/file/scenes")
+    assert code == 1 and out == "" and err.count("\n") == 1
+    assert err == f"error: {tmp_path}/file/scenes cannot be used (Not a directory): make room or choose another folder, the same command goes on\n"
+
+
 def test_scenes_are_drawn_and_checked(typed, tmp_path):
     assert typed(f"data synthetic {tmp_path}/scenes --train 3 --val 2 --test 2 --size 64x128")[0] == 0
     code, out, _ = typed(f"data check synthetic --data {tmp_path}/scenes --splits train,val,test --out {tmp_path}/report.json")

@@ -185,7 +185,7 @@ def one_line(error: Exception) -> str:
 
 
 def main(words: list[str] | None = None) -> None:
-    """The entry point `rtseg`: exits with 0 when the work is done, 1 after an RtsegError, 2 after a mistyped command, 130 after Ctrl-C."""
+    """The entry point `rtseg`: exits with 0 when the work is done, 1 after an RtsegError or where the disk fails, 2 after a mistyped command, 130 after Ctrl-C."""
     try:
         code = app(args=words, standalone_mode=False)
     except CLICK_ERROR as error:
@@ -193,6 +193,9 @@ def main(words: list[str] | None = None) -> None:
         code = 2
     except RtsegError as error:
         typer.echo(f"error: {one_line(error)}", err=True)
+        code = 1
+    except OSError as error:  # a full disk, a folder that may not be written: what was begun there is still whole
+        typer.echo(f"error: {error.filename or 'a file'} cannot be used ({error.strerror or one_line(error)}): make room or choose another folder, the same command goes on", err=True)
         code = 1
     except (KeyboardInterrupt, typer.Abort):
         typer.echo("stopped: what is finished is kept, the same command goes on from there", err=True)

@@ -82,4 +82,4 @@ def run_training(network: SegNetwork, splits: dict[str, SegDataset], settings: T
 
 def result_line(result: TrainResult) -> str:
     """What a command says at the end of a training."""
-    return f"{result.steps} steps, in {result.folder}" + (f", best mIoU {result.best.miou:.4f}" if result.best else "")
+    return f"{result.steps} steps, in {result.folder}" + (f", best mIoU {result.best.miou:.4f}" if result.best else "") + (f"; stopped: {result.stopped}" if result.stopped else "")
