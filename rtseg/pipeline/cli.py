@@ -18,6 +18,7 @@ import typer
 
 from ..core.errors import ConfigError, RtsegError
 from ..core.run_folder import RunFolder
+from .bench_commands import add_bench
 from .commands import add_commands, read_settings
 from .config import AnyConfig, list_presets, load_preset, parse_run
 from .estimate import estimate_run, estimate_text
@@ -170,6 +171,7 @@ def lab(
     raise typer.Exit(subprocess.run(words, check=False).returncode)
 
 # %% ../../nbs/pipeline/08_cli.ipynb #cell016
+add_bench(app)
 add_commands(app)
 add_recipes(app)
 add_tuning(app)
