@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['data_app', 'latency_app', 'existing_splits', 'data_check', 'data_synthetic', 'data_prepare', 'models',
-           'latency_build', 'latency_show', 'latency_measure', 'train', 'export', 'add_commands']
+           'latency_build', 'latency_show', 'latency_measure', 'train', 'add_commands']
 
 # %% ../../nbs/pipeline/07_commands.ipynb #cell002
 from pathlib import Path
@@ -19,13 +19,13 @@ from ..data.checks import check_dataset
 from ..data.datasets import SegDataset, open_dataset
 from ..data.prepare import prepare_cityscapes
 from ..data.scenes import make_scenes
-from ..deployment.export import export_onnx
 from ..deployment.measuring import measure_latency
 from ..deployment.runtimes import load_runtime
 from ..models.gallery import gallery, gallery_row
 from ..models.registry import model_info
 from .config import load_preset
 from .options import DatasetOption, LabelsOption, ModelOption, OptionsOption, RootOption, build_network, read_settings, read_size
+from .shipping import export
 from .scoring import evaluate_command, predict_command
 from .steps import measure_table
 from .training_runs import RecipeOption, ResumeOption, SetOption, SettingsOption, result_line, run_training, start_training, training_settings, training_splits
@@ -203,20 +203,6 @@ def train(
         pretrained_on, start = start_training(network, weights, name=None if model.endswith(".json") else model)
         typer.echo(f"start from {weights}: {start}")
     typer.echo(result_line(run_training(network, splits, settings, out, pretrained_on=pretrained_on, resume=resume)))
-
-
-def export(
-    weights: Annotated[Path, typer.Argument(help="Weights, .safetensors or .pt.")],
-    out: Annotated[Path, typer.Argument(help="The .onnx file to write.")],
-    model: ModelOption,
-    size: Annotated[str, typer.Option(help="Height x width.")] = "512x1024",
-    classes: Annotated[int, typer.Option(min=1)] = 19,
-) -> None:
-    """Write a network as ONNX, and check that it says the same there.
-
-    Example: rtseg export student.safetensors student.onnx --model search/student.json --size 512x1024
-    """
-    typer.echo(str(export_onnx(build_network(model, classes, weights), out, shape=(1, 3, *read_size(size)))))
 
 # %% ../../nbs/pipeline/07_commands.ipynb #cell014
 def add_commands(app: typer.Typer) -> None:
