@@ -65,19 +65,20 @@ def joins_maps(spec: OpSpec) -> bool:
 
 # %% ../../nbs/search/04b_probes.ipynb #cell006
 class Probe(nn.Module):
-    """Source, operator, sink: an image N x 3 x H x W of the operator's input size -> a few numbers. Without `work` source and sink alone."""
+    """Source, operator, sink: an image N x 3 x H x W of the operator's input size -> a few numbers, or the logits of a head. Without `work` source and sink alone."""
 
     def __init__(self, spec: OpSpec, *, work: bool):
         super().__init__()
         parts = (spec.in_channels // 2, spec.in_channels - spec.in_channels // 2) if joins_maps(spec) else (spec.in_channels,)
         self.sources = nn.ModuleList(nn.Identity() if c == 3 else nn.Conv2d(3, c, 1, bias=False) for c in parts)
-        self.operator = build_part(spec) if work else None
+        self.operator, self.whole = build_part(spec) if work else None, spec.kind == "head"
 
     def forward(self, image: Tensor) -> Tensor:
         maps = [source(image) for source in self.sources]
         if self.operator is None:
             return torch.cat([_sink(x) for x in maps], dim=1)
-        return _sink(self.operator(torch.cat(maps, dim=1) if len(maps) > 1 else maps[0]))
+        found = self.operator(torch.cat(maps, dim=1) if len(maps) > 1 else maps[0])
+        return found if self.whole else _sink(found)
 
 
 def _sink(x: Tensor) -> Tensor:
@@ -116,7 +117,7 @@ class Protocol(Value):
     tolerance: float = 0.03
     max_seconds: float = 1.5
     cache_mb: int = 8
-    surroundings: str = "enlargement with arms, concatenation with refinements and fusion, upsampling with the head"
+    surroundings: str = "enlargement with arms, concatenation with refinements and fusion, upsampling and output with the head"
 
 
 PROTOCOL = Protocol()
