@@ -8,7 +8,7 @@ __all__ = ['TERMS', 'LADDER', 'Measured', 'resizes_of', 'weights_of', 'terms_of'
 
 # %% ../../nbs/search/05d_prediction.ipynb #cell002
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np

@@ -7,13 +7,14 @@ from rtseg.viz.figures import image_html, new_figure, plotly_script, render_png,
 from rtseg.viz.latency import plot_agreement, plot_latencies, plot_latency_table
 from rtseg.viz.masks import error_map, explore_masks, overlay, show_masks
 from rtseg.viz.networks import network_numbers, plot_network
+from rtseg.viz.predictions import plot_intervals, plot_tables
 from rtseg.viz.search import plot_frontier, plot_health, plot_logits
 from rtseg.viz.supernets import plot_supernet
 from rtseg.viz.tables import Table, table
 
 __all__ = [
     "LiveCurves", "Table", "compare_architectures", "error_map", "explore_masks", "image_html", "network_numbers", "new_figure", "overlay", "plot_agreement",
-    "plot_architecture", "plot_class_shares", "plot_confusion", "plot_frontier", "plot_health", "plot_iou", "plot_latencies",
-    "plot_latency_table", "plot_logits", "plot_network", "plot_presence", "plot_supernet", "plot_training", "plotly_script", "render_png", "show",
+    "plot_architecture", "plot_class_shares", "plot_confusion", "plot_frontier", "plot_health", "plot_intervals", "plot_iou", "plot_latencies",
+    "plot_latency_table", "plot_logits", "plot_network", "plot_presence", "plot_supernet", "plot_tables", "plot_training", "plotly_script", "render_png", "show",
     "show_masks", "table", "to_html", "watch",
 ]
