@@ -166,7 +166,7 @@ def autotune(model: SegNetwork, calibration: SegDataset | Sequence, *, shape: tu
     check_limits(min_agreement=min_agreement, max_drop=max_drop)
     folder, say = Path(folder) if folder is not None else None, say or (lambda text: None)
     examples = tuple(read_examples(calibration, shape[-2:], count=images))
-    model = model.eval().to(device)
+    model = model.to(device)
     eager = load_runtime(model, threads=threads)
     trial = Trial(examples, tuple(eager(example.image) for example in examples), min_agreement, max_drop, ignore_index)
     builder = Builder(model, examples, shape=shape, threads=threads, keep=folder, images=images, max_drop=max_drop, min_agreement=min_agreement, ignore_index=ignore_index)

@@ -119,7 +119,7 @@ class Builder:
     def __init__(self, model: SegNetwork, calibration: Sequence, *, shape: tuple[int, ...], threads: int | None = None, keep: Path | None = None, **how: float | int):
         if shape[0] != 1:
             raise ConfigError(f"shape is {tuple(shape)}: forms are compared on one image at a time, so give (1, 3, height, width)")
-        self.model, self.calibration, self.shape, self.threads, self.keep, self.how = model.eval(), calibration, tuple(shape), threads, keep, how
+        self.model, self.calibration, self.shape, self.threads, self.keep, self.how = model, calibration, tuple(shape), threads, keep, how
         self.graphs: dict[tuple, onnx.ModelProto] = {}
         self.records: dict[tuple, QuantizationRecord] = {}
 
@@ -127,7 +127,7 @@ class Builder:
         "The module that a candidate's graph is traced from."
         if candidate.inside == "network":
             return self.model
-        return ServingGraph(self.model, argmax=candidate.argmax, upsampling=candidate.upsampling)
+        return ServingGraph(self.model, argmax=candidate.argmax, upsampling=candidate.upsampling).train(self.model.training)
 
     def graph(self, candidate: Candidate) -> onnx.ModelProto:
         "The candidate's ONNX graph, quantised where it says so."

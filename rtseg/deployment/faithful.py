@@ -35,7 +35,7 @@ def read_examples(data: SegDataset | Sequence, size: tuple[int, int], *, count: 
 
 
 def _pair(item: np.ndarray | tuple) -> tuple[np.ndarray, np.ndarray | None]:
-    image, mask = (item, None) if isinstance(item, np.ndarray) else item
+    image, mask = item if isinstance(item, tuple) and len(item) == 2 else (item, None)
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         given = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise DataError(f"an image is {given}: give photographs as they are, H x W x 3 of uint8, not normalised")
