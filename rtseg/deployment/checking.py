@@ -25,7 +25,7 @@ from ..core.errors import ConfigError, check_choice
 from ..core.values import Value
 from .export import to_onnx
 from .faithful import agreement, miou
-from .runtimes import Runtime, TorchRuntime, load_runtime, to_floats
+from .runtimes import RUNTIMES, Runtime, TorchRuntime, load_runtime, to_floats, why_absent
 
 # %% ../../nbs/deployment/04_checking.ipynb #cell005
 def settled(model: nn.Module, shape: tuple[int, ...], *, seed: int = 0) -> nn.Module:
@@ -166,6 +166,9 @@ def check_runtime(model: nn.Module, runtime: str = "onnxruntime", *, shape: tupl
 
     `graph` stands for a fresh export (a quantised one, say); `labels` (H x W uint8 each) give the mIoU. Raises `ConfigError` for an impossible request."""
     check_choice(layers, LAYERS, what="layers")
+    check_choice(precision, RUNTIMES.metadata(runtime)["precisions"], what=f"precision of runtime '{runtime}'")
+    if reason := why_absent(runtime):
+        raise ConfigError(reason)
     given, truth = _inputs(model, shape, images, labels, seed)
     reference = TorchRuntime(model, threads=threads)
     exporting = not runtime.startswith(("torch", "cuda"))

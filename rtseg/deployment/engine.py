@@ -9,7 +9,7 @@ __all__ = ['FACTS', 'EngineError', 'missing_parts', 'machine_facts', 'record_pat
 # %% ../../nbs/deployment/02d_engine.ipynb #cell002
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 

@@ -171,7 +171,9 @@ def configured(builder, network, *, shape: tuple[int, ...] | None, workspace_mb:
     config.builder_optimization_level = level
     if not tf32:
         config.clear_flag(tensorrt.BuilderFlag.TF32)
-    config.set_timing_cache(config.create_timing_cache(timings), False)
+    cache = config.create_timing_cache(timings)
+    if cache is None or not config.set_timing_cache(cache, False):  # damaged, or of another machine: a new one is begun
+        config.set_timing_cache(config.create_timing_cache(b""), False)
     free = [network.get_input(i) for i in range(network.num_inputs) if -1 in tuple(network.get_input(i).shape)]
     if free:
         profile = builder.create_optimization_profile()
@@ -237,13 +239,14 @@ def engine_for(source: nn.Module | str | Path | onnx.ModelProto, *, shape: tuple
     if isinstance(source, str | Path) and Path(source).suffix in (".engine", ".plan"):
         return Path(source)
     data = model_bytes(source, shape, runtime="tensorrt")
-    stem, place = (Path(source).stem, Path(source).parent) if isinstance(source, str | Path) else (type(source).__name__.lower(), cache_folder())
+    named = isinstance(source, str | Path)
+    stem, place = (Path(source).stem, Path(source).parent) if named else (type(source).__name__.lower(), cache_folder())
     size = "x".join(str(n) for n in shape) if shape else "fixed"
     path = place / f"{stem}-{precision}-{size}-{sha256_bytes(data)[:12]}.engine"
     try:
         read_engine(path, machine_facts())
     except EngineError:
-        build(onnx.load_from_string(data), path, shape=shape, precision=precision)
+        build(source if named else onnx.load_from_string(data), path, shape=shape, precision=precision)
     return path
 
 # %% ../../nbs/deployment/02c_tensorrt.ipynb #cell023

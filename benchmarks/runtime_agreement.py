@@ -1,0 +1,76 @@
+"""Every network of the registry in every runtime that this machine has, compared with eager PyTorch: writes benchmarks/results/runtime_agreement.json.
+
+    OMP_NUM_THREADS=1 nice -n 10 python benchmarks/runtime_agreement.py [--models fastscnn,stdc] [--compile fastscnn,linknet] [--sizes 64x96,256x512]
+
+What is in the record already is not computed again. Weights are random, and settled: batch norms have seen random images, so that every layer counts (rtseg.deployment.checking.settled).
+"""
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from rtseg.core.environment import environment_record, seed_everything
+from rtseg.core.errors import RtsegError
+from rtseg.core.files import read_json, write_json
+from rtseg.deployment import why_absent
+from rtseg.deployment.checking import check_runtime, norms_left, settled
+from rtseg.deployment.export import to_onnx
+from rtseg.deployment.openvino import capabilities
+from rtseg.models import create_model, list_models
+
+RESULT = Path(__file__).parent / "results" / "runtime_agreement.json"
+CLASSES, BATCH = 11, 2
+
+
+def forms(model: str, size: tuple[int, int], compiled: list[str]) -> Iterator[tuple[str, str]]:
+    """Runtimes and precisions to try for a network at a size; compiling takes minutes, so only for those named, at the small size."""
+    yield "onnxruntime", "fp32"
+    if why_absent("openvino") is None:
+        yield "openvino", "fp32"
+        if "BF16" in capabilities():
+            yield "openvino", "bf16"
+    if model in compiled and min(size) <= 64 and why_absent("torch-compile") is None:
+        yield "torch-compile", "fp32"
+
+
+def row(net: nn.Module, graph, model: str, runtime: str, precision: str, size: tuple[int, int]) -> dict:
+    """One comparison as plain data; a failure is a row with its error."""
+    facts = {"model": model, "size": list(size), "runtime": runtime, "precision": precision, "error": None}
+    try:
+        check = check_runtime(net, runtime, shape=(1, 3, *size), graph=graph, precision=precision, threads=1)
+    except RtsegError as error:
+        return {**facts, "error": str(error)}
+    kept = ("tolerance", "max_difference", "relative_difference", "label_agreement", "layers", "first_layer", "first_operator", "first_difference", "note", "versions")
+    return {**facts, "agrees": check.agrees, **{key: check.to_dict()[key] for key in kept}}
+
+
+def main() -> None:
+    words = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    words.add_argument("--models", default=",".join(list_models()))
+    words.add_argument("--sizes", default="64x96,256x512")
+    words.add_argument("--compile", default="fastscnn,contextnet,linknet,fasterseg")
+    given = words.parse_args()
+    torch.set_num_threads(1)
+    record = read_json(RESULT) if RESULT.exists() else {"rows": [], "norms": {}}
+    done = {(r["model"], r["runtime"], r["precision"], tuple(r["size"])) for r in record["rows"]}
+    for size in [tuple(int(n) for n in text.split("x")) for text in given.sizes.split(",")]:
+        for model in given.models.split(","):
+            todo = [form for form in forms(model, size, given.compile.split(",")) if (model, *form, size) not in done]
+            if not todo:
+                continue
+            seed_everything(0)
+            net = settled(create_model(model, CLASSES), (BATCH, 3, 128, 192))
+            graph = to_onnx(net, (1, 3, *size), dynamic_batch=False)
+            record["norms"].setdefault(model, {"network": sum(isinstance(m, nn.BatchNorm2d) for m in net.modules()), **norms_left(graph)})
+            for runtime, precision in todo:
+                record["rows"].append(row(net, graph, model, runtime, precision, size))
+                r = record["rows"][-1]
+                print(model, size, runtime, precision, r["error"] or f"{r['relative_difference']:.1e} {r['label_agreement']:.4f} {r['first_layer'] or ''}", flush=True)
+            write_json(RESULT, {"protocol": {"classes": CLASSES, "settled_on": [BATCH, 3, 128, 192], "seed": 0, "threads": 1}, "environment": environment_record(), **
+                                {key: record[key] for key in ("norms", "rows")}})
+
+
+if __name__ == "__main__":
+    main()
