@@ -204,7 +204,7 @@ def verdict_of(bench: Bench, table: LatencyTable) -> dict:
 def main() -> None:
     bench = Bench(parse())
     if bench.args.export_only:
-        for number, spec in enumerate(bench.specs):
+        for spec in bench.specs:
             bench.pair(spec)
         for number, name in enumerate([*bench.archs, *bench.zoo], start=1):
             bench.source(name)
