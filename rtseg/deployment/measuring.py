@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LAUNCHES', 'PARTS', 'median_interval', 'cpu_clock', 'cuda_clock', 'clock_of', 'check_clock', 'settle_of',
            'graph_call', 'warm_up', 'repeat', 'relative_error', 'measure_rounds', 'outlier_report', 'input_shape',
-           'trial_image', 'measure_latency', 'latency_of']
+           'trial_image', 'measure_latency', 'latency_record']
 
 # %% ../../nbs/deployment/03_measuring.ipynb #cell002
 import math
@@ -183,10 +183,10 @@ def measure_latency(target: nn.Module | Runtime, shape: tuple[int, ...], *, tole
     protocol = {"tolerance": tolerance, "reached": round(relative_error(times), 4), "warm_up_runs": len(warm), "round_medians_ms": [round(m, 4) for m in medians],
                 "statistic": "median of the quietest round", "clock": clock.__name__, "clock_sees": round(seen, 3), "launch": launch,
                 "outliers": outlier_report(times), "machine": state}
-    return latency_of(runtime, times, shape, includes, protocol)
+    return latency_record(runtime, times, shape, includes, protocol)
 
 # %% ../../nbs/deployment/03_measuring.ipynb #cell032
-def latency_of(runtime: Runtime, times: Sequence[float], shape: tuple[int, ...], includes: tuple[str, ...], protocol: dict) -> Latency:
+def latency_record(runtime: Runtime, times: Sequence[float], shape: tuple[int, ...], includes: tuple[str, ...], protocol: dict) -> Latency:
     """Timings (ms) of a runtime as a record: median, quartiles, circumstances."""
     q1, q3 = np.percentile(times, [25, 75])
     return Latency(float(statistics.median(times)), float(q1), float(q3), len(times), tuple(shape), device_name(runtime.device), runtime.name,

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from ..core.errors import ConfigError
 from ..core.values import Latency, Value
 from .machine import machine_state
-from .measuring import check_clock, clock_of, cpu_clock, latency_of, outlier_report, relative_error, warm_up
+from .measuring import check_clock, clock_of, cpu_clock, latency_record, outlier_report, relative_error, warm_up
 from .runtimes import Runtime, TorchRuntime, check_image, to_floats, torch_threads
 
 # %% ../../nbs/deployment/03a_parts.ipynb #cell004
@@ -169,9 +169,9 @@ WORDS = {"normalisation": "preprocessing", "network": "network", "upsampling": "
 def _end_to_end(runtime: Runtime, times: dict[str, list[float]], inside: dict[str, list[str]], shape: tuple[int, ...], protocol: dict) -> EndToEnd:
     steps = split_steps(times)
     before, after = (sum(steps.get(name, 0.0) for name in names) for names in (BEFORE, AFTER))
-    alone = latency_of(runtime, times["network"], shape, tuple(WORDS[word] for word in inside["network"]),
+    alone = latency_record(runtime, times["network"], shape, tuple(WORDS[word] for word in inside["network"]),
                        {**protocol, "clock": clock_of(runtime.device).__name__, "outliers": outlier_report(times["network"])})
-    whole = latency_of(runtime, times["whole"], shape, ("preprocessing", "network", "upsampling", "argmax", "copies"),
+    whole = latency_record(runtime, times["whole"], shape, ("preprocessing", "network", "upsampling", "argmax", "copies"),
                        {**protocol, "clock": "cpu_clock", "reached": round(relative_error(times["whole"]), 4), "outliers": outlier_report(times["whole"])})
     closure = (before + steps["network"] + after) / whole.median_ms
     return EndToEnd(alone, whole, round(before, 4), steps["network"], round(after, 4), round(closure, 4), steps, inside)
