@@ -21,7 +21,7 @@ from rtseg.deployment.openvino import capabilities
 from rtseg.models import create_model, list_models
 
 RESULT = Path(__file__).parent / "results" / "runtime_agreement.json"
-CLASSES, BATCH = 11, 2
+CLASSES, BATCH, SIZES = 11, 2, ((64, 96), (256, 512))
 
 
 def forms(model: str, size: tuple[int, int], compiled: list[str]) -> Iterator[tuple[str, str]]:
@@ -33,6 +33,12 @@ def forms(model: str, size: tuple[int, int], compiled: list[str]) -> Iterator[tu
             yield "openvino", "bf16"
     if model in compiled and min(size) <= 64 and why_absent("torch-compile") is None:
         yield "torch-compile", "fp32"
+
+
+def complete(record: dict) -> bool:
+    """Whether every network of the registry has been compared at both sizes in each runtime of this machine (compiled ones apart)."""
+    done = {(r["model"], r["runtime"], r["precision"], tuple(r["size"])) for r in record["rows"]}
+    return all((model, *form, size) in done for model in list_models() for size in SIZES for form in forms(model, size, []))
 
 
 def row(net: nn.Module, graph, model: str, runtime: str, precision: str, size: tuple[int, int]) -> dict:
@@ -49,7 +55,7 @@ def row(net: nn.Module, graph, model: str, runtime: str, precision: str, size: t
 def main() -> None:
     words = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     words.add_argument("--models", default=",".join(list_models()))
-    words.add_argument("--sizes", default="64x96,256x512")
+    words.add_argument("--sizes", default=",".join(f"{h}x{w}" for h, w in SIZES))
     words.add_argument("--compile", default="fastscnn,contextnet,linknet,fasterseg")
     given = words.parse_args()
     torch.set_num_threads(1)
@@ -68,8 +74,8 @@ def main() -> None:
                 record["rows"].append(row(net, graph, model, runtime, precision, size))
                 r = record["rows"][-1]
                 print(model, size, runtime, precision, r["error"] or f"{r['relative_difference']:.1e} {r['label_agreement']:.4f} {r['first_layer'] or ''}", flush=True)
-            write_json(RESULT, {"protocol": {"classes": CLASSES, "settled_on": [BATCH, 3, 128, 192], "seed": 0, "threads": 1}, "environment": environment_record(), **
-                                {key: record[key] for key in ("norms", "rows")}})
+            write_json(RESULT, {"complete": complete(record), "protocol": {"classes": CLASSES, "settled_on": [BATCH, 3, 128, 192], "seed": 0, "threads": 1},
+                                "environment": environment_record(), **{key: record[key] for key in ("norms", "rows")}})
 
 
 if __name__ == "__main__":
