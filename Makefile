@@ -13,7 +13,7 @@ run: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/nbdev_test --skip_folder_re '^(stages|[_.])'
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/nbdev_test --skip_folder_re '^(stages|recipes|guides|[_.])'
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 lab: $(VENV)/.installed

@@ -15,11 +15,12 @@ import torch
 from rtseg.core.environment import environment_record, git_state
 from rtseg.core.errors import RtsegError
 from rtseg.core.files import atomic_write, read_json, write_json
-from rtseg.data import open_dataset
+from rtseg.core.values import ScoreOrigin
+from rtseg.data import SegDataset, open_dataset
 from rtseg.data.augmentation import Augmentation
 from rtseg.evaluation import evaluate
 from rtseg.evaluation.evaluator import load_trained
-from rtseg.models import create_model
+from rtseg.models import SegNetwork, create_model
 from rtseg.pipeline.networks import masks_of
 from rtseg.training import TrainConfig, Trainer
 from rtseg.training.logging import read_metrics
@@ -41,11 +42,7 @@ def settings(epochs: int, seed: int) -> TrainConfig:
         "precision": "bf16", "ema_decay": 0.998, "evaluate_every": max(1, epochs // 8), "eval_batch_size": 4, "seed": seed, "device": "cpu"})
 
 
-def train(name: str, data: Path, runs: Path, seed: int) -> None:
-    done, folder = RESULTS / f"{name}-seed{seed}.json", runs / f"{name}-seed{seed}"
-    if done.exists() and done.with_name(f"masks-{name}.png").exists():
-        return
-    splits = {split: open_dataset("camvid", data, split, cache="memory") for split in ("train", "val", "test")}
+def train(name: str, splits: dict[str, SegDataset], folder: Path, seed: int) -> None:
     torch.manual_seed(seed)
     network = create_model(name, 11, **NETWORKS[name])
     config = settings(EPOCHS[name], seed)
@@ -55,13 +52,23 @@ def train(name: str, data: Path, runs: Path, seed: int) -> None:
     for record in trainer.epochs():
         write_json(clock, {"seconds": spent + time.process_time() - started})
         print(name, seed, record.epoch, record.losses, record.miou, f"{(spent + time.process_time() - started) / 60:.1f} min", flush=True)
+    network, origin = trained(name, folder)
+    reports = {split: evaluate(network, splits[split], batch_size=4, origin=origin).to_dict() for split in ("val", "test")}
+    write_json(RESULTS / f"{name}-seed{seed}.json", {
+        "model": name, "options": NETWORKS[name], "seed": seed, "config": config.to_dict(), "reports": reports, "curve": read_metrics(folder),
+        "processor_minutes": read_json(clock)["seconds"] / 60, "pretrained_on": "none", "git": git_state(), "environment": environment_record()})
+
+
+def trained(name: str, folder: Path) -> tuple[SegNetwork, ScoreOrigin]:
     best = load_trained(folder, "best")
+    network = create_model(name, 11, **NETWORKS[name])
     network.load_weights(best.weights)
-    reports = {split: evaluate(network, splits[split], batch_size=4, origin=best.origin).to_dict() for split in ("val", "test")}
-    with atomic_write(done.with_name(f"masks-{name}.png")) as temporary:
-        temporary.write_bytes(squeeze_png(masks_of(network, splits["test"], count=4), limit=400_000))
-    write_json(done, {"model": name, "options": NETWORKS[name], "seed": seed, "config": config.to_dict(), "reports": reports, "curve": read_metrics(folder),
-                      "processor_minutes": read_json(clock)["seconds"] / 60, "pretrained_on": "none", "git": git_state(), "environment": environment_record()})
+    return network, best.origin
+
+
+def draw_masks(name: str, splits: dict[str, SegDataset], folder: Path) -> None:
+    with atomic_write(RESULTS / f"masks-{name}.png") as temporary:
+        temporary.write_bytes(squeeze_png(masks_of(trained(name, folder)[0], splits["test"], count=4), limit=300_000))
 
 
 def main() -> None:
@@ -72,8 +79,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)
+    splits = {split: open_dataset("camvid", args.data, split, cache="memory") for split in ("train", "val", "test")}
     for name in args.models.split(","):
-        train(name, args.data, args.runs, args.seed)
+        folder = args.runs / f"{name}-seed{args.seed}"
+        if not (RESULTS / f"{name}-seed{args.seed}.json").exists():
+            train(name, splits, folder, args.seed)
+        if not (RESULTS / f"masks-{name}.png").exists():
+            draw_masks(name, splits, folder)
 
 
 if __name__ == "__main__":
