@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
-from torch import nn
 
 from .pruning import Measure, prune_steps
 from .saving import drop_aux, load_pruned, save_pruned

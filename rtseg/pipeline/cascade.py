@@ -20,7 +20,7 @@ from ..core.files import sha256_file, write_json
 from ..core.values import ScoreOrigin
 from ..data.datasets import SegDataset
 from ..data.loading import make_loader
-from ..evaluation.evaluator import evaluate, load_trained, save_trained
+from ..evaluation.evaluator import evaluate, load_trained
 from ..models.contract import SegNetwork, count_macs, count_parameters
 from ..models.icnet import start_from_pspnet
 from ..models.registry import create_model
