@@ -1,20 +1,22 @@
 """Autotune: what is tried, refused, timed, chosen, kept and shipped. No test looks at how long something took."""
+from importlib import import_module
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-import rtseg.deployment.autotune as module
 import rtseg.deployment.candidates as candidates
 from rtseg.core.errors import ConfigError, DataError
 from rtseg.core.files import read_json
-from rtseg.deployment.autotune import EAGER, Row, autotune, ship, time_in_turns
+from rtseg.deployment.autotune import EAGER, autotune, ship, time_in_turns
 from rtseg.deployment.candidates import BASELINE, Builder, Candidate, list_candidates, network_key, why_not
 from rtseg.deployment.cards import load_card
 from rtseg.models.contract import SegNetwork
 
 SHAPE = (1, 3, 64, 96)
+module = import_module("rtseg.deployment.autotune")  # the room hands on a function of the same name
 ORT, ROUGH, INT8 = Candidate("onnxruntime"), Candidate("onnxruntime", argmax="before"), Candidate("onnxruntime", "int8", method="onnxruntime")
 FORMS = [BASELINE, EAGER, ORT, ROUGH]
 
@@ -73,7 +75,6 @@ def clock(monkeypatch):
     """Timings that are written down instead of taken: milliseconds by the name of the form."""
     known = {}
     monkeypatch.setattr(module, "time_in_turns", lambda calls, **_: {name: [known.get(name, 50.0)] * 3 for name in calls})
-    monkeypatch.setattr(Row, "first_ms", property(lambda self: 1.0, lambda self, value: None), raising=False)
     return known
 
 

@@ -6,7 +6,6 @@
 __all__ = ['SWITCHES', 'time_in_turns', 'Row', 'Trial', 'Tuned', 'autotune', 'latency_record', 'ship']
 
 # %% ../../nbs/deployment/07_autotune.ipynb #cell002
-import json
 import os
 import statistics
 import time
@@ -16,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import torch
 
 from ..core.errors import ConfigError, RtsegError
 from ..core.files import read_json, write_json
@@ -104,9 +102,7 @@ class Trial:
         row.float_layers = record.float_layers if record else ()
         row.reason = score.refusal(min_agreement=self.min_agreement, max_drop=self.max_drop)
         row.status = "refused" if row.reason else "accepted"
-        began = time.perf_counter()
-        runtime(self.examples[0].image)
-        row.first_ms = (time.perf_counter() - began) * 1e3
+        row.first_ms = min(time_in_turns({"": lambda: runtime(self.examples[0].image)}, rounds=1)[""])
         return row, (None if row.reason else runtime)
 
 # %% ../../nbs/deployment/07_autotune.ipynb #cell014
@@ -178,7 +174,8 @@ def autotune(model: SegNetwork, calibration: SegDataset | Sequence, *, shape: tu
         best = _try_switches(best, rows, loaded, trial, builder, rounds=rounds, seconds=seconds / 4)
     best.status = "chosen"
     facts = {"shape": list(shape), "threads": eager.threads, "device": device_name(device), "images": len(examples), "labels": examples[0].mask is not None, "max_drop": max_drop,
-             "min_agreement": min_agreement, "rounds": rounds, "load": round(os.getloadavg()[0], 2), "versions": loaded[best.candidate.name].versions(), "protocol": "photograph to labels, forms in turns"}
+             "min_agreement": min_agreement, "rounds": rounds,
+             "load": round(os.getloadavg()[0], 2), "versions": loaded[best.candidate.name].versions(), "protocol": "photograph to labels, forms in turns"}
     tuned = Tuned(best, loaded[best.candidate.name], builder.graph(best.candidate) if best.candidate.runtime in FILE_RUNTIMES else None, rows, facts)
     if folder is not None:
         write_json(folder / "autotune.json", tuned.to_dict())
@@ -186,7 +183,7 @@ def autotune(model: SegNetwork, calibration: SegDataset | Sequence, *, shape: tu
 
 # %% ../../nbs/deployment/07_autotune.ipynb #cell018
 class _Kept:
-    "Rows of forms that need not be tried again: those refused and failed, by the network's key."
+    "Rows of forms that need not be tried again: those refused, by the network's key."
 
     def __init__(self, folder: Path | None, key: str):
         self.path, self.key = folder and folder / "rows.json", key
@@ -196,7 +193,7 @@ class _Kept:
     def add(self, row: Row) -> None:
         self.rows[row.candidate.name] = row
         if self.path is not None:
-            write_json(self.path, {"key": self.key, "rows": {name: kept.to_dict() for name, kept in self.rows.items() if kept.status in ("refused", "failed")}})
+            write_json(self.path, {"key": self.key, "rows": {name: kept.to_dict() for name, kept in self.rows.items() if kept.status == "refused"}})
 
 
 def _judge_all(candidates: list[Candidate], trial: Trial, builder: Builder, kept: _Kept, say: Callable[[str], None]) -> tuple[list[Row], dict[str, Runtime]]:
@@ -234,7 +231,7 @@ SWITCHES = {"openvino": ({"ENABLE_CPU_PINNING": True}, {"ENABLE_CPU_PINNING": Fa
 
 
 def _try_switches(best: Row, rows: list[Row], loaded: dict[str, Runtime], trial: Trial, builder: Builder, *, rounds: int, seconds: float) -> Row:
-    "The chosen form with its runtime's switches set, if one of them is at least 2 % faster; else as it was."
+    "The chosen form with its runtime's switches set, if one of them is at least 2 % faster; else as it was. Their times are relative to it, on the scale of the first timing."
     found = [best]
     for switch in SWITCHES.get(best.candidate.runtime, ()):
         changed = Candidate(**{**best.candidate.__dict__, "properties": {**best.candidate.properties, **switch}})
@@ -257,7 +254,8 @@ def latency_record(tuned: Tuned) -> Latency:
     "The chosen form's latency, from photograph to labels, as a record."
     row, facts = tuned.best, tuned.facts
     return Latency(row.median_ms, row.q1_ms, row.q3_ms, row.runs, (1, *facts["shape"][2:], 3), facts["device"], row.candidate.runtime, row.candidate.precision, facts["threads"],
-                   ("preprocessing", "network", "upsampling", "argmax", "copies"), {"protocol": facts["protocol"], "rounds": facts["rounds"], "load": facts["load"], "properties": row.candidate.properties},
+                   ("preprocessing", "network", "upsampling", "argmax", "copies"),
+                   {"protocol": facts["protocol"], "rounds": facts["rounds"], "load": facts["load"], "properties": row.candidate.properties},
                    facts["versions"])
 
 
@@ -266,8 +264,8 @@ def ship(tuned: Tuned, path: str | Path, *, model: str, labels: LabelSet | int, 
     row, path = tuned.best, Path(path)
     if tuned.graph is None or row.candidate.inside != "all":
         raise ConfigError(f"{row.candidate.name} is no file from pixels to labels: call autotune with files_only=True")
-    card = Card(model, tuple(tuned.facts["shape"]), **class_facts(labels), preprocessing=Preprocessing(), runtime=row.candidate.runtime, precision=row.candidate.precision, threads=tuned.facts["threads"],
-                form={"upsampling": row.candidate.upsampling, "argmax": row.candidate.argmax, "method": row.candidate.method, "properties": row.candidate.properties},
+    card = Card(model, tuple(tuned.facts["shape"]), **class_facts(labels), preprocessing=Preprocessing(), runtime=row.candidate.runtime, precision=row.candidate.precision,
+                threads=tuned.facts["threads"], form={"upsampling": row.candidate.upsampling, "argmax": row.candidate.argmax, "method": row.candidate.method, "properties": row.candidate.properties},
                 agreement=row.agreement, miou_before=row.miou_before, miou_after=row.miou_after, examples=tuned.facts["images"], latency=latency_record(tuned), float_layers=row.float_layers,
                 source_sha256=source_sha256, versions=tuned.facts["versions"])
     written = write_shipped(path, tuned.graph, card)

@@ -21,7 +21,7 @@ from ..core.values import Value
 from .export import to_onnx
 from .openvino import OpenVinoRuntime, capabilities
 from .quantization import QuantizationRecord, Quantized, float_graph, quantize, quantized_runtime
-from .runtimes import RUNTIMES, OnnxRuntime, Runtime, load_runtime, why_absent
+from .runtimes import RUNTIMES, Runtime, load_runtime, why_absent
 from .serving import ServingGraph
 from ..models.contract import SegNetwork
 

@@ -10,7 +10,6 @@ __all__ = ['CONVOLUTIONS', 'METHODS', 'QUANTISERS', 'layers_of', 'tail_of', 'inp
 # %% ../../nbs/deployment/05_quantization.ipynb #cell002
 import logging
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass, field
@@ -28,7 +27,7 @@ from torch import nn
 from ..core.errors import ConfigError, check_choice, missing_extra
 from ..core.values import Value
 from ..data.datasets import SegDataset
-from .faithful import Example, FormScore, check_limits, evaluate_form, read_examples
+from .faithful import FormScore, check_limits, evaluate_form, read_examples
 from .runtimes import OnnxRuntime, load_runtime, model_bytes
 from .serving import ServingGraph
 from ..models.contract import SegNetwork
@@ -228,7 +227,9 @@ def float_graph(source: nn.Module | str | Path | onnx.ModelProto, shape: tuple[i
 
 def quantize(source: nn.Module | str | Path | onnx.ModelProto, calibration: SegDataset | Sequence, *, shape: tuple[int, ...], method: str = "nncf", images: int = 16, max_drop: float = 0.005,
              min_agreement: float = 0.99, max_float: float = 0.5, runtime: str = "onnxruntime", threads: int | None = None, ignore_index: int = 255) -> Quantized:
-    "int8 by QDQ for `shape` (N x 3 x H x W), with as few layers in float as the limits allow, at most a share `max_float`; masks are judged in `runtime`. Raises `ConfigError`, `DataError`, `MissingExtra`."
+    """int8 by QDQ for `shape` (N x 3 x H x W), with as few layers in float as the limits allow, at most a share `max_float`; masks are judged in `runtime`.
+
+    Raises `ConfigError`, `DataError`, `MissingExtra`."""
     check_choice(method, METHODS, what="method")
     check_limits(min_agreement=min_agreement, max_drop=max_drop)
     graph = float_graph(source, shape)
