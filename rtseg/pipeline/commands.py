@@ -14,6 +14,7 @@ import typer
 from tqdm.auto import tqdm
 
 from ..core.architecture import Architecture
+from ..core.environment import seed_everything
 from ..core.files import write_json
 from ..data.checks import check_dataset
 from ..data.datasets import SegDataset, open_dataset
@@ -198,6 +199,7 @@ def train(
     """
     settings = training_settings(recipe=recipe, file=config, changes=read_settings(set_ or []), detail=detail)
     splits = training_splits(dataset, root, labels)
+    seed_everything(settings.seed)  # fresh weights, too, are the seed's
     network, pretrained_on = build_network(model, splits["train"].labels.num_classes, options=option), "none"
     if weights is not None:
         pretrained_on, start = start_training(network, weights, name=None if model.endswith(".json") else model)

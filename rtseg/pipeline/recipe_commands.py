@@ -14,6 +14,7 @@ import typer
 from ..compression import PrunedRecord, save_pruned
 from ..compression.schedule import CompressConfig, CompressResult, compress
 from ..core.config import parse_value
+from ..core.environment import seed_everything
 from ..core.errors import ConfigError
 from ..models.contract import SegNetwork
 from .options import DatasetOption, LabelsOption, ModelOption, OptionsOption, RootOption, build_network, is_record, read_settings, read_size
@@ -45,6 +46,7 @@ def distill(
     splits = training_splits(dataset, root, labels)
     classes = splits["train"].labels.num_classes
     guide = build_network(teacher, classes, teacher_weights, teacher_option)
+    seed_everything(settings.seed)  # fresh weights, too, are the seed's
     student, pretrained_on = build_network(model, classes, options=option), "none"
     if weights is not None:
         pretrained_on, start = start_training(student, weights, name=None if model.endswith(".json") else model)
