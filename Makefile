@@ -6,7 +6,7 @@ OUT    ?= runs/$(PRESET)
 DATA   ?=
 BIN    := $(VENV)/bin
 
-.PHONY: run test lab install
+.PHONY: run test test-browser docs lab install
 
 run: $(VENV)/.installed
 	$(BIN)/rtseg run --preset $(PRESET) --out $(OUT) --resume $(if $(DATA),--data $(DATA))
@@ -15,6 +15,13 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/nbdev_test --skip_folder_re '^(stages|recipes|guides|[_.])'
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+
+# Chromium is looked for in RTSEG_CHROMIUM, then on the PATH; without one the tests are skipped with that reason.
+test-browser: $(VENV)/.installed-browser
+	$(BIN)/python -m pytest tests/browser/test_lab.py
+
+docs: $(VENV)/.installed
+	$(BIN)/rtseg docs --out _docs
 
 lab: $(VENV)/.installed
 	$(BIN)/rtseg lab
@@ -29,4 +36,8 @@ $(VENV)/.installed: settings.ini setup.py
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install -q -e '.[dev]'
+	touch $@
+
+$(VENV)/.installed-browser: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install -q -e '.[browser]'
 	touch $@

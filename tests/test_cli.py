@@ -17,6 +17,8 @@ COMMANDS = [
     "train",
     "tune",
     "bench",
+    "sweep",
+    "docs",
     "distill",
     "compress",
     "evaluate",

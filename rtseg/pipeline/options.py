@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ModelOption', 'OptionsOption', 'DatasetOption', 'RootOption', 'LabelsOption', 'InferenceOption', 'CropOption',
            'OverlapOption', 'ScaleOption', 'ScalesOption', 'FlipOption', 'CornersOption', 'BatchOption',
-           'PrecisionOption', 'DeviceOption', 'read_settings', 'read_size', 'is_record', 'build_network', 'read_device',
-           'read_scales', 'read_inference']
+           'PrecisionOption', 'DeviceOption', 'read_settings', 'read_parameters', 'read_size', 'is_record',
+           'build_network', 'read_device', 'read_scales', 'read_inference']
 
 # %% ../../nbs/pipeline/06a_options.ipynb #cell002
 from pathlib import Path
@@ -35,6 +35,13 @@ def read_settings(words: list[str]) -> dict[str, str]:
     return {key.strip(): value.strip() for key, value in (word.split("=", 1) for word in words)}
 
 # %% ../../nbs/pipeline/06a_options.ipynb #cell007
+def read_parameters(words: list[str]) -> dict[str, str]:
+    """`["-p", "run", "runs/x"]` as `{"run": "runs/x"}`; `ConfigError` for anything that is not `-p key value`."""
+    if len(words) % 3 or any(word not in ("-p", "--parameters") for word in words[::3]):
+        raise ConfigError(f"'{' '.join(words)}' cannot be read: parameters of a stage are written -p key value")
+    return dict(zip(words[1::3], words[2::3], strict=True))
+
+# %% ../../nbs/pipeline/06a_options.ipynb #cell010
 def read_size(text: str) -> tuple[int, int]:
     """`512x1024` as (height, width); `ConfigError` for anything else."""
     parts = text.lower().split("x")
@@ -68,7 +75,7 @@ def build_network(model: str, classes: int, weights: Path | None = None, options
         fit_checkpoint(model, load_checkpoint(weights), network)
     return network
 
-# %% ../../nbs/pipeline/06a_options.ipynb #cell012
+# %% ../../nbs/pipeline/06a_options.ipynb #cell015
 def read_device(text: str) -> str:
     """`auto`, `cpu`, `cuda` or `cuda:1` as a device that exists; `ConfigError` for anything else."""
     gpus = torch.cuda.device_count()
@@ -81,7 +88,7 @@ def read_device(text: str) -> str:
         raise ConfigError(f"device '{text}' is not here: this machine has {gpus} GPUs that PyTorch can use; choose auto or cpu")
     return text
 
-# %% ../../nbs/pipeline/06a_options.ipynb #cell015
+# %% ../../nbs/pipeline/06a_options.ipynb #cell018
 def read_scales(text: str) -> tuple[float, ...]:
     """`0.5,1.0,1.5` as numbers; `ConfigError` for anything else."""
     try:
@@ -99,7 +106,7 @@ def read_inference(mode: str, crop: str | None, overlap: float | None, scale: fl
         given["crop"] = read_size(crop if "x" in crop.lower() else f"{crop}x{crop}")
     return Inference.parse({"mode": mode, "scale": scale, "scales": read_scales(scales), "flip": flip, "align_corners": align_corners} | given)
 
-# %% ../../nbs/pipeline/06a_options.ipynb #cell018
+# %% ../../nbs/pipeline/06a_options.ipynb #cell021
 ModelOption = Annotated[
     str, typer.Option(help="A network's name (see 'rtseg models'), or the .json file of an architecture or of a pruned network.")
 ]

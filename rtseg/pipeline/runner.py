@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KERNEL_ENVIRONMENT', 'KERNEL_ARGUMENTS', 'last_state', 'tidy_notebook', 'StageFailed', 'kernel_environment',
-           'failure_line', 'run_stage', 'changed_settings', 'open_run', 'check_artifacts', 'RunResult', 'run_stages',
-           'run']
+           'failure_line', 'run_notebook', 'run_stage', 'changed_settings', 'open_run', 'check_artifacts', 'RunResult',
+           'run_stages', 'run']
 
 # %% ../../nbs/pipeline/04_runner.ipynb #cell002
 import os
@@ -72,11 +72,11 @@ def kernel_environment(values: dict[str, str]) -> Iterator[None]:
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
 
-def failure_line(stage: str, error: PapermillExecutionError, executed: Path) -> str:
-    """One line about a failed cell: stage, cell, what was raised, where to look."""
+def failure_line(what: str, error: PapermillExecutionError, executed: Path) -> str:
+    """One line about a failed cell: of which notebook (`what`), which cell, what was raised, where to look."""
     reason = re.sub(r"\x1b\[[0-9;]*m", "", str(error.evalue)).strip().splitlines() or [""]
     name = "" if _is_ours(error.ename) else f"{error.ename}: "
-    return f"stage '{stage}' failed in cell [{error.exec_count}]: {name}{reason[0]} (open {executed})"
+    return f"{what} failed in cell [{error.exec_count}]: {name}{reason[0]} (open {executed})"
 
 
 def _is_ours(name: str) -> bool:
@@ -87,42 +87,27 @@ def _is_ours(name: str) -> bool:
     return name in {kind.__name__ for kind in kinds}
 
 # %% ../../nbs/pipeline/04_runner.ipynb #cell009
-def run_stage(
-    spec: StageSpec,
-    run: RunFolder,
-    *,
-    notebooks: Path,
-    settings: dict | None = None,
-    parameters: dict | None = None,
-    show_progress: bool = True,
-) -> Path:
-    """Execute the notebook of one stage; returns the executed copy, raises `StageFailed` with one line."""
-    executed = run.path(f"notebooks/{spec.notebook}").resolve()
+def run_notebook(notebook: Path, executed: Path, *, parameters: dict, what: str, cwd: Path, environment: dict[str, str] | None = None, show_progress: bool = True) -> Path:
+    """Execute a notebook with papermill in the folder `cwd`; returns the executed copy, raises `StageFailed` with one line that begins with `what`."""
     executed.parent.mkdir(parents=True, exist_ok=True)
-    given = {"run": str(run.root.resolve()), **({"settings": settings} if settings else {}), **(parameters or {})}
     try:
-        with kernel_environment(KERNEL_ENVIRONMENT | {OWNER: str(os.getpid())}):
-            papermill.execute_notebook(
-                notebooks / spec.notebook,
-                executed,
-                parameters=given,
-                kernel_name="python3",
-                language="python",
-                cwd=str(run.root.resolve()),
-                progress_bar=False,
-                extra_arguments=KERNEL_ARGUMENTS,
-                stderr_file=sys.stderr if show_progress else None,
-            )
+        with kernel_environment(KERNEL_ENVIRONMENT | (environment or {})):
+            papermill.execute_notebook(notebook, executed, parameters=parameters, kernel_name="python3", language="python", cwd=str(cwd), progress_bar=False, extra_arguments=KERNEL_ARGUMENTS, stderr_file=sys.stderr if show_progress else None)
     except PapermillExecutionError as error:
-        raise StageFailed(failure_line(spec.name, error, executed)) from None
+        raise StageFailed(failure_line(what, error, executed)) from None
     except DeadKernelError:
-        raise StageFailed(
-            f"stage '{spec.name}' lost its kernel, which was killed or ran out of memory: free memory or lower the batch size, and run the same command again (open {executed})"
-        ) from None
+        raise StageFailed(f"{what} lost its kernel, which was killed or ran out of memory: free memory or lower the batch size, and run the same command again (open {executed})") from None
     finally:
         if executed.is_file():
             tidy_notebook(executed)
     return executed
+
+
+def run_stage(spec: StageSpec, run: RunFolder, *, notebooks: Path, settings: dict | None = None, parameters: dict | None = None, show_progress: bool = True) -> Path:
+    """Execute the notebook of one stage; returns the executed copy, raises `StageFailed` with one line."""
+    root = run.root.resolve()
+    given = {"run": str(root), **({"settings": settings} if settings else {}), **(parameters or {})}
+    return run_notebook(notebooks / spec.notebook, root / "notebooks" / spec.notebook, parameters=given, what=f"stage '{spec.name}'", cwd=root, environment={OWNER: str(os.getpid())}, show_progress=show_progress)
 
 # %% ../../nbs/pipeline/04_runner.ipynb #cell013
 def changed_settings(old: dict, new: dict, prefix: str = "") -> list[str]:
