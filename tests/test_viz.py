@@ -163,7 +163,7 @@ def test_masks_take_tensors_and_refuse_floats_and_wrong_sizes():
     tensor = torch.zeros(3, 20, 30, dtype=torch.uint8)
     assert masks.as_rgb(tensor).shape == (20, 30, 3)
     with pytest.raises(DataError, match="uint8"):
-        viz.overlay(np.zeros((20, 30, 3), np.float32), np.zeros((20, 30), np.uint8), LABELS)
+        viz.error_map(np.zeros((20, 30, 3), np.float32), np.zeros((20, 30), np.uint8), np.zeros((20, 30), np.uint8), LABELS)
     with pytest.raises(DataError, match="does not fit"):
         viz.show_masks([np.zeros((20, 30, 3), np.uint8)], [np.zeros((10, 30), np.uint8)], labels=LABELS)
 

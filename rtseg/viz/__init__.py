@@ -7,9 +7,11 @@ from rtseg.viz.data import plot_class_shares, plot_presence
 from rtseg.viz.figures import image_html, new_figure, plotly_script, render_png, show, to_html
 from rtseg.viz.latency import plot_agreement, plot_latencies, plot_latency_table
 from rtseg.viz.latency_explorer import explore_latency
+from rtseg.viz.mask_viewer import explore_masks
 from rtseg.viz.masks import error_map, show_masks
 from rtseg.viz.networks import network_numbers, plot_network
 from rtseg.viz.predictions import plot_intervals, plot_tables
+from rtseg.viz.run_browser import explore_runs
 from rtseg.viz.search import plot_frontier, plot_health, plot_logits
 from rtseg.viz.search_replay import explore_search
 from rtseg.viz.supernets import plot_supernet
@@ -17,7 +19,7 @@ from rtseg.viz.tables import Table, table
 from rtseg.viz.zoo_explorer import explore_zoo
 
 __all__ = [
-    "LiveCurves", "Table", "compare_architectures", "error_map", "explore_architecture", "explore_latency", "explore_pair", "explore_search", "explore_zoo", "image_html", "network_numbers", "new_figure", "plot_agreement",
+    "LiveCurves", "Table", "compare_architectures", "error_map", "explore_architecture", "explore_latency", "explore_masks", "explore_pair", "explore_runs", "explore_search", "explore_zoo", "image_html", "network_numbers", "new_figure", "plot_agreement",
     "plot_architecture", "plot_class_shares", "plot_confusion", "plot_frontier", "plot_health", "plot_intervals", "plot_iou", "plot_latencies",
     "plot_latency_table", "plot_logits", "plot_network", "plot_presence", "plot_supernet", "plot_tables", "plot_training", "plotly_script", "render_png", "show",
     "show_masks", "table", "to_html", "watch",
