@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Part', 'UNITS', 'part_name', 'choices', 'Grid', 'operator_grid', 'plot_grid', 'LayerTime', 'layer_times',
-           'plot_layers', 'Sources', 'LatencyExplorer', 'kinds_html', 'explore_latency']
+           'plot_layers', 'Sources', 'LatencyViews', 'LatencyExplorer', 'kinds_html', 'explore_latency']
 
 # %% ../../nbs/viz/14_latency_explorer.ipynb #cell002
 from collections.abc import Mapping, Sequence
@@ -163,18 +163,47 @@ class Sources:
         return plot_agreement([self.table.predict(self.networks[name]) for name in names], known, names=names)
 
 # %% ../../nbs/viz/14_latency_explorer.ipynb #cell019
-class LatencyExplorer(Explorer):
-    "A latency table that is looked at from up to four sides; see `explore_latency`."
+class LatencyViews:
+    "What is chosen, and the picture of each view for it; `note` says what a picture leaves out."
 
     def __init__(self, sources: Sources):
-        self.sources, self.held, self.quiet = sources, choices(sources.table), Quiet()
-        self.size = next(size for size, strides in self.held.items() if len(strides.get(1, ())) > 3)
-        self.stride, self.unit, self.part = 1, "ms", self.held[self.size][1][0]
+        self.sources, self.held, self.note = sources, choices(sources.table), ""
+        self.size = max(self.held, key=lambda size: len(self.held[size].get(1, ())))
+        self.stride, self.unit = next(iter(self.held[self.size])), "ms"
+        self.part = self.held[self.size][self.stride][0]
         self.network, self.corrected = next(iter(sources.networks or {}), None), False
-        self.message = widgets.HTML()
         draws = {"operators": self.draw_grid, "layers": self.draw_layers, "measured": self.draw_agreement, "two tables": self.draw_tables}
         wanted = {"operators": True, "layers": self.network is not None, "measured": bool(sources.measured), "two tables": sources.other is not None}
         self.draws = {name: draw for name, draw in draws.items() if wanted[name]}
+
+    def draw_grid(self) -> go.Figure:
+        "The heat map; its colours mean the same for all searched operators of this size and stride, and for all parts of the frame."
+        alike = [part for part in self.held[self.size][self.stride] if (part[0] in OPERATORS) == (self.part[0] in OPERATORS)]
+        grids = {part: operator_grid(self.sources.table, part, size=self.size, stride=self.stride) for part in alike}
+        top = max((v for grid in grids.values() for row in grid.values(self.unit) for v in row if v is not None), default=1.0)
+        return plot_grid(grids[self.part], title=f"{part_name(self.part)}, input {self.size[0]} x {self.size[1]}, stride {self.stride}", unit=self.unit, top=top)
+
+    def draw_layers(self) -> go.Figure:
+        "The bars of the chosen network."
+        arch = self.sources.networks[self.network]
+        tables, self.note = self.sources.tables(arch)
+        return plot_layers(arch, tables, title=self.network, measured=(self.sources.measured or {}).get(self.network))
+
+    def draw_agreement(self) -> go.Figure:
+        "Predicted against measured."
+        return self.sources.agreement(self.corrected)
+
+    def draw_tables(self) -> go.Figure:
+        "This table against the other."
+        return plot_tables(compare_tables(self.sources.table, self.sources.other))
+
+# %% ../../nbs/viz/14_latency_explorer.ipynb #cell021
+class LatencyExplorer(LatencyViews, Explorer):
+    "A latency table that is looked at from up to four sides; see `explore_latency`."
+
+    def __init__(self, sources: Sources):
+        super().__init__(sources)
+        self.quiet, self.message = Quiet(), widgets.HTML()
         self.figures = {name: living_figure(draw()) for name, draw in self.draws.items()}
         self.controls = _Controls(self)
         boxes = [widgets.VBox([*self.controls.of(name), figure]) for name, figure in self.figures.items()]
@@ -218,34 +247,14 @@ class LatencyExplorer(Explorer):
     def still(self) -> go.Figure:
         return self.draws[self.view]()
 
-    def draw_grid(self) -> go.Figure:
-        "The heat map; its colours mean the same for all searched operators of this size and stride, and for all parts of the frame."
-        alike = [part for part in self.held[self.size][self.stride] if (part[0] in OPERATORS) == (self.part[0] in OPERATORS)]
-        grids = {part: operator_grid(self.sources.table, part, size=self.size, stride=self.stride) for part in alike}
-        top = max((v for grid in grids.values() for row in grid.values(self.unit) for v in row if v is not None), default=1.0)
-        return plot_grid(grids[self.part], title=f"{part_name(self.part)}, input {self.size[0]} x {self.size[1]}, stride {self.stride}", unit=self.unit, top=top)
-
-    def draw_layers(self) -> go.Figure:
-        "The bars of the chosen network."
-        arch = self.sources.networks[self.network]
-        tables, self.message.value = self.sources.tables(arch)
-        return plot_layers(arch, tables, title=self.network, measured=(self.sources.measured or {}).get(self.network))
-
-    def draw_agreement(self) -> go.Figure:
-        "Predicted against measured."
-        return self.sources.agreement(self.corrected)
-
-    def draw_tables(self) -> go.Figure:
-        "This table against the other."
-        return plot_tables(compare_tables(self.sources.table, self.sources.other))
-
     def _follow(self, view: str | None = None) -> None:
         with self.quiet():
             self.controls.follow()
         if view is not None:
             redraw(self.figures[view], self.draws[view]())
+        self.message.value = self.note
 
-# %% ../../nbs/viz/14_latency_explorer.ipynb #cell021
+# %% ../../nbs/viz/14_latency_explorer.ipynb #cell023
 class _Controls:
     "The widgets of a `LatencyExplorer` and what they set off."
 
@@ -288,7 +297,7 @@ def kinds_html(first: LatencyTable, second: LatencyTable) -> str:
     rows = [{"operator": kind, "ratio": ratio} for kind, ratio in sorted(compare_tables(first, second).by_kind().items(), key=lambda pair: pair[1])]
     return text_table(rows, {"operator": "operator", "ratio": "second / first"}, formats={"ratio": ".2f"}).html
 
-# %% ../../nbs/viz/14_latency_explorer.ipynb #cell024
+# %% ../../nbs/viz/14_latency_explorer.ipynb #cell026
 def explore_latency(table: LatencyTable | str | Path, *, other: LatencyTable | str | Path | None = None, networks: Mapping[str, Architecture] | None = None,
                     pairs: Sequence[tuple[Architecture, float | Latency]] = (), predictor: Predictor | None = None) -> LatencyExplorer:
     """A latency table (or its file) to be looked into: operators by widths, the layers of `networks` (by name), predictions against `pairs` of a network and its measured ms, and `other`, a table

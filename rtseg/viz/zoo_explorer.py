@@ -184,7 +184,7 @@ def facts_html(point: Mapping, pages: str, where: str) -> str:
     links = f"<a href='{escape(pages.rstrip('/'))}/{point['page']}' target='_blank'>its page</a> · <a href='{escape(point['paper'])}' target='_blank'>the paper</a> · <code>create_model(\"{point['name']}\")</code>"
     return f"<div style='font:13px sans-serif;line-height:1.5'>{'<br>'.join(lines)}<br>{links}</div>"
 
-
+# %% ../../nbs/viz/16_zoo_explorer.ipynb #cell024
 class ZooExplorer(Explorer):
     "The networks of the registry on two axes within a budget; see `explore_zoo`."
 
@@ -249,7 +249,7 @@ class ZooExplorer(Explorer):
         if points.point_inds:
             self.choose(self.figure.data[0].customdata[points.point_inds[0]])
 
-# %% ../../nbs/viz/16_zoo_explorer.ipynb #cell024
+# %% ../../nbs/viz/16_zoo_explorer.ipynb #cell026
 class _Controls:
     "The widgets of a `ZooExplorer` and what they set off."
 
@@ -293,7 +293,7 @@ def steps(explorer: ZooExplorer, name: str) -> list[tuple[str, float]]:
     used = [step for step in ladder if values and min(values) <= step < max(values)]
     return [*((f"{step:g}", step) for step in used), ("any", math.inf)]
 
-# %% ../../nbs/viz/16_zoo_explorer.ipynb #cell026
+# %% ../../nbs/viz/16_zoo_explorer.ipynb #cell028
 def explore_zoo(*, latency: BenchRecord | str | Path | Mapping[str, float] | None = None, results: Mapping[str, float | EvalReport] | str | Path | None = None, x: str | None = None, y: str = "miou",
                 max_ms: float | None = None, max_gmacs: float | None = None, max_params: float | None = None, since: int | None = None, pages: str = "..") -> ZooExplorer:
     """All networks on two axes within a budget. `latency` is a bench's record, its file, or ms by network; `results` own mIoU by network (0 to 1), reports, or a folder of records; `max_params` in
