@@ -17,8 +17,10 @@ from rtseg.compression import PrunedRecord
 from rtseg.core.architecture import Architecture
 from rtseg.core.config import load_config
 from rtseg.core.values import LabelSet
+from rtseg.data.scenes import make_scenes
+from rtseg.evaluation import load_trained
 from rtseg.models import count_parameters, create_model
-from rtseg.pipeline.cli import app
+from rtseg.pipeline.cli import app, main
 from rtseg.pipeline.config import load_preset
 from rtseg.pipeline.options import read_settings
 from rtseg.pipeline.training_runs import training_settings
@@ -192,6 +194,17 @@ def test_many_gpus(execute):
     out, _ = execute("08", epochs=1, steps_per_epoch=1)
     one, many = (read_metrics(out / name)[-1] for name in ("one", "many"))
     assert one["step"] == many["step"] == 1 and abs(one["losses"]["main"] - many["losses"]["main"]) < 1e-3
+
+
+def test_the_same_line_gives_the_same_network(tmp_path, one_thread):
+    make_scenes(tmp_path / "streets", counts={"train": 4, "val": 1, "test": 1}, size=(64, 64))
+    line = f"train --model fastscnn --dataset synthetic --data {tmp_path}/streets --set epochs=1 --set steps_per_epoch=1 --set batch_size=2 --set augmentation.crop=[64,64] --set device=cpu"
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        with pytest.raises(SystemExit) as end:
+            main([*line.split(), "--set", f"seed={seed}", "--out", str(tmp_path / name)])
+        assert end.value.code == 0
+    a, b, c = (load_trained(tmp_path / name, "last").weights for name in "abc")
+    assert all(torch.equal(a[key], b[key]) for key in a) and any(not torch.equal(a[key], c[key]) for key in a)
 
 
 def test_add_a_network(execute):
