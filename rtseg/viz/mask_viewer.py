@@ -126,8 +126,10 @@ def paste_panels(columns: Sequence[Sequence[Panel]], legend: Image.Image | None 
     for c, column in enumerate(columns):
         for r, panel in enumerate(column):
             x, y = c * (cell + 6), 26 + r * (tall + 24)
-            draw.text((x, y + 10), panel.title if panel.pixels is not None else f"{panel.title}: {panel.note}", fill=MUTED, font=font, anchor="lm")
-            if panel.pixels is not None:
+            draw.text((x, y + 10), panel.title, fill=MUTED, font=font, anchor="lm")
+            if panel.pixels is None:
+                draw.text((x + cell / 2, y + 20 + tall / 2), panel.note, fill=MUTED, font=font, anchor="mm")
+            else:
                 box = [v + 0.5 for v in (left, top, right, bottom)]
                 canvas.paste(Image.fromarray(panel.pixels).resize((cell, tall), _method(panel.pixels), box=_inside(box, shape)), (x, y + 20))
     if legend:
