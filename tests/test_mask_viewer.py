@@ -114,8 +114,8 @@ def test_all_panels_share_one_view_which_outlives_a_step(viewer):
     layout = viewer.figure.layout
     assert {layout[n].matches for n in layout if n.startswith("xaxis")} == {"x"} and {layout[n].matches for n in layout if n.startswith("yaxis")} == {"y"}
     assert axes(viewer, "x") == {(-0.5, 95.5)} and axes(viewer, "y") == {(63.5, -0.5)}
-    viewer.figure.layout.yaxis3.range = [40, 8]  # what a drag in one panel leaves
-    viewer.figure.layout.xaxis2.range = [10, 30]
+    viewer.figure.plotly_relayout({f"{axis}.range[{end}]": value for letter, ends in (("x", (10, 30)), ("y", (40, 8))) for axis in (f"{letter}axis", f"{letter}axis2")
+                                   for end, value in enumerate(ends)})  # what a browser reports of a drag
     viewer.step(1)
     assert viewer.view == (10, 30, 8, 40) and axes(viewer, "x") == {(10, 30)} and axes(viewer, "y") == {(40, 8)}
     viewer.paint(alpha=0.2)
@@ -155,7 +155,8 @@ def test_a_click_names_the_classes(viewer):
 
 def test_what_is_impossible_changes_nothing_and_is_said(viewer):
     before = viewer.palette, viewer.alpha, viewer.kinds, viewer.order
-    for change, words in ((lambda: viewer.paint(palette="gaudy"), "allowed are data set"), (lambda: viewer.paint(alpha=2), "opacity 2"), (lambda: viewer.paint(kinds=("labels",)), "did you mean 'label'"),
+    for change, words in ((lambda: viewer.paint(palette="gaudy"), "allowed are data set"), (lambda: viewer.paint(alpha=2), "opacity 2"),
+                          (lambda: viewer.paint(kinds=("labels",)), "did you mean 'label'"),
                           (lambda: viewer.sort("rode"), "did you mean"), (lambda: viewer.sort("miou", "hlaf"), "did you mean"), (lambda: viewer.open("nowhere.png"), "nowhere.png cannot be read")):
         change()
         assert words in viewer.message.value.replace("&#x27;", "'")
@@ -196,7 +197,8 @@ def jpeg(image: np.ndarray, orientation: int | None = None) -> bytes:
 
 def test_an_uploaded_photograph_is_segmented_by_all_that_can_be_asked(viewer):
     viewer.models["stored"] = [half(pair(0.5)[0])] * 4
-    viewer.controls.upload.value = ({"name": "my <street>.jpg", "type": "image/jpeg", "size": 1, "content": memoryview(jpeg(pair(0.3, 256, 384)[0])), "last_modified": SimpleNamespace(timestamp=lambda: 0)},)
+    content = memoryview(jpeg(pair(0.3, 256, 384)[0]))
+    viewer.controls.upload.value = ({"name": "my <street>.jpg", "type": "image/jpeg", "size": len(content), "content": content, "last_modified": SimpleNamespace(timestamp=lambda: 0)},)
     assert viewer.image.shape == (64, 96, 3) and viewer.mask is None and set(viewer.answers) == {"half", "network"}
     assert (viewer.answers["network"].labels == 0).mean() == pytest.approx(0.3, abs=0.02) and viewer.controls.upload.value == ()
     assert "my <street>.jpg, seen whole, 256 x 384 reduced to 64 x 96" == viewer.name and "<street>" not in viewer.facts.value

@@ -50,7 +50,8 @@ class RunRecord:
 
 
 NUMBERS = ("miou", "ms", "parameters", "minutes", "epochs", "seed")
-COLUMNS = {"name": "run", "kind": "kind", "state": "state", "miou": "mean IoU", "scored_on": "on", "ms": "ms", "parameters": "parameters", "minutes": "minutes", "epochs": "epochs", "seed": "seed", "note": "note"}
+COLUMNS = {"name": "run", "kind": "kind", "state": "state", "miou": "mean IoU", "scored_on": "on", "ms": "ms", "parameters": "parameters", "minutes": "minutes", "epochs": "epochs",
+           "seed": "seed", "note": "note"}
 FORMATS = {"miou": ".1%", "ms": ".2f", "parameters": ",.0f", "minutes": ".1f", "epochs": ".0f", "seed": ".0f"}
 
 
