@@ -182,18 +182,6 @@ class MaskViewer(Explorer):
             self.by, self.model, self.place = by, model, 0
             self.name, self.image, self.mask, self.answers = self._sample(self.order[0])
 
-    def image_scores(self, by: str = "miou", model: str | None = None) -> list[float | None]:
-        "Score of every sample in the data's order: its mean IoU, or the IoU of the class `by`."
-        model, scores = self.model if model is None else check_choice(model, self.models, what="model"), []
-        for index in range(len(self.pictures)):
-            if (model, index) not in self.confusions:
-                self.message.value = f"{escape(model)}: image {index + 1} of {len(self.pictures)}"
-                self._sample(index, (model,))
-            confusion = self.confusions[model, index]
-            scores.append(None if confusion is None else image_score(confusion, None if by == "miou" else self.labels.classes.index(by)))
-        self.message.value = ""
-        return scores
-
     def paint(self, *, palette: str | None = None, focus: str | None = None, alpha: float | None = None, kinds: Sequence[str] | None = None) -> None:
         "Change the palette, the class that 'one class' shows, the strength of the colours (0 to 1), or which panels there are."
         with self._attempt():
@@ -209,29 +197,47 @@ class MaskViewer(Explorer):
         with self._attempt():
             self.view = view
 
-    def open(self, source: str | Path | bytes | np.ndarray, *, name: str = "") -> None:
-        "Segment a photograph of one's own: a file, its bytes, or an array H x W x 3 uint8."
-        with self._attempt():
-            askable = {key: model for key, model in self.models.items() if not isinstance(model, str | Path | Sequence)}
-            if not askable:
-                raise ConfigError("all predictions here are stored ones: give a network, a runtime or a function to segment a photograph")
-            photo = as_rgb(source) if isinstance(source, np.ndarray) else open_photo(source, name=name or "the upload")
-            words, self.image, self.answers = self._ask_about(photo, askable)
-            self.name, self.mask, self.view = f"{name or (source if isinstance(source, str | Path) else 'photograph')}, {words}", None, None
-
-    def at(self, x: float, y: float) -> dict[str, str]:
-        "What lies at a pixel: the label's class, and each model's with its confidence; shown below the picture too."
-        x, y = (min(max(round(v), 0), limit - 1) for v, limit in zip((x, y), self.image.shape[1::-1], strict=True))
-        found = {} if self.mask is None else {"label": self._class_name(self.mask[y, x])}
-        for name, said in self.answers.items():
-            found[name] = self._class_name(said.labels[y, x]) + ("" if said.confidence is None else f", {said.confidence[y, x]:.0%} sure")
-        self.pixel.value = f"at ({x}, {y}): " + " · ".join(f"{escape(who)} <b>{escape(what)}</b>" for who, what in found.items())
-        return found
-
     def still(self) -> Image.Image:
         return paste_panels(self._columns(), self._legend_strip(self.width), title=self.name, view=self.view, width=self.width)
 
 # %% ../../nbs/viz/17_mask_viewer.ipynb #cell016
+def _image_scores(self: MaskViewer, by: str = "miou", model: str | None = None) -> list[float | None]:
+    "Score of every sample in the data's order: its mean IoU, or the IoU of the class `by`."
+    model, scores = self.model if model is None else check_choice(model, self.models, what="model"), []
+    for index in range(len(self.pictures)):
+        if (model, index) not in self.confusions:
+            self.message.value = f"{escape(model)}: image {index + 1} of {len(self.pictures)}"
+            self._sample(index, (model,))
+        confusion = self.confusions[model, index]
+        scores.append(None if confusion is None else image_score(confusion, None if by == "miou" else self.labels.classes.index(by)))
+    self.message.value = ""
+    return scores
+
+
+def _open(self: MaskViewer, source: str | Path | bytes | np.ndarray, *, name: str = "") -> None:
+    "Segment a photograph of one's own: a file, its bytes, or an array H x W x 3 uint8."
+    with self._attempt():
+        askable = {key: model for key, model in self.models.items() if not isinstance(model, str | Path | Sequence)}
+        if not askable:
+            raise ConfigError("all predictions here are stored ones: give a network, a runtime or a function to segment a photograph")
+        photo = as_rgb(source) if isinstance(source, np.ndarray) else open_photo(source, name=name or "the upload")
+        words, self.image, self.answers = self._ask_about(photo, askable)
+        self.name, self.mask, self.view = f"{name or (source if isinstance(source, str | Path) else 'photograph')}, {words}", None, None
+
+
+def _at(self: MaskViewer, x: float, y: float) -> dict[str, str]:
+    "What lies at a pixel: the label's class, and each model's with its confidence; shown below the picture too."
+    x, y = (min(max(round(v), 0), limit - 1) for v, limit in zip((x, y), self.image.shape[1::-1], strict=True))
+    found = {} if self.mask is None else {"label": self._class_name(self.mask[y, x])}
+    for name, said in self.answers.items():
+        found[name] = self._class_name(said.labels[y, x]) + ("" if said.confidence is None else f", {said.confidence[y, x]:.0%} sure")
+    self.pixel.value = f"at ({x}, {y}): " + " · ".join(f"{escape(who)} <b>{escape(what)}</b>" for who, what in found.items())
+    return found
+
+
+MaskViewer.image_scores, MaskViewer.open, MaskViewer.at = _image_scores, _open, _at
+
+# %% ../../nbs/viz/17_mask_viewer.ipynb #cell018
 @contextmanager
 def _attempt(self: MaskViewer) -> Iterator[None]:
     self.view, self.message.value = self._seen_view(), ""
@@ -264,7 +270,7 @@ def _ask_about(self: MaskViewer, photo: np.ndarray, models: Mapping[str, Segment
 
 MaskViewer._attempt, MaskViewer._sample, MaskViewer._ask_about = _attempt, _sample, _ask_about
 
-# %% ../../nbs/viz/17_mask_viewer.ipynb #cell017
+# %% ../../nbs/viz/17_mask_viewer.ipynb #cell019
 def _columns(self: MaskViewer) -> list[list[Panel]]:
     return sample_panels(self.image, self.mask, self.answers, with_palette(self.labels, self.palette, focus=self.focus), alpha=self.alpha, kinds=self.kinds)
 
@@ -299,7 +305,7 @@ def _show(self: MaskViewer) -> None:
 
 MaskViewer._columns, MaskViewer._plot, MaskViewer._seen_view, MaskViewer._show = _columns, _plot, _seen_view, _show
 
-# %% ../../nbs/viz/17_mask_viewer.ipynb #cell018
+# %% ../../nbs/viz/17_mask_viewer.ipynb #cell020
 def _class_name(self: MaskViewer, train_id: int) -> str:
     return self.labels.classes[train_id] if train_id < self.labels.num_classes else "ignored"
 
@@ -329,7 +335,7 @@ def _legend_strip(self: MaskViewer, width: int) -> Image.Image:
 
 MaskViewer._class_name, MaskViewer._clicked, MaskViewer._told, MaskViewer._legend_strip = _class_name, _clicked, _told, _legend_strip
 
-# %% ../../nbs/viz/17_mask_viewer.ipynb #cell020
+# %% ../../nbs/viz/17_mask_viewer.ipynb #cell022
 class _Controls:
     "The widgets of a `MaskViewer` and what they set off."
 
@@ -372,7 +378,7 @@ class _Controls:
         for kind, button in self.kinds.items():
             button.value = kind in viewer.kinds
 
-# %% ../../nbs/viz/17_mask_viewer.ipynb #cell022
+# %% ../../nbs/viz/17_mask_viewer.ipynb #cell024
 def explore_masks(data: SegDataset | Sequence[tuple[np.ndarray, np.ndarray | None]] | np.ndarray | str | Path, models: Mapping[str, Segmenter | Stored] | None = None, *,
                   labels: LabelSet | None = None, width: int = 1000, side: int = 1024) -> MaskViewer:
     """A viewer of a data set's images (or pairs, an array, an image file) with what `models` make of them: networks, runtimes, functions, folders of label ids, lists of arrays.
