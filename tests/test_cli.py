@@ -79,7 +79,7 @@ def test_every_help_shows_an_example(typed, command):
         ("export /does/not/exist.safetensors x.onnx --model fasterseg", 1, ["/does/not/exist.safetensors"]),
         ("predict weights.pt images --out x", 2, ["--model"]),
         ("run --preset icnet-demo --stages serach", 1, ["stage 'serach' is unknown"]),
-        ("run --preset icnet-demo --set student.lr=1", 1, ["'student' is unknown"]),
+        ("run --preset icnet-demo --set student.lr=1", 1, ["'student.lr' is unknown", "'student' is no group"]),
         ("run --preset icnet", 1, ["data set 'cityscapes' needs its folder", "--data"]),
         ("train --model fastscnn --data /none --out x --recipe icnte", 1, ["recipe 'icnte' is unknown", "did you mean 'icnet'"]),
         ("train --model fastscnn --data /none --out x --recipe icnet --config y.yaml", 1, ["give one of them"]),

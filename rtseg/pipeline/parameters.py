@@ -58,7 +58,7 @@ class Parameter:
     def read(self, text: str) -> Any:
         """The value that `text` means for this type; `ConfigError` where it cannot be one."""
         kind = kind_of(self.kind)
-        if kind is str or (str in get_args(kind) and text not in ("None", "null")):
+        if kind is str or (kind == Optional[str] and text not in ("None", "null")):  # noqa: UP045
             return text
         try:
             return check_kind(self.name, ast.literal_eval(text), kind)
@@ -109,7 +109,7 @@ def injected(namespace: Mapping[str, Any]) -> list[str]:
 
 def check_parameters(namespace: Mapping[str, Any], *, choices: Mapping[str, Sequence[str]] | None = None, ranges: Mapping[str, tuple[float | None, float | None]] | None = None,
                      paths: Sequence[str] = ()) -> None:
-    """`ConfigError` for an unknown name, a wrong type, a word not among `choices`, a number outside `ranges` (both ends included), a path that is not there; None passes where its type allows it."""
+    """`ConfigError` for an unknown name, a wrong type, a word not among `choices`, a number outside `ranges` (both ends included), a path that is not there; None passes where its type allows it, an empty path always."""
     kinds = declared(namespace)
     for name in injected(namespace):
         check_choice(name, kinds, what="parameter")
@@ -124,7 +124,7 @@ def check_parameters(namespace: Mapping[str, Any], *, choices: Mapping[str, Sequ
             if not (low is None or value >= low) or not (high is None or value <= high):
                 raise ConfigError(f"parameter '{name}' is {value}: allowed is {'at least ' + str(low) if high is None else f'at most {high}' if low is None else f'{low} to {high}'}")
     for name in paths:
-        if namespace[name] is not None and not Path(namespace[name]).expanduser().exists():
+        if namespace[name] not in (None, "") and not Path(namespace[name]).expanduser().exists():
             raise ConfigError(f"parameter '{name}' is {namespace[name]}: there is no such file or folder")
 
 

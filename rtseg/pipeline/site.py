@@ -273,7 +273,7 @@ def check_links(site: Path) -> list[str]:
             if parts.scheme or link.startswith("//"):
                 continue
             target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
-            if not target.exists() or (parts.fragment and target in read and unquote(parts.fragment) not in read[target].names):
+            if not target.exists() or (parts.fragment and target in read and not {parts.fragment, unquote(parts.fragment)} & read[target].names):
                 broken.append(f"{path.relative_to(site.resolve())}: {link}")
     return broken
 
