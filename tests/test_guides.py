@@ -153,6 +153,7 @@ def test_first_run(execute):
     assert len(LatencyTable.load(out / "run/latency/table.json").entries) > 50 and "[1/2] data      up to date" in said
 
 
+@pytest.mark.slow
 def test_your_data(execute):
     out, said = execute("02", epochs=1, steps_per_epoch=2)
     assert LabelSet.from_yaml(out / "streets.yaml").classes[-1] == "vehicle" and (out / "streets.onnx").stat().st_size > 100_000
@@ -168,6 +169,7 @@ def test_search_for_your_device(execute):
     assert [read_metrics(out / name)[-1]["step"] for name in ("found", "by_lot")] == [1, 1]
 
 
+@pytest.mark.slow
 def test_distil(execute):
     out, _ = execute("05", seeds=1, epochs=1, steps_per_epoch=1)
     lines = {name: read_metrics(out / name)[-1] for name in ("alone-0", "kl-0", "cwd-0")}
@@ -182,6 +184,7 @@ def test_compress_icnet(execute):
     assert "shallow, fusion16, fusion8, head, aux_heads" in said
 
 
+@pytest.mark.slow
 def test_tune(execute):
     out, said = execute("07", trials=3, first=2, epochs=1, steps_per_epoch=1)
     result = TuneResult.load(out / "search")
@@ -207,6 +210,7 @@ def test_the_same_line_gives_the_same_network(tmp_path, one_thread):
     assert all(torch.equal(a[key], b[key]) for key in a) and any(not torch.equal(a[key], c[key]) for key in a)
 
 
+@pytest.mark.slow
 def test_add_a_network(execute):
     out, said = execute("09", epochs=1, steps_per_epoch=1)
     assert (out / "twopaths.onnx").stat().st_size > 100_000 and read_metrics(out / "twopaths")[-1]["step"] == 1
