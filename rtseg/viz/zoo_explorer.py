@@ -8,7 +8,8 @@ __all__ = ['AXES', 'page_of', 'circumstances', 'read_latency', 'read_results', '
 
 # %% ../../nbs/viz/16_zoo_explorer.ipynb #cell002
 import math
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from html import escape
@@ -29,11 +30,20 @@ from .figures import INK, MUTED, SEQUENTIAL, new_figure
 from .gallery import place_names
 
 # %% ../../nbs/viz/16_zoo_explorer.ipynb #cell004
+def _home(made: type | Callable) -> Path | None:
+    "The package's file that defines a network; None for one that only a notebook defines."
+    named = [made.__module__] if made.__module__ != "__main__" else [n for n in list(sys.modules) if n.startswith("rtseg.models.")]  # a notebook may have defined it anew
+    found = (import_module(n) for n in named)
+    return next((Path(m.__file__) for m in found if getattr(getattr(m, made.__qualname__, None), "__module__", None) == m.__name__), None)
+
+
 @lru_cache(maxsize=256)
 def page_of(name: str) -> str:
     "The notebook of a registered network, from the folder of notebooks: `models/31_fastscnn.ipynb`. Unknown names raise `ConfigError`."
     discover()
-    path = Path(import_module(MODELS.get(name).__module__).__file__)
+    path = _home(MODELS.get(name))
+    if path is None:
+        raise ArtifactError(f"{name} has no page: it is defined outside rtseg.models")
     line = next((line for line in path.read_text(encoding="utf-8").splitlines()[:6] if "File to edit:" in line), "")
     if not line:
         raise ArtifactError(f"{path} does not say which notebook it was exported from: export it with nbdev_export")
