@@ -211,7 +211,7 @@ def test_the_plan_is_sound_and_its_notebooks_are_there():
     for spec in dict.fromkeys((*STAGES, *ICNET)):
         notebook = nbformat.read(notebooks_folder() / spec.notebook, as_version=4)
         tagged = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
-        assert len(tagged) == 1 and 'run = "runs/demo"' in tagged[0].source, spec.notebook
+        assert len(tagged) == 1 and 'run: str = "runs/demo"' in tagged[0].source, spec.notebook
         code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
         assert max(len(source.splitlines()) for source in code) <= 15, spec.notebook
 

@@ -24,11 +24,11 @@ def markdown_table(headings: list[str], rows: list[list[str]]) -> Markdown:
     return Markdown("\n".join("| " + " | ".join(re.sub(r"(?<!\\)\|", r"\\|", cell) for cell in line) + " |" for line in lines))
 
 
-def list_pages(room: str, *, here: Path | None = None) -> Markdown:
-    """The notebooks of a room ('guides', 'stages', 'recipes', ...) with their summaries, linked relative to `here` (None: the working directory, which in JupyterLab is the page's folder)."""
+def list_pages(room: str, *, matching: str = "", here: Path | None = None) -> Markdown:
+    """The notebooks of a room ('guides', 'stages', ...) whose file names match the regular expression `matching`, with their summaries, linked relative to `here` (None: the working directory, which in JupyterLab is the page's folder)."""
     folder, here = notebooks_folder().parent / room, (here or Path.cwd()).resolve()
     rows = []
-    for path in sorted(folder.glob("*.ipynb")):
+    for path in sorted(path for path in folder.glob("*.ipynb") if re.search(matching, path.stem)):
         title, summary = title_of(nbformat.read(path, as_version=4))
         rows.append([f"[{title or path.stem}]({Path(os.path.relpath(path, here)).as_posix()})", summary])
     return markdown_table(["page", "what it is about"], rows)
