@@ -48,6 +48,9 @@ def living_figure(figure: go.Figure) -> go.FigureWidget:
 
 def redraw(living: go.FigureWidget, figure: go.Figure) -> None:
     "Let a living figure show another figure: traces are changed in place where their number allows it, click handlers stay."
+    # a whole axis that is replaced keeps, in the browser, the place to which its picture was shrunk before: places are sent one by one
+    axes = [name for name in figure.layout if name[1:].startswith("axis") and name in living.layout and figure.layout[name].domain and living.layout[name].domain]
+    living.plotly_relayout({f"{name}.domain": figure.layout[name].domain for name in axes if tuple(living.layout[name].domain) != tuple(figure.layout[name].domain)})
     with living.batch_update():
         if [t.type for t in living.data] == [t.type for t in figure.data]:
             for old, new in zip(living.data, figure.data, strict=True):

@@ -151,7 +151,7 @@ class MaskViewer(Explorer):
         self.alpha, self.palette, self.focus, self.kinds, self.view = 0.6, "data set", 0, KINDS, None
         self.confusions: dict[tuple[str, int], torch.Tensor | None] = {}
         self.name, self.image, self.mask, self.answers = self._sample(0)
-        self.quiet, self.message, self.facts, self.pixel, self.legend = Quiet(), widgets.HTML(), widgets.HTML(), widgets.HTML(), widgets.Image(format="png")
+        self.quiet, self.message, self.facts, self.pixel, self.legend = Quiet(), widgets.HTML(), widgets.HTML(), widgets.HTML(), widgets.Image(format="png", layout={"width": f"{width}px"})
         self.controls = _Controls(self)
         self.figure = living_figure(self._plot())
         self.widget = widgets.VBox([self.controls.box, self.facts, self.figure, self.legend, self.pixel, self.message])

@@ -97,7 +97,7 @@ def open_page(tab, lab, name):
     """Open a notebook in JupyterLab and put the side bar away."""
     tab.goto(f"{lab}/lab/tree/nbs/{name}?token={TOKEN}&reset")
     tab.wait_for_selector(".jp-Notebook .jp-Cell")
-    tab.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']", state="attached")
+    tab.locator("#jp-main-statusbar").get_by_text(re.compile(r"\| Idle$")).wait_for()  # cells that are run before the kernel answers are not run
     if tab.locator("#jp-left-stack").is_visible():
         tab.keyboard.press("Control+b")
     return tab
