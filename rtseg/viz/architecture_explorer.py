@@ -194,7 +194,7 @@ class _Controls:
         self.layer = widgets.IntSlider(min=0, max=0, description="layer")
         self.operator = widgets.Dropdown(options=OPERATORS, description="operator")
         self.width = widgets.Dropdown(options=[(f"{w}/12", w) for w in widths], description="width")
-        self.steps = [widgets.IntSlider(min=0, max=0, description=f"to 1/{s} after", continuous_update=False) for s in STRIDES[1:]]
+        self.steps = [widgets.IntSlider(min=0, max=0, description=f"to 1/{s} after", continuous_update=False, style={"description_width": "initial"}) for s in STRIDES[1:]]
         self.undo, self.save = widgets.Button(description="Undo", tooltip="take the last change back"), widgets.Button(description="Save", tooltip="write the architecture as JSON")
         rows = [[self.branch, self.layer], [self.operator, self.width, *self.steps], [self.undo, self.save]]
         self.box = widgets.VBox([widgets.HBox(row, layout={"flex_flow": "row wrap"}) for row in rows])

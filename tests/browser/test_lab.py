@@ -1,5 +1,6 @@
 """Headless Chromium drives JupyterLab on this machine: pages run, controls move, pictures and numbers follow. `make test-browser` runs it; screenshots go to $RTSEG_SCREENSHOTS."""
 
+import io
 import os
 import re
 import shutil
@@ -10,8 +11,10 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from rtseg.pipeline.cli import lab_words
+from rtseg.viz.figures import squeeze_png
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TOKEN = "browser-test"
@@ -124,6 +127,11 @@ def explorer_with(tab, description, kind):
     return output
 
 
+def keep(what, path):
+    """A screenshot of a page or an explorer as a PNG of less than 200 kB."""
+    path.write_bytes(squeeze_png(Image.open(io.BytesIO(what.screenshot())), limit=195_000))
+
+
 def drag(output, tab, description, to):
     """Drag the handle of a slider with the mouse to a share (0 to 1) of its length. Arrow keys belong to JupyterLab, which folds headings with them."""
     slider = output.locator(".widget-slider", has=tab.locator(".widget-label", has_text=re.compile(f"^{re.escape(description)}$"))).first
@@ -177,7 +185,7 @@ def test_the_index_is_the_first_page_and_its_links_open_pages(tab, lab, shots):
     assert tab.url.split("?")[0].endswith("/lab/tree/nbs/index.ipynb")
     link = tab.locator(".jp-OutputArea-output a").filter(has_text="From FasterSeg").first
     link.scroll_into_view_if_needed()
-    tab.screenshot(path=shots / "index.png")
+    keep(tab, shots / "index.png")
     link.click()
     tab.wait_for_selector(".lm-TabBar-tabLabel:has-text('11_from_other_projects.ipynb')")
 
@@ -188,7 +196,7 @@ def test_a_guide_runs_from_top_to_bottom(tab, lab, shots):
     tables = tab.locator(".jp-OutputArea-output table")
     assert tables.count() >= 4 and "rtseg train --recipe" in tab.locator(".jp-OutputArea-output").filter(has_text="max_iter").first.inner_text()
     tables.first.scroll_into_view_if_needed()
-    tab.screenshot(path=shots / "guide.png")
+    keep(tab, shots / "guide.png")
 
 
 def test_a_layer_is_chosen_and_edited(tab, lab, shots):
@@ -210,8 +218,7 @@ def test_a_layer_is_chosen_and_edited(tab, lab, shots):
     picture_edited = changed(output, tab, picture_moved, "the operator")
     numbers = [re.findall(r"[\d.,]+ (?:ms|GMAC|parameters)", line) for line in edited.splitlines()]
     assert any(line[0] != line[1] for line in numbers if len(line) == 2) and f": {other}," in text_of(output, r"layer \d+ at")
-    output.scroll_into_view_if_needed()
-    tab.screenshot(path=shots / "architecture_explorer.png")
+    keep(output, shots / "architecture_explorer.png")
     output.get_by_role("button", name="Undo").click()
     assert wait_text(output, tab, r"given\s*now", edited) == totals
     assert changed(output, tab, picture_edited, "undo")
@@ -235,5 +242,4 @@ def test_masks_are_stepped_and_coloured(tab, lab, shots):
     chosen = palette.input_value()
     palette.select_option("data set" if chosen != "data set" else "colour-blind")
     changed(output, tab, stepped, "the palette")
-    output.scroll_into_view_if_needed()
-    tab.screenshot(path=shots / "mask_viewer.png")
+    keep(output, shots / "mask_viewer.png")
