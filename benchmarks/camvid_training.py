@@ -1,6 +1,6 @@
 """Train networks on CamVid from scratch, for a stated number of core-minutes each, and keep what came out.
 
-    python benchmarks/camvid_training.py --data ../shared/camvid                      # the five networks, one after the other
+    python benchmarks/camvid_training.py --data ../shared/camvid                      # all of them, one after the other
     python benchmarks/camvid_training.py --data ../shared/camvid --models ddrnet,stdc --seed 1
 
 One thread, fp32 weights, bfloat16 convolutions. Killed, it goes on where it stopped. Writes results/camvid-training/NAME-seedN.json: the settings,
@@ -28,8 +28,8 @@ from rtseg.viz.figures import squeeze_png
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results" / "camvid-training"
-NETWORKS = {"fastscnn": {}, "dabnet": {}, "bisenetv2": {}, "ddrnet": {}, "stdc": {"aux": True}}
-EPOCHS = {"fastscnn": 100, "dabnet": 32, "bisenetv2": 36, "ddrnet": 76, "stdc": 60}  # about 25 core-minutes each
+NETWORKS = {"fastscnn": {}, "dabnet": {}, "bisenetv2": {}, "ddrnet": {}, "stdc": {"aux": True}, "regseg": {}, "ppliteseg": {}}
+EPOCHS = {"fastscnn": 100, "dabnet": 32, "bisenetv2": 36, "ddrnet": 76, "stdc": 60, "regseg": 30, "ppliteseg": 36}  # about 25 core-minutes each
 # square root of the median class's pixels over the class's own in the training split
 WEIGHTS = (0.52, 0.44, 2.14, 0.38, 1.0, 0.68, 1.96, 2.0, 0.87, 2.65, 3.92)
 

@@ -92,6 +92,8 @@ def test_one_image_scores_as_the_evaluator_does(tmp_path):
     predict(net, val, val.labels, tmp_path / "out", kinds=["ids"], progress=False)
     stored = explore_masks(val, {"stored": tmp_path / "out" / "ids"})
     assert stored.image_scores() == viewer.image_scores() and stored.answers["stored"].confidence is None
+    with pytest.raises(ConfigError, match="no model to score"):
+        explore_masks(val).image_scores()
 
 
 def test_steps_stay_inside_and_controls_follow(viewer):

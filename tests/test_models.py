@@ -42,13 +42,13 @@ def test_large_sizes(name):
 
 
 def test_large_sizes_were_computed(root):
-    """The committed record holds every network: ONNX Runtime agrees at all sizes."""
+    """The committed record holds every network: ONNX Runtime agrees at all sizes; a network that unpools gives at least 99.8 % of the pixels the same class."""
     record = read_json(root / "benchmarks" / "results" / "zoo_sizes.json")["networks"]
     assert set(NAMES) <= set(record)
     for name in NAMES:
         assert set(record[name]["onnx"]) >= {"65x97", *(f"{h}x{w}" for h, w in LARGE)}
-        beyond = [value for value in record[name]["onnx"].values() if value >= 1e-3]
-        assert len(beyond) <= (2 if type(create_model(name)).__name__ in UNPOOLING else 0), name
+        beyond = [size for size, value in record[name]["onnx"].items() if value >= 1e-3]
+        assert not beyond or type(create_model(name)).__name__ in UNPOOLING and min(record[name]["onnx_agreement"][size] for size in beyond) > 0.998, name
 
 
 @pytest.mark.parametrize("size", SIZES[:2])

@@ -202,7 +202,9 @@ class MaskViewer(Explorer):
 
 # %% ../../nbs/viz/17_mask_viewer.ipynb #cell016
 def _image_scores(self: MaskViewer, by: str = "miou", model: str | None = None) -> list[float | None]:
-    "Score of every sample in the data's order: its mean IoU, or the IoU of the class `by`."
+    "Score of every sample in the data's order: its mean IoU, or the IoU of the class `by`. Raises `ConfigError` where there is no model."
+    if not self.models:
+        raise ConfigError("no model to score: give explore_masks at least one network, runtime, function or folder of predictions")
     model, scores = self.model if model is None else check_choice(model, self.models, what="model"), []
     for index in range(len(self.pictures)):
         if (model, index) not in self.confusions:

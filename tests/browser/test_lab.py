@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from rtseg.core.environment import git_state
+from rtseg.core.files import read_json, write_json
 from rtseg.pipeline.cli import lab_words
 from rtseg.viz.figures import squeeze_png
 
@@ -128,8 +130,12 @@ def explorer_with(tab, description, kind):
 
 
 def keep(what, path):
-    """A screenshot of a page or an explorer as a PNG of less than 200 kB."""
+    """A screenshot of a page or an explorer as a PNG of less than 200 kB, and beside it what made it."""
     path.write_bytes(squeeze_png(Image.open(io.BytesIO(what.screenshot())), limit=195_000))
+    page, record = getattr(what, "page", what), path.with_name("screenshots.json")
+    known = read_json(record) if record.exists() else {}
+    facts = {"page": page.url.split("?")[0].partition("/tree/")[2], "browser": page.context.browser.version, "git": git_state(ROOT)}
+    write_json(record, {**known, path.name: facts})
 
 
 def drag(output, tab, description, to):
