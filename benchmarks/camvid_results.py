@@ -41,7 +41,7 @@ def class_rows(records: list[dict]) -> list[str]:
     """IoU of each class on the test images, a column a network."""
     reports = [EvalReport.from_dict(record["reports"]["test"]) for record in records]
     lines = ["| class | " + " | ".join(record["model"] for record in records) + " |", "|---|" + "---|" * len(records)]
-    return lines + [f"| {name} | " + " | ".join(f"{report.iou[name]:.4f}" for report in reports) + " |" for name in reports[0].iou]
+    return lines + [f"| {name} | " + " | ".join(f"{report.iou[place]:.4f}" for report in reports) + " |" for place, name in enumerate(reports[0].classes)]
 
 
 def training_section() -> list[str]:

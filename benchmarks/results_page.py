@@ -14,13 +14,11 @@ from pathlib import Path
 import plotly.graph_objects as go
 from camvid_results import comparison_section, training_section
 from PIL import Image
+from shipping_results import accuracy_section, agreement_section, autotune_section, bench_section, protocol_section, receipt
 
 from rtseg.core.files import atomic_write, read_json, write_json, write_text
-from rtseg.deployment.bench import BenchRecord, bench_rows
-from rtseg.deployment.machine import machine_text
-from rtseg.deployment.protocols import ProtocolRow, protocol_table
+from rtseg.deployment.bench import BenchRecord
 from rtseg.viz import plot_agreement, render_png
-from rtseg.viz.tables import cell_text
 
 ROOT = Path(__file__).resolve().parent.parent
 KEY_FIGURES = (("search", "student"), ("search", "teacher"), ("search", "health"), ("search", "logits"), ("latency", "table"),
@@ -65,11 +63,6 @@ def networks_table(results: dict) -> list[str]:
     return lines
 
 
-def receipt(*entries: str) -> str:
-    """The comment that tells receipts.py which numbers the block above shows."""
-    return f"<!-- receipt: {', '.join(entries)} -->"
-
-
 def run_section(folder: Path) -> list[str]:
     """One run: what it was, the table, the pictures."""
     results, captions = read_json(folder / "results.json"), read_json(folder / "captions.json")
@@ -103,30 +96,6 @@ def draw_scatter(path: Path, record: dict) -> None:
         temporary.write_bytes(render_png(plot_agreement(record["predicted_ms"], record["measured_ms"])))
 
 
-def bench_section(name: str, record: BenchRecord) -> list[str]:
-    """A bench's measured rows as a table, and what it could not measure in a line a reason."""
-    rows = bench_rows(record)
-    lines = [f"`rtseg bench`, {machine_text(record.machine)}, torch {record.versions['torch']}, onnxruntime {record.versions['onnxruntime']}; batch 1, median of the quietest round:", "",
-             "| network | size | runtime | threads | network ms (quartiles) | fps | end to end ms | before ms | after ms | peak MB |", "|---|---|---|---|---|---|---|---|---|---|"]
-    for row in (r for r in rows if r["ms"] is not None):
-        whole = [cell_text(row[key], ".2f") for key in ("end to end ms", "before", "after")]
-        lines.append(f"| {row['network']} | {row['size']} | {row['runtime']} {row['precision']} | {row['threads']} | {row['ms']:.2f} ({row['quartiles']}) | {row['fps']:.1f} | {' | '.join(whole)} | {cell_text(row['peak MB'], '.0f')} |")
-    keys = ("rows.*.latency.median_ms", "rows.*.latency.q1_ms", "rows.*.latency.q3_ms", "rows.*.end_to_end.whole.median_ms", "rows.*.end_to_end.before_ms", "rows.*.end_to_end.after_ms")
-    present = [key for key in keys if "end_to_end" not in key or any(row["end to end ms"] is not None for row in rows)]
-    lines += [receipt(*(f"{name}:{key}" for key in present), f"fps({name}:rows.*.latency.median_ms)"), ""]
-    absent = {f"{row['runtime']} {row['precision']}: {row['note']}" for row in rows if row["note"]}
-    return lines + [f"- not measured, {reason}" for reason in sorted(absent)]
-
-
-def protocol_section(name: str, record: dict) -> list[str]:
-    """One network under several protocols, with the slowdown against the fastest."""
-    rows = protocol_table([ProtocolRow.from_dict(row) for row in record["rows"]])
-    lines = [f"One network under the protocols that papers use: {record['model']}, {record['size'][0]} x {record['size'][1]}, {record['threads']} threads, {machine_text(record['machine'])}:", "",
-             "| protocol | runtime | ms | fps | times the fastest |", "|---|---|---|---|---|"]
-    lines += [f"| {row['protocol']} | {row['runtime']} | {row['ms']:.2f} | {row['frames/s']:.1f} | {row['times the fastest']:.2f} |" for row in rows if row["ms"] is not None]
-    return [*lines, receipt(f"{name}:rows.*.latency.median_ms", f"fps({name}:rows.*.latency.median_ms)")]
-
-
 def benchmark_lines(path: Path, record: dict) -> list[str]:
     """What a benchmark's record says, in a line or a small table."""
     if path.stem.startswith("bench"):
@@ -137,6 +106,10 @@ def benchmark_lines(path: Path, record: dict) -> list[str]:
         rows = [f"| {step} | {ours:.2f} | {record['naive_s'][step]:.2f} | {record['published_s'][step]:.1f} |" for step, ours in record["ours_s"].items()]
         return [f"Search step, {record['threads']} threads, F = {record['base_width']}, L = {record['layers']}, 1 x {record['size'][0]} x {record['size'][1]}, {record['device']['name']}:", "",
                 "| step | ours (s) | naive, same run (s) | published implementation, other cores of this kind (s) |", "|---|---|---|---|", *rows]
+    if path.name == "autotune.json":
+        return autotune_section(f"benchmarks/results/{path.name}", record)
+    if path.name == "runtime_agreement.json":
+        return agreement_section(record)
     table = record.get("table")
     if path.stem.endswith("_accuracy"):
         draw_scatter(path.with_suffix(".png"), record)
@@ -153,7 +126,7 @@ def benchmark_section() -> list[str]:
     for path in sorted((ROOT / "benchmarks" / "results").glob("*.json")):
         found = benchmark_lines(path, read_json(path))
         lines += [*found, ""] if found else []
-    return lines
+    return [*lines, *accuracy_section(sorted((ROOT / "benchmarks" / "results").glob("latency_accuracy_*.json")))]
 
 
 def main() -> None:

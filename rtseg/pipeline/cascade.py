@@ -4,17 +4,15 @@
 
 # %% auto #0
 __all__ = ['ROLES', 'fresh_network', 'pretraining_text', 'icnet_start', 'compress_network', 'keep_record', 'cut_record',
-           'kernel_figure', 'origin_of_cut', 'cascade_network', 'score_cascade', 'cascade_verdict']
+           'origin_of_cut', 'cascade_network', 'score_cascade', 'cascade_verdict']
 
 # %% ../../nbs/pipeline/03d_cascade.ipynb #cell002
 from collections.abc import Callable
 from pathlib import Path
 
-import plotly.graph_objects as go
 import torch
-from plotly.colors import sample_colorscale
 
-from ..compression import PruneResult, PrunedRecord, kernel_norms, prune
+from ..compression import PruneResult, PrunedRecord, prune
 from ..compression.saving import record_of
 from ..core.files import sha256_file, write_json
 from ..core.values import ScoreOrigin
@@ -71,21 +69,6 @@ def cut_record(config: CascadeConfig, network: SegNetwork) -> PrunedRecord:
     return record_of(network, name="icnet", options={"encoder": config.network.encoder})
 
 # %% ../../nbs/pipeline/03d_cascade.ipynb #cell015
-def kernel_figure(network: SegNetwork, *, criterion: str = "l1") -> go.Figure:
-    """One line a convolution: the norms of its kernels, largest first, relative to the largest; darker is deeper in the network."""
-    layers = [(name, layer) for name, layer in network.named_modules() if isinstance(layer, torch.nn.Conv2d) and layer.out_channels > 1 and not network.trains_only(f"{name}.")]
-    figure = go.Figure()
-    for place, (name, layer) in enumerate(layers):
-        norms = kernel_norms(layer, criterion=criterion).sort(descending=True).values
-        count = len(norms)
-        thin = sorted({round(i * (count - 1) / 16) for i in range(17)})
-        share = [round(float(norms[i] / norms[0].clamp_min(1e-12)), 2) for i in thin]
-        color = sample_colorscale("Viridis", [1 - place / max(1, len(layers) - 1)])[0]
-        figure.add_scatter(x=[round(i / max(1, count - 1), 2) for i in thin], y=share, mode="lines", name=name, line={"width": 1.2, "color": color}, hovertemplate=f"{name}: %{{y:.2f}}<extra>{count} kernels</extra>")
-    figure.add_vline(x=0.5, line={"dash": "dot", "color": "#888"})
-    return figure.update_layout(title="Kernels of each convolution", xaxis_title="kernels, largest first (share)", yaxis_title="norm, relative to the largest", showlegend=False, height=420, template="plotly_white")
-
-
 def origin_of_cut(config: CascadeConfig, origin: ScoreOrigin) -> str:
     """What the cut network was pretrained on, with the history of the whole one."""
     before = "" if origin.pretrained_on == "none" else f", before that {origin.pretrained_on}"
