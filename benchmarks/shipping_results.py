@@ -68,7 +68,8 @@ def accuracy_section(paths: list[Path]) -> list[str]:
 
 def agreement_section(record: dict) -> list[str]:
     """How far the runtimes agree with eager PyTorch over the registry, a line each, and those that do not."""
-    lines = [f"Every network of the registry in every runtime, against eager PyTorch ({'complete' if record['complete'] else 'not complete'}):", "",
+    lines = [f"Every network of the registry in every runtime, against eager PyTorch ({'complete' if record['complete'] else 'not complete'}). The weights are random, so classes lie close together, "
+             "and bf16 moves labels that trained weights keep; what is shipped is judged on trained ones, with real images:", "",
              "| runtime | comparisons | agree | least agreement of labels | greatest difference, relative | do not |", "|---|---|---|---|---|---|"]
     rows = [row for row in record["rows"] if row["error"] is None]
     for form in sorted({(row["runtime"], row["precision"]) for row in rows}):
