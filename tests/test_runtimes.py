@@ -1,4 +1,7 @@
 """Compiled, recorded and GPU runtimes: what runs here, and what says why it does not."""
+import subprocess
+import sys
+
 import numpy as np
 import onnx
 import pytest
@@ -167,3 +170,26 @@ def test_onnxruntime_on_cuda_agrees(small, wanted, tmp_path):
     assert np.abs(runtime.run(IMAGE) - wanted).max() < 5e-3 * np.abs(wanted).max()
     with runtime.ready(IMAGE) as call:
         call()
+
+
+SIGNALS = """
+import gc, os, signal
+from torch import nn
+from rtseg.deployment import load_runtime
+heard, net = [], nn.Conv2d(3, 4, 3).eval()
+signal.signal(signal.SIGUSR1, lambda *_: heard.append(1))
+first, second = (load_runtime(net, runtime="openvino", shape=(1, 3, 32, 32), threads=1) for _ in range(2))
+del first
+gc.collect()
+del second
+gc.collect()
+os.kill(os.getpid(), signal.SIGUSR1)
+print(heard)
+"""
+
+
+def test_a_process_that_used_openvino_still_takes_signals():
+    """With a Core for each runtime it died here of a segmentation fault."""
+    pytest.importorskip("openvino")
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", SIGNALS], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.split("\n")[-2] == "[1]", done.stderr[-500:]
