@@ -289,6 +289,17 @@ def test_nan_names_step_rate_and_files(scenes, tmp_path):
     assert load_state(tmp_path / "run")["step"] == 4
 
 
+def test_a_statistic_that_explodes_behind_a_falling_loss_ends_the_run(scenes, tmp_path):
+    run = trainer(scenes, tmp_path / "run", val=False)
+    next(run.epochs())
+    before = load_state(tmp_path / "run")["step"]
+    name, norm = next((name, module) for name, module in run.model.named_modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm))
+    norm.running_var[0] = math.inf
+    with pytest.raises(DivergenceError, match=f"{name}.running_var is not finite after step") as error:
+        run.fit()
+    assert "\n" not in str(error.value) and load_state(tmp_path / "run")["step"] == before
+
+
 def test_a_folder_with_a_run_is_not_begun_again(scenes, tmp_path):
     trainer(scenes, tmp_path / "run", changed(epochs=1)).fit()
     for config, more in ((changed(epochs=1), {}), (changed(epochs=2), {"resume": True}), (changed(epochs=1, lr=0.5), {"resume": True}),

@@ -24,7 +24,7 @@ from ..data.loading import Batch, make_loader
 from ..evaluation.evaluator import evaluate, evaluating, predict_ids
 from .config import TrainConfig, total_steps
 from .detail import DetailConfig
-from .guards import reading, writing
+from .guards import reading, require_finite, writing
 from .logging import NoLog, TrainLog, alarm, constant_score, mask_strip, notice, read_metrics
 from .parts import together
 from .runfiles import RunFiles, TrainResult
@@ -102,6 +102,7 @@ def _main_close(files: RunFiles, log: TrainLog, *, epoch: int, losses: dict[str,
 
 def close_epoch(files: RunFiles, log: TrainLog | NoLog, *, epoch: int, steps: int, lr: float, seconds: float, val: SegDataset | None) -> EpochRecord:
     "Write weights, score them on `val` (if given), log the epoch of `steps` steps, save the state; all processes get the record."
+    require_finite(files.train.model, step=files.step)
     losses, known = {name: value / steps for name, value in files.sums.items()}, [None]
     if files.main:
         known = [_main_close(files, log, epoch=epoch, losses=losses, lr=lr, seconds=seconds, val=val)]
