@@ -54,7 +54,7 @@ def training_section() -> list[str]:
     reports = {r["model"]: EvalReport.from_dict(r["reports"]["test"]) for r in records}
     lines = ["## Networks trained on CamVid", "",
              f"From scratch on the 367 training images at 360 x 480, crops of 240 x 320, batch {first['config']['batch_size']}; the epoch is chosen on the 101 validation images; the 233 test images are looked at once. "
-             f"One thread of {first['environment']['device']['name']}; the minutes are of processor time, on a machine that did other work beside, so they are an upper bound. One seed.", "",
+             f"One thread of {first['environment']['device']['name']}, bfloat16 convolutions (DABNet: fp32); the minutes are of processor time, on a machine that did other work beside, so they are an upper bound. One seed.", "",
              "```sh", "python benchmarks/camvid_training.py --data ../shared/camvid", "```", "",
              "| network | test mIoU | test pixel accuracy | validation mIoU | epochs | core-minutes | weights |", "|---|---|---|---|---|---|---|", *map(training_row, records), "",
              *class_rows(records), "", picture("curves", plot_training(curves, title="CamVid, from scratch")), "", picture("iou", plot_iou(reports, title="Test IoU by class")), ""]
