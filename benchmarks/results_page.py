@@ -123,10 +123,11 @@ def benchmark_lines(path: Path, record: dict) -> list[str]:
 def benchmark_section() -> list[str]:
     """Whatever benchmarks/results holds, record by record."""
     lines = ["## Benchmarks", "", "The records lie in `benchmarks/results/`; the first lines of each script in `benchmarks/` say how to make them again.", ""]
-    for path in sorted((ROOT / "benchmarks" / "results").glob("*.json")):
-        found = benchmark_lines(path, read_json(path))
+    records = {path: read_json(path) for path in sorted((ROOT / "benchmarks" / "results").glob("*.json"))}
+    for path, record in records.items():
+        found = benchmark_lines(path, record)
         lines += [*found, ""] if found else []
-    return [*lines, *accuracy_section(sorted((ROOT / "benchmarks" / "results").glob("latency_accuracy_*.json")))]
+    return [*lines, *accuracy_section([record for record in records.values() if "verdict" in record])]
 
 
 def main() -> None:

@@ -5,9 +5,6 @@
     python benchmarks/autotune.py --data ../shared/camvid --runs ../runs/camvid_training
     python benchmarks/results_page.py
 """
-from pathlib import Path
-
-from rtseg.core.files import read_json
 from rtseg.deployment.bench import BenchRecord, bench_rows
 from rtseg.deployment.machine import machine_text
 from rtseg.deployment.protocols import ProtocolRow, protocol_table
@@ -54,9 +51,8 @@ def accuracy_row(record: dict) -> str:
             f"{min(record['loads']):.1f} to {max(record['loads']):.1f} |")
 
 
-def accuracy_section(paths: list[Path]) -> list[str]:
+def accuracy_section(records: list[dict]) -> list[str]:
     """Latency predicted by tables through each runtime, judged on networks that nothing has seen; nothing where there are no finished records."""
-    records = [record for record in map(read_json, paths) if "verdict" in record]
     if not records:
         return []
     return ["### Latency predicted from a table, in each runtime", "",

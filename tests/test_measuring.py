@@ -188,12 +188,12 @@ def test_machines_are_told_apart():
 
 def test_memory_of_a_fresh_process():
     """A map of 16 x 512 x 512 floats is 16.8 MB; four such maps a layer show, and a process with more memory of its own does not."""
-    ballast = np.ones(20_000_000)
+    ballast = np.ones(40_000_000)
     found = measure_memory(nn.Conv2d(3, 64, 3, padding=1), (1, 3, 512, 512), threads=1)
-    assert Memory.from_dict(found.to_dict()) == found and ballast.nbytes == 160_000_000
+    assert Memory.from_dict(found.to_dict()) == found and ballast.nbytes == 320_000_000
     if found.peak_mb is None:
         pytest.skip(found.how)
-    assert 67 < found.peak_mb < 600 and found.loaded_mb < 30 and found.runtime == "torch"
+    assert 67 < found.peak_mb < 300 and found.loaded_mb < 30 and found.runtime == "torch"
 
 
 def test_memory_through_onnx_and_its_errors(network):
