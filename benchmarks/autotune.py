@@ -25,8 +25,8 @@ from rtseg.core.files import read_json, sha256_file, write_json
 from rtseg.data import open_dataset
 from rtseg.deployment.autotune import Tuned, autotune, ship, time_in_turns
 from rtseg.deployment.candidates import BASELINE, EAGER, Builder, list_candidates
-from rtseg.deployment.faithful import evaluate_form, read_examples
-from rtseg.deployment.runtimes import load_runtime, to_floats
+from rtseg.deployment.faithful import read_examples
+from rtseg.deployment.runtimes import to_floats
 from rtseg.evaluation.evaluator import load_trained
 from rtseg.models import create_model
 from rtseg.models.contract import SegNetwork
@@ -70,15 +70,13 @@ def network_only(tuned: Tuned, builder: Builder, image: np.ndarray, rounds: int)
 def measure(name: str, network: SegNetwork, weights: Path | None, splits: dict, words: argparse.Namespace) -> dict:
     shape, work = (1, 3, *words.size), words.work / name.replace(" ", "-")
     runtimes = words.runtimes.split(",") if words.runtimes else None
-    tuned = autotune(network, splits["train"], shape=shape, threads=words.threads, images=words.images, candidates=list_candidates("cpu", runtimes=runtimes), files_only=True, rounds=words.rounds,
+    tuned = autotune(network, splits["train"], judged=splits["val"], shape=shape, threads=words.threads, images=words.images, candidates=list_candidates("cpu", runtimes=runtimes), files_only=True, rounds=words.rounds,
                      seconds=words.seconds, folder=work, say=lambda text: print("   ", text, flush=True))
-    judged = read_examples(splits["val"], words.size, count=words.images)
-    eager = load_runtime(network, threads=words.threads)
-    score = evaluate_form(tuned.runtime, judged, reference=[eager(e.image) for e in judged])
+    judged, best = read_examples(splits["val"], words.size, count=words.images), tuned.best
     ship(tuned, work / "network.onnx", model=name, labels=splits["val"].labels, source_sha256=sha256_file(weights) if weights else None)
     builder = Builder(network, judged, shape=shape, threads=words.threads)
-    return {"chosen": tuned.best.candidate.name, "ms": tuned.best.median_ms, "over_onnxruntime": tuned.speedup(), "over_eager": tuned.speedup(EAGER), "agreement": score.agreement,
-            "miou_before": score.miou_before, "miou_after": score.miou_after, "drop": score.drop, "judged_on": f"{len(judged)} validation images", "int8": tuned.int8_verdict(),
+    return {"chosen": best.candidate.name, "ms": best.median_ms, "over_onnxruntime": tuned.speedup(), "over_eager": tuned.speedup(EAGER), "agreement": best.agreement,
+            "miou_before": best.miou_before, "miou_after": best.miou_after, "drop": best.miou_before - best.miou_after, "judged_on": f"{len(judged)} validation images", "int8": tuned.int8_verdict(),
             "network_only_ms": network_only(tuned, builder, judged[0].image, words.rounds), "rows": [row.to_dict() for row in tuned.rows], "facts": tuned.facts,
             "weights_sha256": sha256_file(weights) if weights else None, "trained": weights is not None, "time": time.strftime("%Y-%m-%d %H:%M:%S")}
 

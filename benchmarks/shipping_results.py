@@ -27,8 +27,8 @@ def bench_section(name: str, record: BenchRecord) -> list[str]:
     keys = ("rows.*.latency.median_ms", "rows.*.latency.q1_ms", "rows.*.latency.q3_ms", "rows.*.end_to_end.whole.median_ms", "rows.*.end_to_end.before_ms", "rows.*.end_to_end.after_ms")
     present = [key for key in keys if "end_to_end" not in key or any(row["end to end ms"] is not None for row in rows)]
     lines += [receipt(*(f"{name}:{key}" for key in present), f"fps({name}:rows.*.latency.median_ms)"), ""]
-    absent = {f"{row['runtime']} {row['precision']}: {row['note']}" for row in rows if row["note"]}
-    return lines + [f"- not measured, {reason}" for reason in sorted(absent)]
+    notes = {("" if row["ms"] is not None else "not measured, ") + f"{row['runtime']} {row['precision']}: {row['note']}" for row in rows if row["note"]}
+    return lines + [f"- {note}" for note in sorted(notes)]
 
 
 def protocol_section(name: str, record: dict) -> list[str]:

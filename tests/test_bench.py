@@ -124,6 +124,18 @@ def test_a_row_has_parts_and_memory_where_they_are_asked_for(build):
     assert line["ms"] == row.latency.median_ms and line["end to end ms"] == row.end_to_end.whole.median_ms and line["peak MB"] is None and line["fps"] == pytest.approx(1000 / line["ms"])
 
 
+def test_int8_is_quantised_and_says_what_it_is_worth(build):
+    row = Bench(build, BenchSettings(max_seconds=0.2, rounds=1, memory=False)).measure(cases(runtimes=("onnxruntime",), precisions=("int8",))[0])
+    assert row.status == "measured" and row.latency.precision == "int8" and row.latency.includes[0] == "preprocessing" and "masks are not judged" in row.reason
+
+
+def test_a_row_without_memory_is_measured_again_once_memory_is_asked_for(tmp_path, build):
+    first = run_bench(cases(), tmp_path / "b.json", build=build, settings=QUICK)
+    whole = run_bench(cases(), tmp_path / "b.json", build=build, settings=BenchSettings(max_seconds=0.2, rounds=1, end_to_end=True, memory=False))
+    assert first.rows[0].end_to_end is None and whole.rows[0].end_to_end is not None
+    assert run_bench(cases(), tmp_path / "b.json", build=build, settings=QUICK) == whole
+
+
 @pytest.fixture
 def record(tmp_path, build):
     return run_bench(cases(sizes=((64, 64), (64, 96))), tmp_path / "made.json", build=build, settings=QUICK)

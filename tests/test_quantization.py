@@ -13,7 +13,7 @@ from rtseg.deployment import ServingGraph, load_runtime
 from rtseg.deployment.export import to_onnx
 from rtseg.deployment.faithful import evaluate_form, miou, read_examples
 from rtseg.deployment.openvino import capabilities
-from rtseg.deployment.quantization import (QUANTISERS, QuantizationRecord, fewest, float_graph, input_ranges, layers_of, quantize, quantized_runtime,
+from rtseg.deployment.quantization import (QUANTISERS, QuantizationRecord, fewest, float_graph, input_ranges, layers_of, quantize, quantize_for_speed,
                                            rank_layers, round_layer, tail_of)
 from rtseg.deployment.serving import enlarge_by_products, interpolation_weights
 from rtseg.evaluation.metrics import ConfusionMeter, mean_iou
@@ -157,7 +157,18 @@ def test_quantised_masks_agree_in_both_runtimes(network, method):
     eager = load_runtime(network, threads=1)
     pixels = photographs()[1]
     for runtime in ("onnxruntime", "openvino") if capabilities_known() else ("onnxruntime",):
-        assert (quantized_runtime(done.graph, runtime=runtime, threads=1)(pixels) == eager(pixels)).mean() > 0.95
+        assert (load_runtime(done.graph, runtime=runtime, precision="int8", threads=1)(pixels) == eager(pixels)).mean() > 0.95
+
+
+def test_int8_for_speed_touches_every_convolution_and_is_asked_of_nothing_else(network):
+    graph = float_graph(network, SHAPE)
+    made = quantize_for_speed(graph, [p[None] for p in photographs()], runtime="onnxruntime")
+    inputs = {node.name: node.input[1] for node in made.graph.node if node.op_type == "Conv"}
+    assert len(inputs) == 3 and all("DequantizeLinear" in name for name in inputs.values()), "every weight comes through a dequantising node"
+    assert load_runtime(made, runtime="onnxruntime", precision="int8", threads=1).precision == "int8"
+    for runtime in ("onnxruntime", "openvino") if capabilities_known() else ("onnxruntime",):
+        with pytest.raises(ConfigError, match="needs a quantised graph"):
+            load_runtime(graph, runtime=runtime, precision="int8", threads=1)
 
 
 def capabilities_known() -> bool:

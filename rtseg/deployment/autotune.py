@@ -20,7 +20,7 @@ from ..core.errors import ConfigError, RtsegError
 from ..core.files import read_json, write_json
 from ..core.values import LabelSet, Latency
 from ..data.datasets import SegDataset
-from .candidates import BASELINE, EAGER, FILE_RUNTIMES, Builder, Candidate, list_candidates, network_key, why_not
+from .candidates import BASELINE, EAGER, FILE_RUNTIMES, Builder, Candidate, images_key, list_candidates, network_key, why_not
 from .cards import Card, Preprocessing, class_facts, write_shipped
 from .faithful import check_limits, evaluate_form, read_examples
 from .runtimes import Runtime, device_name, load_runtime
@@ -155,25 +155,27 @@ def _kept(row: Row) -> str:
     return f"; in float: {', '.join(row.float_layers)}" if row.float_layers else ""
 
 # %% ../../nbs/deployment/07_autotune.ipynb #cell017
-def autotune(model: SegNetwork, calibration: SegDataset | Sequence, *, shape: tuple[int, ...] = (1, 3, 512, 1024), device: str = "cpu", max_drop: float = 0.005, min_agreement: float = 0.99,
+def autotune(model: SegNetwork, calibration: SegDataset | Sequence, *, judged: SegDataset | Sequence | None = None, shape: tuple[int, ...] = (1, 3, 512, 1024), device: str = "cpu", max_drop: float = 0.005, min_agreement: float = 0.99,
              threads: int | None = None, images: int = 16, candidates: Sequence[Candidate] | None = None, files_only: bool = False, switches: bool = True, rounds: int = 10, seconds: float = 120.0,
              ignore_index: int = 255, folder: str | Path | None = None, say: Callable[[str], None] | None = None) -> Tuned:
-    "The fastest form of `model` for `shape` (1 x 3 x H x W) whose masks agree; `calibration` are real images, with train ids where known. Raises `ConfigError`, `DataError`."
+    """The fastest form of `model` for `shape` (1 x 3 x H x W) whose masks agree on the images `judged`, or on those of `calibration` where none are given; train ids where known.
+
+    Raises `ConfigError`, `DataError`."""
     check_limits(min_agreement=min_agreement, max_drop=max_drop)
     folder, say = Path(folder) if folder is not None else None, say or (lambda text: None)
-    examples = tuple(read_examples(calibration, shape[-2:], count=images))
+    examples = tuple(read_examples(calibration if judged is None else judged, shape[-2:], count=images))
     model = model.to(device)
     eager = load_runtime(model, threads=threads)
     trial = Trial(examples, tuple(eager(example.image) for example in examples), min_agreement, max_drop, ignore_index)
-    builder = Builder(model, examples, shape=shape, threads=threads, keep=folder, images=images, max_drop=max_drop, min_agreement=min_agreement, ignore_index=ignore_index)
-    key = network_key(model, shape, threads, images, max_drop, min_agreement)
+    builder = Builder(model, examples if judged is None else calibration, shape=shape, threads=threads, keep=folder, images=images, max_drop=max_drop, min_agreement=min_agreement, ignore_index=ignore_index)
+    key = network_key(model, shape, threads, images_key(examples), images_key(builder.calibration), max_drop, min_agreement)
     rows, loaded = _judge_all(list(candidates) if candidates is not None else list_candidates(device), trial, builder, _Kept(folder, key), say)
     _time_all(rows, loaded, examples[0].image, rounds=rounds, seconds=seconds, say=say)
     best = _fastest(rows, files_only)
     if switches:
         best = _try_switches(best, rows, loaded, trial, builder, rounds=rounds, seconds=seconds / 4)
     best.status = "chosen"
-    facts = {"shape": list(shape), "threads": eager.threads, "device": device_name(device), "images": len(examples), "labels": examples[0].mask is not None, "max_drop": max_drop,
+    facts = {"shape": list(shape), "threads": eager.threads, "device": device_name(device), "images": len(examples), "calibrated_with_them": images_key(examples) == images_key(builder.calibration), "labels": examples[0].mask is not None, "max_drop": max_drop,
              "min_agreement": min_agreement, "rounds": rounds,
              "load": round(os.getloadavg()[0], 2), "versions": loaded[best.candidate.name].versions(), "protocol": "photograph to labels, forms in turns"}
     tuned = Tuned(best, loaded[best.candidate.name], builder.graph(best.candidate) if best.candidate.runtime in FILE_RUNTIMES else None, rows, facts)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GRAPHS', 'BASELINE', 'EAGER', 'CPU_RUNTIMES', 'CUDA_RUNTIMES', 'FILE_RUNTIMES', 'Candidate', 'list_candidates',
-           'why_not', 'network_key', 'Builder']
+           'why_not', 'network_key', 'images_key', 'Builder']
 
 # %% ../../nbs/deployment/06b_candidates.ipynb #cell002
 import hashlib
@@ -18,9 +18,11 @@ from torch import nn
 from ..core.errors import ConfigError, check_choice
 from ..core.files import atomic_write, read_json, write_json
 from ..core.values import Value
+from ..data.datasets import SegDataset
 from .export import to_onnx
+from .faithful import Example, read_examples
 from .openvino import OpenVinoRuntime, capabilities
-from .quantization import QuantizationRecord, Quantized, float_graph, quantize, quantized_runtime
+from .quantization import QuantizationRecord, Quantized, float_graph, quantize
 from .runtimes import RUNTIMES, Runtime, load_runtime, why_absent
 from .serving import ServingGraph
 from ..models.contract import SegNetwork
@@ -96,7 +98,7 @@ def why_not(candidate: Candidate) -> str | None:
     if reason := why_absent(candidate.runtime):
         return reason
     known = RUNTIMES.metadata(candidate.runtime)["precisions"]
-    if candidate.precision not in known and not (candidate.runtime == "onnxruntime" and candidate.precision == "int8"):
+    if candidate.precision not in known:
         return f"runtime '{candidate.runtime}' has no precision '{candidate.precision}'"
     wants_bf16 = candidate.precision == "bf16" or candidate.properties.get("INFERENCE_PRECISION_HINT") == "bf16"
     if candidate.runtime == "openvino" and wants_bf16 and "BF16" not in capabilities():
@@ -113,13 +115,22 @@ def network_key(model: nn.Module, *facts: object) -> str:
     return digest.hexdigest()[:16]
 
 
-class Builder:
-    "Builds candidates of one network at one shape (N x 3 x H x W); `how` goes to `quantize`, `keep` is a folder for quantised graphs."
+def images_key(examples: Sequence[Example]) -> str:
+    "A short hash of the photographs that a result depends on."
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(repr(example.image.shape).encode() + example.image.tobytes())
+    return digest.hexdigest()[:16]
 
-    def __init__(self, model: SegNetwork, calibration: Sequence, *, shape: tuple[int, ...], threads: int | None = None, keep: Path | None = None, **how: float | int):
+# %% ../../nbs/deployment/06b_candidates.ipynb #cell014c
+class Builder:
+    "Builds candidates of one network at one shape (N x 3 x H x W), calibrated with photographs; `how` goes to `quantize`, `keep` is a folder for quantised graphs."
+
+    def __init__(self, model: SegNetwork, calibration: SegDataset | Sequence, *, shape: tuple[int, ...], threads: int | None = None, keep: Path | None = None, **how: float | int):
         if shape[0] != 1:
             raise ConfigError(f"shape is {tuple(shape)}: forms are compared on one image at a time, so give (1, 3, height, width)")
-        self.model, self.calibration, self.shape, self.threads, self.keep, self.how = model, calibration, tuple(shape), threads, keep, how
+        self.model, self.shape, self.threads, self.keep, self.how = model, tuple(shape), threads, keep, how
+        self.calibration = read_examples(calibration, shape[-2:], count=how.get("images", 16))
         self.graphs: dict[tuple, onnx.ModelProto] = {}
         self.records: dict[tuple, QuantizationRecord] = {}
 
@@ -153,12 +164,10 @@ class Builder:
         graph = self.graph(candidate)
         if candidate.runtime == "openvino":
             return OpenVinoRuntime(graph, precision=candidate.precision, threads=self.threads, properties=dict(candidate.properties))
-        if candidate.precision == "int8":
-            return quantized_runtime(graph, runtime=candidate.runtime, threads=self.threads)
         return load_runtime(graph, runtime=candidate.runtime, precision=candidate.precision, threads=self.threads)
 
     def _quantised(self, candidate: Candidate) -> Quantized:
-        where = None if self.keep is None else self.keep / f"int8-{candidate.method}-{network_key(self.model, candidate.graph_key, self.shape, sorted(self.how.items()))}.onnx"
+        where = None if self.keep is None else self.keep / f"int8-{candidate.method}-{network_key(self.model, candidate.graph_key, self.shape, images_key(self.calibration), sorted(self.how.items()))}.onnx"
         if where is not None and where.is_file() and where.with_suffix(".json").is_file():
             return Quantized(onnx.load(where), QuantizationRecord.from_dict(read_json(where.with_suffix(".json"))))
         done = quantize(self.graph(Candidate(candidate.runtime, upsampling=candidate.upsampling, argmax=candidate.argmax)), self.calibration, shape=self.shape, method=candidate.method,

@@ -16,7 +16,7 @@ import onnx
 from torch import nn
 
 from ..core.errors import ConfigError
-from .runtimes import RUNTIMES, Runtime, check_image, default_threads, model_bytes
+from .runtimes import RUNTIMES, Runtime, check_image, default_threads, model_bytes, require_quantised
 
 # %% ../../nbs/deployment/02a_openvino.ipynb #cell005
 HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
@@ -60,9 +60,7 @@ class OpenVinoRuntime(Runtime):
     def __init__(self, source: nn.Module | str | Path | onnx.ModelProto, *, threads: int | None = None, precision: str = "fp32",
                  shape: tuple[int, ...] | None = None, properties: dict[str, str | bool | int] | None = None):
         self.threads, self.precision, self.shape = default_threads(threads), precision, shape
-        data = model_bytes(source, shape, runtime=self.name)
-        if precision == "int8" and b"QuantizeLinear" not in data:
-            raise ConfigError("precision 'int8' needs a quantised graph: make one with rtseg.deployment.quantize first")
+        data = require_quantised(model_bytes(source, shape, runtime=self.name), precision)
         self.compiled = compile_graph(data, precision=precision, threads=self.threads, properties=properties)
         self.request = self.compiled.create_infer_request()
         self.takes = tuple(d.get_length() if d.is_static else -1 for d in self.compiled.input(0).partial_shape)

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['RUNTIMES', 'Runtime', 'device_name', 'default_threads', 'check_image', 'to_floats', 'torch_threads',
-           'settle_allocator', 'TorchRuntime', 'OnnxRuntime', 'model_bytes', 'why_absent', 'load_runtime']
+           'settle_allocator', 'TorchRuntime', 'OnnxRuntime', 'require_quantised', 'model_bytes', 'why_absent',
+           'load_runtime']
 
 # %% ../../nbs/deployment/02_runtimes.ipynb #cell002
 import ctypes
@@ -169,7 +170,7 @@ class TorchRuntime(Runtime):
         return {"torch": torch.__version__, "allocator": settle_allocator()}
 
 # %% ../../nbs/deployment/02_runtimes.ipynb #cell021
-@RUNTIMES.register("onnxruntime", package="onnxruntime", extra=None, precisions=("fp32",))
+@RUNTIMES.register("onnxruntime", package="onnxruntime", extra=None, precisions=("fp32", "int8"))
 class OnnxRuntime(Runtime):
     """An ONNX model, executed by ONNX Runtime on the CPU; a module is exported in memory first."""
 
@@ -178,10 +179,11 @@ class OnnxRuntime(Runtime):
     def __init__(self, source: nn.Module | str | Path | onnx.ModelProto, *, threads: int | None = None, precision: str = "fp32",
                  shape: tuple[int, ...] | None = None):
         self.threads, self.precision, self.shape = default_threads(threads), precision, shape
+        data = require_quantised(model_bytes(source, shape, runtime=self.name), precision)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = self.threads, 1, 3
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        self.session = onnxruntime.InferenceSession(model_bytes(source, shape, runtime=self.name), options, providers=list(self.providers))
+        self.session = onnxruntime.InferenceSession(data, options, providers=list(self.providers))
         self.input = self.session.get_inputs()[0].name
         self.outputs = [output.name for output in self.session.get_outputs()]
 
@@ -214,6 +216,13 @@ class OnnxRuntime(Runtime):
         return {"onnxruntime": onnxruntime.__version__, "onnx": onnx.__version__}
 
 # %% ../../nbs/deployment/02_runtimes.ipynb #cell022
+def require_quantised(data: bytes, precision: str) -> bytes:
+    """The serialized ONNX model as it is; `ConfigError` where int8 is asked of a graph without quantising nodes."""
+    if precision == "int8" and b"QuantizeLinear" not in data:
+        raise ConfigError("precision 'int8' needs a quantised graph: make one with rtseg.deployment.quantize first")
+    return data
+
+
 def model_bytes(source: nn.Module | str | Path | onnx.ModelProto, shape: tuple[int, ...] | None, *, runtime: str = "onnxruntime") -> bytes:
     """The serialized ONNX model; raises `ArtifactError` if a file is missing or no ONNX model, `ConfigError` for other things."""
     if isinstance(source, nn.Module):

@@ -86,7 +86,7 @@ class ServingGraph(nn.Module):
             logits = found.logits if isinstance(found, SegOutput) else found
         if self.output == "logits":
             return self._enlarged(logits, x)
-        return self._labels(logits, x)
+        return self.labels_of(logits, x)
 
     def _enlarged(self, logits: Tensor, x: Tensor, step: int = 1) -> Tensor:
         size, corners = (x.shape[-2], x.shape[-1]), self.model.align_corners if isinstance(self.model, SegNetwork) else False
@@ -96,7 +96,8 @@ class ServingGraph(nn.Module):
             return enlarge_by_products(logits, size, align_corners=corners, step=step)
         return resize(logits, size, align_corners=corners)[..., ::step, ::step]
 
-    def _labels(self, logits: Tensor, x: Tensor) -> Tensor:
+    def labels_of(self, logits: Tensor, x: Tensor) -> Tensor:
+        "Labels N x H x W uint8, as large as the image `x`, of the network's own logits N x C x h x w."
         height, width = x.shape[-2], x.shape[-1]
         if self.argmax == "before":
             return enlarge_labels(logits.argmax(1).to(torch.uint8), (height, width), align_corners=self.model.align_corners)

@@ -29,39 +29,41 @@ from ..viz.tables import table
 
 # %% ../../nbs/pipeline/06d_shipping.ipynb #cell005
 class Source(NamedTuple):
-    "A trained network, where its weights lie, what it is called, and images with the labels that it was trained for."
+    "A trained network, where its weights lie, what it is called, images (with labels) to judge its forms by, others to calibrate with, and the size."
 
     network: SegNetwork
     weights: Path
     name: str
     data: SegDataset
+    calibration: SegDataset
     size: tuple[int, int]
 
 
 def run_source(folder: Path, *, role: str = "student") -> Source:
-    "The trained student of a run folder, with the run's own validation images and size; `ArtifactError` where it is not finished."
+    "The trained student of a run folder, with the run's own validation and training images and size; `ArtifactError` where it is not finished."
     config = parse_run(RunFolder.open(folder).config())
     weights, arch = folder / role / "model.safetensors", folder / "search" / f"{role}.json"
     for needed in (weights, arch):
         if not needed.is_file():
             raise ArtifactError(f"{needed} does not exist: finish the run first, rtseg run --out {folder} --resume")
-    data = open_splits(config.data, folder)["val"]
+    splits = open_splits(config.data, folder)
+    data = splits["val"]
     network = FasterSeg(Architecture.load(arch), data.labels.num_classes)
     network.load_weights(load_trained(weights).weights)
-    return Source(network.eval(), weights, f"{role} of {folder.name}", data, tuple(config.latency.size))
+    return Source(network.eval(), weights, f"{role} of {folder.name}", data, splits["train"], tuple(config.latency.size))
 
 
-def named_source(weights: Path, model: str, data: SegDataset, *, option: list[str] | None = None, size: tuple[int, int] = (512, 1024)) -> Source:
-    "A network by name (or .json) with the weights of a file or of a training folder."
+def named_source(weights: Path, model: str, data: SegDataset, *, calibration: SegDataset | None = None, option: list[str] | None = None, size: tuple[int, int] = (512, 1024)) -> Source:
+    "A network by name (or .json) with the weights of a file or of a training folder; calibrated with `data` itself where no other images are given."
     weights = load_trained(weights).path if weights.is_dir() else weights
-    return Source(build_network(model, data.labels.num_classes, weights, option).eval(), weights, Path(model).stem, data, size)
+    return Source(build_network(model, data.labels.num_classes, weights, option).eval(), weights, Path(model).stem, data, calibration or data, size)
 
 # %% ../../nbs/pipeline/06d_shipping.ipynb #cell008
 def export_auto(source: Source, out: Path, *, size: tuple[int, int] | None = None, images: int = 16, max_drop: float = 0.005, min_agreement: float = 0.99, threads: int | None = None,
                 runtimes: list[str] | None = None, precisions: list[str] | None = None, seconds: float = 120.0) -> str:
     "Autotune, write file, card, table and server; what the command says in the end. Unfinished work lies in `OUT-trials` and is gone on with."
     forms = list_candidates("cpu", runtimes=runtimes, **({"precisions": precisions} if precisions else {}))
-    tuned = autotune(source.network, source.data, shape=(1, 3, *(size or source.size)), images=images, max_drop=max_drop, min_agreement=min_agreement, threads=threads, candidates=forms,
+    tuned = autotune(source.network, source.calibration, judged=source.data, shape=(1, 3, *(size or source.size)), images=images, max_drop=max_drop, min_agreement=min_agreement, threads=threads, candidates=forms,
                      files_only=True, seconds=seconds, folder=out.with_name(f"{out.stem}-trials"), say=lambda text: typer.echo(text, err=True))
     card = ship(tuned, out, model=source.name, labels=source.data.labels, source_sha256=sha256_file(source.weights))
     gain = f"{tuned.speedup():.2f} times as fast as the plain export in ONNX Runtime" if tuned.speedup() else "the plain export was not timed"
@@ -79,7 +81,8 @@ def export(
     auto: Annotated[bool, typer.Option("--auto", help="Ship the fastest form on this machine whose masks are the same.")] = False,
     root: Annotated[Path | None, typer.Option("--data", help="Folder of real images, for calibration and comparison.")] = None,
     dataset: DatasetOption = "cityscapes", labels: LabelsOption = None, split: str = "val", option: OptionsOption = None,
-    images: Annotated[int, typer.Option(min=1, help="How many images to calibrate with and to compare.")] = 16,
+    calibration_split: Annotated[str, typer.Option(help="The images to calibrate int8 with; masks are compared on those of --split.")] = "train",
+    images: Annotated[int, typer.Option(min=1, help="How many images to calibrate with, and how many to compare.")] = 16,
     max_drop: Annotated[float, typer.Option(help="The largest loss of mIoU.")] = 0.005,
     min_agreement: Annotated[float, typer.Option(help="The smallest share of equal labels.")] = 0.99,
     threads: Annotated[int | None, typer.Option(min=1, help="One for each core by default.")] = None,
@@ -102,17 +105,18 @@ def export(
         return
     if out.suffix != ".onnx":
         raise ConfigError(f"{out} is no name for a network: end it in .onnx")
-    source = _source(weights, model, root, dataset, labels, split, option)
+    source = _source(weights, model, root, dataset, labels, (split, calibration_split), option)
     typer.echo(export_auto(source, out, size=read_size(size) if size else None, images=images, max_drop=max_drop, min_agreement=min_agreement, threads=threads,
                            runtimes=runtimes.split(",") if runtimes else None, precisions=precisions.split(",") if precisions else None))
 
 
-def _source(weights: Path, model: str | None, root: Path | None, dataset: str, labels: str | None, split: str, option: list[str] | None) -> Source:
-    "What was named: a run folder where no model is, else a network with data."
+def _source(weights: Path, model: str | None, root: Path | None, dataset: str, labels: str | None, splits: tuple[str, str], option: list[str] | None) -> Source:
+    "What was named: a run folder where no model is, else a network with data, of which the two splits are for judging and for calibrating."
     if model is None:
         if not (weights / "search").is_dir():
             raise ConfigError(f"{weights} is not the folder of a run: add --model NAME and --data FOLDER for weights of their own")
         return run_source(weights)
     if root is None:
         raise ConfigError(f"--auto compares masks on real images: add --data FOLDER (and --dataset NAME) to export {model}")
-    return named_source(weights, model, open_dataset(dataset, root, split, labels=labels), option=option)
+    judged, calibration = (open_dataset(dataset, root, split, labels=labels) for split in splits)
+    return named_source(weights, model, judged, calibration=calibration, option=option)
