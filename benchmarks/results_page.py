@@ -14,7 +14,7 @@ from pathlib import Path
 import plotly.graph_objects as go
 from camvid_results import comparison_section, training_section
 from PIL import Image
-from shipping_results import accuracy_section, agreement_section, autotune_section, bench_section, protocol_section, receipt
+from shipping_results import accuracy_section, agreement_section, autotune_section, bench_section, protocol_section, receipt, tails_section
 
 from rtseg.core.files import atomic_write, read_json, write_json, write_text
 from rtseg.deployment.bench import BenchRecord
@@ -108,6 +108,8 @@ def benchmark_lines(path: Path, record: dict) -> list[str]:
                 "| step | ours (s) | naive, same run (s) | published implementation, other cores of this kind (s) |", "|---|---|---|---|", *rows]
     if path.name == "autotune.json":
         return autotune_section(f"benchmarks/results/{path.name}", record)
+    if path.name == "tails.json":
+        return tails_section(f"benchmarks/results/{path.name}", record)
     if path.name == "runtime_agreement.json":
         return agreement_section(record)
     table = record.get("table")

@@ -77,6 +77,22 @@ def agreement_section(record: dict) -> list[str]:
     return [*lines, *failed]
 
 
+def tails_section(name: str, record: dict) -> list[str]:
+    """What the ways from logits to labels cost: milliseconds by runtime, and mIoU of trained networks."""
+    forms = list(dict.fromkeys(row["form"] for row in record["rows"]))
+    runtimes = list(dict.fromkeys((row["runtime"], row["precision"]) for row in record["rows"]))
+    ms = {(row["runtime"], row["precision"], row["form"]): row["ms"] for row in record["rows"]}
+    height, width = record["size"]
+    lines = [f"From logits at 1/{record['stride']} to labels, {record['classes']} classes, {height} x {width}, {record['threads']} threads, {machine_text(record['machine'])}; milliseconds of the whole graph:", "",
+             "| form | " + " | ".join(f"{runtime} {precision} ms" for runtime, precision in runtimes) + " |", "|---" * (len(runtimes) + 1) + "|"]
+    lines += [f"| {form} | " + " | ".join(f"{ms[*pair, form]:.2f}" for pair in runtimes) + " |" for form in forms]
+    lines += [receipt(f"{name}:rows.*.ms"), "", f"What the same forms are worth, on CamVid's {record['images']} test images (mIoU, and agreement with the first form):", ""]
+    networks = list(dict.fromkeys(row["network"] for row in record["trained"]))
+    worth = {(row["network"], row["form"]): f"{row['miou']:.4f}, {row['agreement']:.2%}" for row in record["trained"]}
+    lines += ["| form | " + " | ".join(networks) + " |", "|---" * (len(networks) + 1) + "|"]
+    return lines + [f"| {form} | " + " | ".join(worth[network, form] for network in networks) + " |" for form in forms if (networks[0], form) in worth]
+
+
 def autotune_section(name: str, record: dict) -> list[str]:
     """The fastest faithful form of each network, against ONNX Runtime fp32 and eager PyTorch, and which bars that meets."""
     found, (height, width) = record["summary"], record["size"]
