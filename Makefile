@@ -14,7 +14,7 @@ run: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/nbdev_test --skip_folder_re '^(stages|recipes|guides|[_.])'
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 # Chromium is looked for in RTSEG_CHROMIUM, then on the PATH; without one the tests are skipped with that reason.
 test-browser: $(VENV)/.installed-browser
