@@ -46,11 +46,17 @@ def living_figure(figure: go.Figure) -> go.FigureWidget:
         raise MissingExtra("a living figure needs anywidget, which is not installed in this notebook's kernel: pip install anywidget") from error
 
 
+def _domains(living: go.FigureWidget, figure: go.Figure) -> dict[str, list[float]]:
+    "The places of a figure's axes, one by one, since a whole axis that is replaced keeps, in the browser, the place to which its picture was shrunk before."
+    axes = [name for name in figure.layout if name[1:].startswith("axis") and name in living.layout and figure.layout[name].domain and living.layout[name].domain]
+    same = {name: tuple(living.layout[name].domain) == tuple(figure.layout[name].domain) for name in axes}
+    # what is known to be so already is not sent; but the browser may have shrunk it since, and its word be on the way: a millionth makes it news
+    return {f"{name}.domain": [figure.layout[name].domain[0], figure.layout[name].domain[1] - 1e-6 * same[name]] for name in axes}
+
+
 def redraw(living: go.FigureWidget, figure: go.Figure) -> None:
     "Let a living figure show another figure: traces are changed in place where their number allows it, click handlers stay."
-    # a whole axis that is replaced keeps, in the browser, the place to which its picture was shrunk before: places are sent one by one
-    axes = [name for name in figure.layout if name[1:].startswith("axis") and name in living.layout and figure.layout[name].domain and living.layout[name].domain]
-    living.plotly_relayout({f"{name}.domain": figure.layout[name].domain for name in axes if tuple(living.layout[name].domain) != tuple(figure.layout[name].domain)})
+    living.plotly_relayout(_domains(living, figure))
     with living.batch_update():
         if [t.type for t in living.data] == [t.type for t in figure.data]:
             for old, new in zip(living.data, figure.data, strict=True):
