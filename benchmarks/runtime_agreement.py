@@ -2,6 +2,7 @@
 
     OMP_NUM_THREADS=1 nice -n 10 python benchmarks/runtime_agreement.py [--models fastscnn,stdc] [--compile fastscnn,linknet] [--sizes 64x96,256x512]
 
+Where fp32 differs by more than the tolerance, eager fp32 is compared with eager fp64 as well: `rounding` says how much of it is the network's own sensitivity.
 What is in the record already is not computed again. Weights are random, and settled: batch norms have seen random images, so that every layer counts (rtseg.deployment.checking.settled).
 """
 import argparse
@@ -52,6 +53,33 @@ def row(net: nn.Module, graph, model: str, runtime: str, precision: str, size: t
     return {**facts, "agrees": check.agrees, **{key: check.to_dict()[key] for key in kept}}
 
 
+def trial(model: str) -> nn.Module:
+    """The network as every comparison sees it."""
+    seed_everything(0)
+    return settled(create_model(model, CLASSES), (BATCH, 3, 128, 192))
+
+
+def rounding(net: nn.Module, size: tuple[int, int]) -> float:
+    """The relative difference of eager fp32 from eager fp64 on a random image: what rounding alone makes of these weights."""
+    image = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        single, double = (getattr(found, "logits", found).double() for found in (net.float()(image), net.double()(image.double())))
+    return float((single - double).abs().max() / double.abs().max())
+
+
+def write(record: dict) -> None:
+    write_json(RESULT, {"complete": complete(record), "protocol": {"classes": CLASSES, "settled_on": [BATCH, 3, 128, 192], "seed": 0, "threads": 1},
+                        "environment": environment_record(), **{key: record[key] for key in ("norms", "rounding", "rows")}})
+
+
+def explain(record: dict) -> None:
+    """Add `rounding` for every network and size at which a runtime in fp32 is further away than the tolerance."""
+    for row in record["rows"]:
+        key = f"{row['model']} {row['size'][0]}x{row['size'][1]}"
+        if row["precision"] == "fp32" and row["error"] is None and not row["agrees"] and key not in record["rounding"]:
+            record["rounding"][key] = rounding(trial(row["model"]), tuple(row["size"]))
+
+
 def main() -> None:
     words = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     words.add_argument("--models", default=",".join(list_models()))
@@ -60,22 +88,23 @@ def main() -> None:
     given = words.parse_args()
     torch.set_num_threads(1)
     record = read_json(RESULT) if RESULT.exists() else {"rows": [], "norms": {}}
+    record.setdefault("rounding", {})
     done = {(r["model"], r["runtime"], r["precision"], tuple(r["size"])) for r in record["rows"]}
     for size in [tuple(int(n) for n in text.split("x")) for text in given.sizes.split(",")]:
         for model in given.models.split(","):
             todo = [form for form in forms(model, size, given.compile.split(",")) if (model, *form, size) not in done]
             if not todo:
                 continue
-            seed_everything(0)
-            net = settled(create_model(model, CLASSES), (BATCH, 3, 128, 192))
+            net = trial(model)
             graph = to_onnx(net, (1, 3, *size), dynamic_batch=False)
             record["norms"].setdefault(model, {"network": sum(isinstance(m, nn.BatchNorm2d) for m in net.modules()), **norms_left(graph)})
             for runtime, precision in todo:
                 record["rows"].append(row(net, graph, model, runtime, precision, size))
                 r = record["rows"][-1]
                 print(model, size, runtime, precision, r["error"] or f"{r['relative_difference']:.1e} {r['label_agreement']:.4f} {r['first_layer'] or ''}", flush=True)
-            write_json(RESULT, {"complete": complete(record), "protocol": {"classes": CLASSES, "settled_on": [BATCH, 3, 128, 192], "seed": 0, "threads": 1},
-                                "environment": environment_record(), **{key: record[key] for key in ("norms", "rows")}})
+            write(record)
+    explain(record)
+    write(record)
 
 
 if __name__ == "__main__":

@@ -74,7 +74,8 @@ def agreement_section(record: dict) -> list[str]:
         lines.append(f"| {' '.join(form)} | {len(mine)} | {sum(row['agrees'] for row in mine)} | {min(row['label_agreement'] for row in mine):.4f} | "
                      f"{max(row['relative_difference'] for row in mine):.1e} | {differ} |")
     failed = [f"- {row['model']}, {row['runtime']} {row['precision']}: {row['error']}" for row in record["rows"] if row["error"]]
-    return [*lines, *failed]
+    known = [f"- {key}: these weights amplify rounding; PyTorch's fp32 is {value:.1e} from its own fp64" for key, value in record.get("rounding", {}).items()]
+    return [*lines, "", *known, *failed]
 
 
 def tails_section(name: str, record: dict) -> list[str]:

@@ -85,8 +85,8 @@ def plot_iou(reports: EvalReport | Mapping[str, EvalReport], *, title: str = "Io
     if any(r.classes != first.classes for r in named.values()):
         raise DataError("the reports are about different classes: compare networks on one label set")
     order = sorted(range(len(first.classes)), key=lambda i: -1 if first.iou[i] is None else first.iou[i])
-    means = " · ".join(f"{name} {r.miou:.1%}".strip() for name, r in named.items())
-    figure = new_figure(title, subtitle=f"mean: {means} · {first.dataset} {first.split}, {first.images} images",
+    means = "mean: " + " · ".join(f"{name} {r.miou:.1%}".strip() for name, r in named.items()) + " · " if len(named) <= 4 else ""  # more do not fit on a line
+    figure = new_figure(title, subtitle=f"{means}{first.dataset} {first.split}, {first.images} images",
                         x="IoU", width=720, height=130 + 21 * len(order))
     for index in order:  # a thin line joins the networks of a class, so that the eye can follow the row
         values = [r.iou[index] for r in named.values() if r.iou[index] is not None]

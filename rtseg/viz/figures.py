@@ -28,7 +28,7 @@ from ..core.errors import RtsegError
 
 # %% ../../nbs/viz/01_figures.ipynb #cell004
 INK, MUTED, GRID, PAPER = "#1f2933", "#6b7785", "#e7eaee", "#ffffff"
-SERIES = ("#2f6db0", "#c8553d", "#3a8f7b", "#d49b33", "#7d5ba6", "#8a939e")
+SERIES = ("#2f6db0", "#c8553d", "#3a8f7b", "#d49b33", "#7d5ba6", "#8a939e", "#c9709f", "#1f3b57")
 BRANCH_COLORS = ("#8a3b8f", "#1d8a6b", "#4b5b6e")
 OPERATOR_COLORS = {
     "skip": "#d8dde3", "conv": "#b5d0ec", "conv_2x": "#6ba0d6", "conv_downup": "#f8d9ad", "conv_2x_downup": "#eba651",
