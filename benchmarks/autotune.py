@@ -6,17 +6,21 @@
 
 Work that is compared: the bytes of a photograph in, the bytes of its labels out. The baseline is what a plain export gives: ONNX Runtime fp32 from normalised floats to full-size logits,
 the host normalises before and takes the best class after it. All forms of a network take turns within one process. `network_only` is the same export and the chosen form without a host's work
-(logits of a normalised image; labels of a photograph), again in turns. Calibration: training images; masks are compared, and mIoU taken, on validation images that calibration has not seen.
+(logits of a normalised image; labels of a photograph), again in turns. `served_ms` is what the shipped serve.py prints in a Python that can import neither torch nor rtseg. Calibration: training images; masks are compared, and mIoU taken, on validation images that calibration has not seen.
 Wanted: median speed-up >= 2.2 over ONNX Runtime fp32 and >= 4 over eager; agreement >= 0.99 and mIoU drop <= 0.005 everywhere; no network slower than with ONNX Runtime fp32.
 Run on a quiet machine. Rows already in results/autotune.json are kept, so that a killed run goes on; --again NAME measures one anew. Networks without trained weights are left out, by name.
 """
 import argparse
+import re
 import statistics
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from rtseg.core.architecture import Architecture
 from rtseg.core.environment import environment_record, git_state
@@ -67,8 +71,12 @@ def network_only(tuned: Tuned, builder: Builder, image: np.ndarray, rounds: int)
     return {name: statistics.median(t) for name, t in times.items()}
 
 
+def folder(words: argparse.Namespace, name: str) -> Path:
+    return words.work / name.replace(" ", "-")
+
+
 def measure(name: str, network: SegNetwork, weights: Path | None, splits: dict, words: argparse.Namespace) -> dict:
-    shape, work = (1, 3, *words.size), words.work / name.replace(" ", "-")
+    shape, work = (1, 3, *words.size), folder(words, name)
     runtimes = words.runtimes.split(",") if words.runtimes else None
     tuned = autotune(network, splits["train"], judged=splits["val"], shape=shape, threads=words.threads, images=words.images, candidates=list_candidates("cpu", runtimes=runtimes), files_only=True, rounds=words.rounds,
                      seconds=words.seconds, folder=work, say=lambda text: print("   ", text, flush=True))
@@ -81,12 +89,31 @@ def measure(name: str, network: SegNetwork, weights: Path | None, splits: dict, 
             "weights_sha256": sha256_file(weights) if weights else None, "trained": weights is not None, "time": time.strftime("%Y-%m-%d %H:%M:%S")}
 
 
+WITHOUT_TORCH = "import sys, runpy\nfor name in ('torch', 'rtseg'):\n    sys.modules[name] = None\nsys.argv = sys.argv[1:]\nrunpy.run_path('serve.py', run_name='__main__')"
+
+
+def served_ms(work: Path, photographs: list[np.ndarray]) -> float:
+    """Milliseconds that the shipped network's own script needs for a photograph, without torch; its masks are written beside it."""
+    folder = work / "photographs"
+    folder.mkdir(exist_ok=True)
+    for i, photograph in enumerate(photographs):
+        Image.fromarray(photograph).save(folder / f"{i}.png")
+    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, "serve.py", "network.onnx", "photographs"], cwd=work, capture_output=True, text=True)
+    if done.returncode:
+        raise RtsegError(f"serve.py in {work} failed: {(done.stderr.splitlines() or ['it said nothing'])[-1]}")
+    return float(re.search(r"; ([\d.]+) ms", done.stdout)[1])
+
+
 def summary(rows: dict[str, dict]) -> dict:
     over = {key: statistics.median(row[key] for row in rows.values()) for key in ("over_onnxruntime", "over_eager")}
     worst = {"agreement": min(row["agreement"] for row in rows.values()), "drop": max(row["drop"] for row in rows.values()), "slowest": min(row["over_onnxruntime"] for row in rows.values())}
     met = {"over_onnxruntime": over["over_onnxruntime"] >= BARS["over_onnxruntime"], "over_eager": over["over_eager"] >= BARS["over_eager"], "agreement": worst["agreement"] >= BARS["agreement"],
            "drop": worst["drop"] <= BARS["drop"], "none_slower": worst["slowest"] >= 1.0}
     return {"networks": len(rows), "median": over, "worst": worst, "bars": BARS, "met": met, "only_trained": all(row["trained"] for row in rows.values())}
+
+
+def keep(rows: dict[str, dict], words: argparse.Namespace) -> None:
+    write_json(words.out, {"rows": rows, "summary": summary(rows), "size": words.size, "threads": words.threads, "git": git_state(), "environment": environment_record()})
 
 
 def report(rows: dict[str, dict]) -> str:
@@ -123,7 +150,10 @@ def main() -> None:
                 continue
             print(name, flush=True)
             rows[name] = measure(name, network, weights, splits, words)
-            write_json(words.out, {"rows": rows, "summary": summary(rows), "size": words.size, "threads": words.threads, "git": git_state(), "environment": environment_record()})
+            keep(rows, words)
+        for name in [name for name, row in rows.items() if "served_ms" not in row and (folder(words, name) / "network.onnx").is_file()]:
+            rows[name]["served_ms"] = served_ms(folder(words, name), [e.image for e in read_examples(splits["val"], words.size, count=32)])
+            keep(rows, words)
     print(report(rows) if rows else "nothing is measured yet")
 
 
