@@ -23,7 +23,7 @@ def bench_section(name: str, record: BenchRecord) -> list[str]:
              "| network | size | runtime | threads | network ms (quartiles) | fps | end to end ms | before ms | after ms | peak MB |", "|---|---|---|---|---|---|---|---|---|---|"]
     for row in (r for r in rows if r["ms"] is not None):
         whole = [cell_text(row[key], ".2f") for key in ("end to end ms", "before", "after")]
-        lines.append(f"| {row['network']} | {row['size']} | {row['runtime']} {row['precision']} | {row['threads']} | {row['ms']:.2f} ({row['quartiles']}) | {row['fps']:.1f} | {' | '.join(whole)} | {cell_text(row['peak MB'], '.0f')} |")
+        lines.append(f"| {row['network']} | {row['size']} | {row['runtime']} {row['precision']} | {row['threads']} | {row['ms']:.2f} ({row['quartiles']}) | {row['fps']:.2f} | {' | '.join(whole)} | {cell_text(row['peak MB'], '.0f')} |")
     keys = ("rows.*.latency.median_ms", "rows.*.latency.q1_ms", "rows.*.latency.q3_ms", "rows.*.end_to_end.whole.median_ms", "rows.*.end_to_end.before_ms", "rows.*.end_to_end.after_ms")
     present = [key for key in keys if "end_to_end" not in key or any(row["end to end ms"] is not None for row in rows)]
     lines += [receipt(*(f"{name}:{key}" for key in present), f"fps({name}:rows.*.latency.median_ms)"), ""]
