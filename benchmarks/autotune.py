@@ -94,10 +94,9 @@ WITHOUT_TORCH = "import sys, runpy\nfor name in ('torch', 'rtseg'):\n    sys.mod
 
 def served_ms(work: Path, photographs: list[np.ndarray]) -> float:
     """Milliseconds that the shipped network's own script needs for a photograph, without torch; its masks are written beside it."""
-    folder = work / "photographs"
-    folder.mkdir(exist_ok=True)
+    (work / "photographs").mkdir(exist_ok=True)
     for i, photograph in enumerate(photographs):
-        Image.fromarray(photograph).save(folder / f"{i}.png")
+        Image.fromarray(photograph).save(work / "photographs" / f"{i}.png")
     done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, "serve.py", "network.onnx", "photographs"], cwd=work, capture_output=True, text=True)
     if done.returncode:
         raise RtsegError(f"serve.py in {work} failed: {(done.stderr.splitlines() or ['it said nothing'])[-1]}")
@@ -151,8 +150,9 @@ def main() -> None:
             print(name, flush=True)
             rows[name] = measure(name, network, weights, splits, words)
             keep(rows, words)
+        photographs = [example.image for example in read_examples(splits["val"], words.size, count=32)]
         for name in [name for name, row in rows.items() if "served_ms" not in row and (folder(words, name) / "network.onnx").is_file()]:
-            rows[name]["served_ms"] = served_ms(folder(words, name), [e.image for e in read_examples(splits["val"], words.size, count=32)])
+            rows[name]["served_ms"] = served_ms(folder(words, name), photographs)
             keep(rows, words)
     print(report(rows) if rows else "nothing is measured yet")
 

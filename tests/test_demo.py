@@ -14,6 +14,6 @@ def test_the_demo_student_learns_the_streets(tmp_path, monkeypatch):
     result = run(load_preset("demo"), tmp_path / "run", say=lambda line: None, show_progress=False)
     networks = {row["name"]: row for row in json.loads((tmp_path / "run/results.json").read_text())["networks"]}
     assert result.report.stat().st_size > 1_000_000
-    assert networks["student"]["miou"] > 0.4, networks["student"]  # which network it is depends on the latency that this machine has
+    assert networks["student"]["miou"] > 0.5, networks["student"]
     assert networks["student"]["params"] < networks["teacher"]["params"]
     assert networks["student"]["predicted_ms"] < networks["teacher"]["predicted_ms"]

@@ -168,14 +168,15 @@ def autotune(model: SegNetwork, calibration: SegDataset | Sequence, *, judged: S
     eager = load_runtime(model, threads=threads)
     trial = Trial(examples, tuple(eager(example.image) for example in examples), min_agreement, max_drop, ignore_index)
     builder = Builder(model, examples if judged is None else calibration, shape=shape, threads=threads, keep=folder, images=images, max_drop=max_drop, min_agreement=min_agreement, ignore_index=ignore_index)
-    key = network_key(model, shape, threads, images_key(examples), images_key(builder.calibration), max_drop, min_agreement)
+    seen, shown = images_key(builder.calibration), images_key(examples)
+    key = network_key(model, shape, threads, shown, seen, max_drop, min_agreement)
     rows, loaded = _judge_all(list(candidates) if candidates is not None else list_candidates(device), trial, builder, _Kept(folder, key), say)
     _time_all(rows, loaded, examples[0].image, rounds=rounds, seconds=seconds, say=say)
     best = _fastest(rows, files_only)
     if switches:
         best = _try_switches(best, rows, loaded, trial, builder, rounds=rounds, seconds=seconds / 4)
     best.status = "chosen"
-    facts = {"shape": list(shape), "threads": eager.threads, "device": device_name(device), "images": len(examples), "calibrated_with_them": images_key(examples) == images_key(builder.calibration), "labels": examples[0].mask is not None, "max_drop": max_drop,
+    facts = {"shape": list(shape), "threads": eager.threads, "device": device_name(device), "images": len(examples), "calibrated_with_them": shown == seen, "labels": examples[0].mask is not None, "max_drop": max_drop,
              "min_agreement": min_agreement, "rounds": rounds,
              "load": round(os.getloadavg()[0], 2), "versions": loaded[best.candidate.name].versions(), "protocol": "photograph to labels, forms in turns"}
     tuned = Tuned(best, loaded[best.candidate.name], builder.graph(best.candidate) if best.candidate.runtime in FILE_RUNTIMES else None, rows, facts)

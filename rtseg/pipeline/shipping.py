@@ -56,7 +56,7 @@ def run_source(folder: Path, *, role: str = "student") -> Source:
 def named_source(weights: Path, model: str, data: SegDataset, *, calibration: SegDataset | None = None, option: list[str] | None = None, size: tuple[int, int] = (512, 1024)) -> Source:
     "A network by name (or .json) with the weights of a file or of a training folder; calibrated with `data` itself where no other images are given."
     weights = load_trained(weights).path if weights.is_dir() else weights
-    return Source(build_network(model, data.labels.num_classes, weights, option).eval(), weights, Path(model).stem, data, calibration or data, size)
+    return Source(build_network(model, data.labels.num_classes, weights, option).eval(), weights, Path(model).stem, data, data if calibration is None else calibration, size)
 
 # %% ../../nbs/pipeline/06d_shipping.ipynb #cell008
 def export_auto(source: Source, out: Path, *, size: tuple[int, int] | None = None, images: int = 16, max_drop: float = 0.005, min_agreement: float = 0.99, threads: int | None = None,
