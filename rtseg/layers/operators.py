@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..core.architecture import OPERATORS
 from ..core.errors import ConfigError
-from .blocks import BatchNorm, ConvBNAct, half, resize
+from .blocks import BatchNorm, ConvBNAct, activation, half, resize
 
 # %% ../../nbs/layers/02_operators.ipynb #cell004
 class ReducingSkip(nn.Module):
@@ -32,15 +32,15 @@ class ReducingSkip(nn.Module):
 
 # %% ../../nbs/layers/02_operators.ipynb #cell009
 class ConvOperator(nn.Module):
-    """`depth` 3x3 convolutions with BN and ReLU, at half the size when `zoom`: N x C x H x W -> N x out_channels x ceil(H/stride) x ceil(W/stride)."""
+    """`depth` 3x3 convolutions with BN and ReLU (the last with `act`), at half the size when `zoom`: N x C x H x W -> N x out_channels x ceil(H/stride) x ceil(W/stride)."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1, depth: int = 1, zoom: bool = False):
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1, depth: int = 1, zoom: bool = False, act: str = "relu"):
         super().__init__()
         self.stride, self.zoom = stride, zoom
         first = ConvBNAct(in_channels, out_channels, stride=1 if zoom else stride, act="relu" if depth > 1 else "none")
         rest = [ConvBNAct(out_channels, out_channels, act="relu" if i < depth - 1 else "none") for i in range(1, depth)]
         self.body = nn.Sequential(first, *rest)
-        self.act = nn.ReLU(inplace=True)
+        self.act = activation(act, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.body(resize(x, half(x)) if self.zoom else x)

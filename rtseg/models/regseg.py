@@ -44,7 +44,7 @@ class DilatedBlock(nn.Module):
         self.filters = nn.ModuleList(ConvBNAct(width, width, stride=stride, dilation=d, groups=width // GROUP) for d in parts)
         self.attend = SqueezeExcite(c, c // 4)
         self.mix = ConvBNAct(c, c, 1, act="none")
-        self.carry = ConvBNAct(in_channels, c, 1, act="none") if stride == 2 else nn.Identity()
+        self.carry = ConvBNAct(in_channels, c, 1, act="none") if stride == 2 or in_channels != c else nn.Identity()
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:

@@ -16,8 +16,9 @@ import numpy as np
 from ..core.architecture import Architecture, OpSpec
 from ..core.errors import ConfigError
 from ..core.values import Value
-from ..layers.blocks import head_channels
+from .costs import part_weights
 from .latency_table import LatencyTable
+from .parts import PIECES, is_arm
 
 # %% ../../nbs/search/05d_prediction.ipynb #cell005
 TERMS = ("sum", "call", "layers", "resizes", "steps", "weights")
@@ -25,14 +26,12 @@ TERMS = ("sum", "call", "layers", "resizes", "steps", "weights")
 
 def resizes_of(spec: OpSpec) -> int:
     """How many times the operator resizes: zoomed convolutions twice, arms and heads once."""
-    return 2 if "downup" in spec.kind else int(spec.kind == "head" or (spec.kind == "conv_bn_act" and spec.kernel == 1))
+    return int(is_arm(spec)) or PIECES.metadata(spec.kind)["resizes"]
 
 
 def weights_of(spec: OpSpec) -> float:
     """Megabytes of weights (float32) of an operator's convolutions."""
-    i, o = spec.in_channels, spec.out_channels
-    counts = {"skip": i * o * (spec.stride == 2), "conv": 9 * i * o, "conv_2x": 9 * (i + o) * o, "conv_bn_act": spec.kernel**2 * i * o, "fusion": i * o, "head": head_channels(i) * (9 * i + o)}
-    return 4e-6 * counts[spec.kind.replace("_downup", "")]
+    return 4e-6 * part_weights(spec)
 
 
 def terms_of(specs: Sequence[OpSpec], total_ms: float) -> np.ndarray:
