@@ -119,9 +119,14 @@ class TrainedTable:
         names = [m.device for m in self.latencies]
         return sorted(set(names), key=lambda d: (-names.count(d), d))
 
-    def of(self, recipe: str = "short") -> dict[str, list[TrainedNetwork]]:
-        """The trainings of each network under a recipe, by id; `ConfigError` for a recipe that the table lacks."""
-        check_choice(recipe, sorted(self.info.recipes), what="recipe")
+    def recipes(self) -> list[str]:
+        """The recipes that networks were trained with, most trainings first."""
+        names = [t.recipe for t in self.trainings]
+        return sorted(set(names), key=lambda r: (-names.count(r), r))
+
+    def of(self, recipe: str | None = None) -> dict[str, list[TrainedNetwork]]:
+        """The trainings of each network under a recipe (the commonest unless given), by id; `ConfigError` for a recipe that the table lacks."""
+        recipe = check_choice(recipe, self.recipes(), what="recipe") if recipe else self.recipes()[0]
         found: dict[str, list[TrainedNetwork]] = {}
         for t in sorted(self.trainings, key=lambda t: (t.entry, t.seed)):
             if t.recipe == recipe:
