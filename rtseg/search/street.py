@@ -21,7 +21,7 @@ from torch import Generator, Tensor, nn
 
 from ..core.architecture import STRIDES, OpSpec
 from ..core.config import Config
-from ..core.errors import ArtifactError, ConfigError, RtsegError
+from ..core.errors import ArtifactError, ConfigError
 from ..core.values import SegOutput, Value
 from ..layers.blocks import init_weights
 from ..models.contract import SegNetwork
@@ -142,7 +142,7 @@ class StreetSpace(Config):
     stem_widths: Widths = (32, 48, 64)
     operators: Names = OPERATORS
     widths: tuple[Widths, Widths, Widths] = ((32, 64, 96, 128), (64, 96, 128, 192), (128, 192, 256))
-    depths: tuple[Widths, Widths, Widths] = ((1, 2, 3), (1, 2, 3, 4, 5), (0, 1, 2, 3, 4))
+    depths: tuple[Widths, Widths, Widths] = ((1, 2, 3, 4), (1, 2, 3, 4, 5, 6), (0, 1, 2, 3, 4, 5))
     contexts: Names = ("no_context", "pyramid")
     heads: Names = ("attention_head", "fusion_head", "plain_head")
     head_widths: Widths = (64, 128)
