@@ -92,11 +92,12 @@ class Picture(Value):
 
 
 class Part(nn.Module):
-    """A registered part: class attributes `name`, `role` and `picture`, and the price keys of what it costs."""
+    """A registered part: class attributes `name`, `role`, `picture` and `reach` (pixels of its input that it sees beyond one), and its price keys."""
 
     name: ClassVar[str]
     role: ClassVar[str]
     picture: ClassVar[Picture]
+    reach: ClassVar[int] = 0
 
     @classmethod
     def keys(cls, size: tuple[int, int], in_channels: int, out_channels: int, *, stride: int = 1) -> list[OpSpec]:

@@ -44,7 +44,7 @@ class Residual(Part):
 class ResConv(Residual):
     """One 3x3 convolution."""
 
-    name, picture = "res_conv", Picture("conv", "#b5d0ec")
+    name, picture, reach = "res_conv", Picture("conv", "#b5d0ec"), 2
 
     @staticmethod
     def make_body(in_channels: int, out_channels: int, stride: int) -> nn.Module:
@@ -56,7 +56,7 @@ class ResConv(Residual):
 class ResConv2x(Residual):
     """Two 3x3 convolutions, the block of ResNet-18 (He et al., 2016)."""
 
-    name, picture = "res_conv_2x", Picture("conv ×2", "#6ba0d6")
+    name, picture, reach = "res_conv_2x", Picture("conv ×2", "#6ba0d6"), 4
 
     @staticmethod
     def make_body(in_channels: int, out_channels: int, stride: int) -> nn.Module:
@@ -68,7 +68,7 @@ class ResConv2x(Residual):
 class ResZoom(Residual):
     """One 3x3 convolution at half the size (FasterSeg, 2020)."""
 
-    name, picture = "res_zoom", Picture("zoom", "#f8d9ad")
+    name, picture, reach = "res_zoom", Picture("zoom", "#f8d9ad"), 5
 
     @staticmethod
     def make_body(in_channels: int, out_channels: int, stride: int) -> nn.Module:
@@ -85,7 +85,7 @@ class ResZoom(Residual):
 class ResZoom2x(ResZoom):
     """Two 3x3 convolutions at half the size (FasterSeg, 2020)."""
 
-    name, picture = "res_zoom_2x", Picture("zoom ×2", "#eba651")
+    name, picture, reach = "res_zoom_2x", Picture("zoom ×2", "#eba651"), 9
 
     @staticmethod
     def make_body(in_channels: int, out_channels: int, stride: int) -> nn.Module:
@@ -97,7 +97,7 @@ class ResZoom2x(ResZoom):
 class Separable3(Residual):
     """Depthwise 3x3, then 1x1 (MobileNet, Howard et al., 2017)."""
 
-    name, picture, kernel = "separable3", Picture("sep 3", "#c9e4c5"), 3
+    name, picture, kernel, reach = "separable3", Picture("sep 3", "#c9e4c5"), 3, 2
 
     @classmethod
     def make_body(cls, in_channels: int, out_channels: int, stride: int) -> nn.Module:
@@ -109,14 +109,14 @@ class Separable3(Residual):
 class Separable5(Separable3):
     """Depthwise 5x5, then 1x1."""
 
-    name, picture, kernel = "separable5", Picture("sep 5", "#8fc58a"), 5
+    name, picture, kernel, reach = "separable5", Picture("sep 5", "#8fc58a"), 5, 4
 
 # %% ../../nbs/search/21_street_parts.ipynb #cell014
 @register_part
 class Inverted2(Part):
     """Inverted residual of expansion 2: wide inside, linear at the end (MobileNetV2, Sandler et al., 2018)."""
 
-    name, role, picture, expand = "inverted2", "operator", Picture("inv ×2", "#d7c5e8"), 2
+    name, role, picture, expand, reach = "inverted2", "operator", Picture("inv ×2", "#d7c5e8"), 2, 2
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1):
         super().__init__()
@@ -137,7 +137,7 @@ class Inverted4(Inverted2):
 class Dense(Part):
     """STDC's block: four convolutions of falling width, concatenated (Fan et al., 2021)."""
 
-    name, role, picture = "stdc", "operator", Picture("STDC", "#f2b8ae")
+    name, role, picture, reach = "stdc", "operator", Picture("STDC", "#f2b8ae"), 6
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1):
         super().__init__()
@@ -151,7 +151,7 @@ class Dense(Part):
 class Dilated(Part):
     """RegSeg's block: grouped 3x3 convolutions of dilation 1 and 4 side by side, channel attention (Gao, 2021)."""
 
-    name, role, picture = "dilated", "operator", Picture("dil 1, 4", "#e98f80")
+    name, role, picture, reach = "dilated", "operator", Picture("dil 1, 4", "#e98f80"), 8
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1):
         super().__init__()
@@ -194,7 +194,7 @@ class Stem(Part):
 class PlainStem(Stem):
     """Three 3x3 convolutions."""
 
-    name, picture = "plain_stem", Picture("plain", "#b5d0ec")
+    name, picture, reach = "plain_stem", Picture("plain", "#b5d0ec"), 14
 
     @staticmethod
     def make_steps(first: int, second: int, third: int) -> tuple[nn.Module, nn.Module]:
@@ -206,7 +206,7 @@ class PlainStem(Stem):
 class SeparableStem(Stem):
     """One 3x3 convolution and two separable ones (Fast-SCNN, Poudel et al., 2019)."""
 
-    name, picture = "separable_stem", Picture("separable", "#c9e4c5")
+    name, picture, reach = "separable_stem", Picture("separable", "#c9e4c5"), 14
 
     @staticmethod
     def make_steps(first: int, second: int, third: int) -> tuple[nn.Module, nn.Module]:
@@ -218,7 +218,7 @@ class SeparableStem(Stem):
 class DenseStem(Stem):
     """Two 3x3 convolutions and STDC's block (Fan et al., 2021)."""
 
-    name, picture = "stdc_stem", Picture("STDC", "#f2b8ae")
+    name, picture, reach = "stdc_stem", Picture("STDC", "#f2b8ae"), 46
 
     @staticmethod
     def make_steps(first: int, second: int, third: int) -> tuple[nn.Module, nn.Module]:
