@@ -21,7 +21,7 @@ from torch import Generator, Tensor, nn
 
 from ..core.architecture import STRIDES, OpSpec
 from ..core.config import Config
-from ..core.errors import ArtifactError, ConfigError, RtsegError
+from ..core.errors import ArtifactError, ConfigError
 from ..core.values import SegOutput, Value
 from ..layers.blocks import init_weights
 from ..models.contract import SegNetwork

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import torch
 
 from ..core.environment import device_record, git_state, library_versions, seed_everything
 from ..core.errors import ConfigError

@@ -8,14 +8,12 @@ __all__ = ['TRAININGS', 'LATENCIES', 'HEADER', 'TABLES', 'TrainedNetwork', 'Meas
 
 # %% ../../nbs/search/26_trained.ipynb #cell002
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from ..core.errors import ArtifactError, ConfigError, check_choice
 from ..core.files import atomic_write
