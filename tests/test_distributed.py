@@ -40,7 +40,7 @@ class Net(nn.Module):
         return SegOutput(logits, (self.aux(features),)) if self.training else logits
 
 
-BASE = TrainConfig(epochs=3, steps_per_epoch=4, batch_size=4, lr=0.05, device="cpu", augmentation=Augmentation(crop=(64, 64)), evaluate_every=3,
+BASE = TrainConfig(precision="fp32", channels_last=True, epochs=3, steps_per_epoch=4, batch_size=4, lr=0.05, device="cpu", augmentation=Augmentation(crop=(64, 64)), evaluate_every=3,
                    loss=LossConfig(kind="cross_entropy"), schedule=ScheduleConfig(kind="polynomial"), clip_norm=5.0)
 CASES = {
     "synchronised": BASE.model_copy(update={"sync_bn": True, "ema_decay": 0.9}),

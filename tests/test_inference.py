@@ -506,7 +506,7 @@ def weights(tmp_path_factory):
 
 def test_evaluate_is_typed(typed, tmp_path, scenes, weights):
     code, out, _ = typed(f"evaluate {weights} --model fastscnn --dataset synthetic --data {scenes} --split test --inference sliding --crop 64 --scales 1.0,1.5 --flip "
-                         f"--boundary --precision bf16 --device cpu --batch-size 4 --out {tmp_path}/r.json --predictions {tmp_path}/ids")
+                         f"--boundary --precision bf16 --force --device cpu --batch-size 4 --out {tmp_path}/r.json --predictions {tmp_path}/ids")
     report = EvalReport.load(tmp_path / "r.json")
     assert code == 0 and "windows of 64 x 64, scale 1, 1.5, mirrored too, bf16" in out and "categories: flat" in out
     assert report.inference["flip"] and report.boundary_miou is not None and len(everything_in(tmp_path / "ids")) == 1 and report.origin.epoch == 3

@@ -26,9 +26,9 @@ from rtseg.training.schedules import ScheduleConfig
 from rtseg.training.setup import load_state
 from rtseg.training.trainer import Trainer
 
-CONFIG = TrainConfig(epochs=5, steps_per_epoch=6, batch_size=2, lr=0.02, device="cpu", augmentation=Augmentation(crop=(64, 64)), ema_decay=0.9,
+CONFIG = TrainConfig(precision="fp32", channels_last=True, epochs=5, steps_per_epoch=6, batch_size=2, lr=0.02, device="cpu", augmentation=Augmentation(crop=(64, 64)), ema_decay=0.9,
                      loss=LossConfig(kind="ohem"), schedule=ScheduleConfig(kind="polynomial", warmup_steps=4), checkpoint_steps=2, clip_norm=5.0)
-VARIANTS = {"plain": CONFIG, "workers": CONFIG.model_copy(update={"workers": 2, "precision": "bf16", "optimizer": "adamw", "lr": 1e-3, "accumulate": 2,
+VARIANTS = {"plain": CONFIG, "workers": CONFIG.model_copy(update={"workers": 2, "precision": "bf16", "emulate_bf16": True, "optimizer": "adamw", "lr": 1e-3, "accumulate": 2,
                                                                   "batch_size": 1, "epochs": 3})}
 KILLS = {"plain": 10, "workers": 2}
 

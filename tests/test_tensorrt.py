@@ -20,7 +20,7 @@ from rtseg.core.files import sha256_bytes, sha256_file
 from rtseg.deployment import ServingGraph, build_engine, load_runtime
 from rtseg.deployment.engine import Engine, EngineError, machine_facts, milliseconds, missing_parts, read_engine, record_path
 from rtseg.deployment.export import to_onnx
-from rtseg.deployment.tensorrt import EngineRecord, cache_folder, check_quantised, engine_for, prepared, to_half
+from rtseg.deployment.tensorrt import EngineRecord, check_quantised, engine_for, engines_folder, prepared, to_half
 
 SHAPE = (1, 3, 64, 96)
 IMAGE = np.random.default_rng(0).standard_normal(SHAPE, dtype=np.float32)
@@ -426,7 +426,7 @@ def test_engines_are_made_once_and_again_for_another_machine(monkeypatch, tmp_pa
         return build_engine(source, path, shape=shape, precision=precision, workspace_mb=64)
 
     first = engine_for(graph, shape=SHAPE, precision="fp32", build=build)
-    assert engine_for(graph, shape=SHAPE, precision="fp32", build=build) == first and asked == [first] and first.parent == cache_folder()
+    assert engine_for(graph, shape=SHAPE, precision="fp32", build=build) == first and asked == [first] and first.parent == engines_folder()
     facts = json.loads(record_path(first).read_text())
     record_path(first).write_text(json.dumps({**facts, "gpu": "Orin"}))
     with pytest.raises(ArtifactError, match="was built for gpu Orin instead of NVIDIA H200"):

@@ -52,7 +52,7 @@ def scenes(tmp_path_factory):
     return root, *(open_dataset("synthetic", root, split, cache="memory") for split in ("train", "val"))
 
 
-SMALL = TrainConfig(epochs=3, steps_per_epoch=4, batch_size=2, lr=0.05, device="cpu", augmentation=Augmentation(crop=(64, 64)),
+SMALL = TrainConfig(precision="fp32", channels_last=True, epochs=3, steps_per_epoch=4, batch_size=2, lr=0.05, device="cpu", augmentation=Augmentation(crop=(64, 64)),
                     loss=LossConfig(kind="cross_entropy"), schedule=ScheduleConfig(kind="polynomial", warmup_steps=2))
 
 
@@ -232,7 +232,7 @@ def stop_before(run, step):
 
 EXACT = {
     "fp32": changed(checkpoint_steps=3),
-    "bf16 with average": changed(checkpoint_steps=1, precision="bf16", ema_decay=0.9, nesterov=True, decay_norms=False, clip_norm=1.0),
+    "bf16 with average": changed(checkpoint_steps=1, precision="bf16", emulate_bf16=True, ema_decay=0.9, nesterov=True, decay_norms=False, clip_norm=1.0),
     "plain layout": changed(channels_last=False, evaluate_every=2),
 }
 
@@ -376,7 +376,7 @@ def test_no_alarm_in_an_ordinary_run(scenes, tmp_path):
 
 def test_training_leaves_the_network_usable(scenes, tmp_path):
     model = Toy()
-    trainer(scenes, tmp_path / "run", changed(epochs=1, precision="bf16"), model=model).fit()
+    trainer(scenes, tmp_path / "run", changed(epochs=1, precision="bf16", emulate_bf16=True), model=model).fit()
     assert model.forward.__func__ is Toy.forward
     assert model.eval()(normalize(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))).dtype == torch.float32
 

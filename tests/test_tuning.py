@@ -29,7 +29,7 @@ from rtseg.tuning.workers import SURPLUS, counted, killed, next_trial, work  # n
 from rtseg.viz.tuning import plot_front, plot_history, plot_importance, plot_parallel  # noqa: E402
 
 LR = {"lr": {"kind": "float", "low": 1e-3, "high": 0.1, "log": True}}
-TINY = TrainConfig(epochs=2, steps_per_epoch=2, batch_size=2, augmentation=Augmentation(crop=(64, 96)), loss=LossConfig(kind="cross_entropy"), device="cpu")
+TINY = TrainConfig(precision="fp32", channels_last=True, epochs=2, steps_per_epoch=2, batch_size=2, augmentation=Augmentation(crop=(64, 96)), loss=LossConfig(kind="cross_entropy"), device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ __all__ = ['NEAR', 'difference_hash', 'Finding', 'inspect', 'inspect_ids', 'Spli
 
 # %% ../../nbs/data/06_checks.ipynb #cell002
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ import cv2
 import numpy as np
 
 from ..core.errors import DataError
+from ..core.machine import available_cores
 from ..core.values import Value
 from .datasets import SegDataset, read_image, read_mask
 
@@ -206,7 +206,7 @@ def check_dataset(splits: Mapping[str, SegDataset], *, workers: int | None = Non
     if not splits:
         raise DataError("the data check was given no splits: open at least one")
     findings: dict[str, list[Finding]] = {}
-    with ThreadPoolExecutor(workers or min(os.cpu_count() or 1, 8)) as pool:
+    with ThreadPoolExecutor(workers or min(available_cores(), 8)) as pool:
         for split, dataset in splits.items():
             findings[split] = list(pool.map(lambda i, d=dataset: inspect(d, i), range(len(dataset))))
     stats = [split_stats(dataset, split, findings[split]) for split, dataset in splits.items()]

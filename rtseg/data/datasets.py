@@ -9,7 +9,6 @@ __all__ = ['CACHES', 'IMAGE_SUFFIXES', 'Layout', 'LAYOUTS', 'cut_short', 'read_i
            'folder_samples', 'bdd100k_samples', 'camvid_samples', 'synthetic_samples', 'open_dataset']
 
 # %% ../../nbs/data/03_datasets.ipynb #cell002
-import os
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import numpy as np
 from PIL import Image as PILImage
 
 from ..core.errors import DataError, check_choice, suggest
+from ..core.machine import available_cores, cache_folder
 from ..core.values import LabelSet
 from .cache import DiskCache, entry_name
 from .labels import BDD100K, CAMVID, CITYSCAPES, get_labels, train_id_labels
@@ -83,7 +83,7 @@ CACHES = ("memory", "disk")
 
 def default_cache_folder() -> Path:
     """Where decoded pairs are kept on disk: `rtseg/decoded` in the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rtseg" / "decoded"
+    return cache_folder("decoded")
 
 # %% ../../nbs/data/03_datasets.ipynb #cell015
 class SegDataset:
@@ -128,7 +128,7 @@ class SegDataset:
     def preload(self, *, threads: int | None = None) -> "SegDataset":
         """Read every sample into the cache now; worker processes that are forked later share what is in memory."""
         if self.cache is not None:
-            with ThreadPoolExecutor(threads or min(os.cpu_count() or 1, 8)) as pool:
+            with ThreadPoolExecutor(threads or min(available_cores(), 8)) as pool:
                 for _ in pool.map(self.read, range(len(self))):
                     pass
         return self

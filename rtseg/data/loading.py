@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MEAN', 'STD', 'pass_order', 'sample_at', 'Batch', 'make_batch', 'Steps', 'same', 'start_worker', 'Loader',
-           'make_loader', 'normalize']
+           'reading_workers', 'make_loader', 'normalize']
 
 # %% ../../nbs/data/05_loading.ipynb #cell002
 from collections.abc import Iterator, Sequence
@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ..core.errors import ConfigError, DataError, RtsegError
+from ..core.machine import available_cores
 from .augmentation import Augmenter
 from .datasets import SegDataset
 from .sampling import balanced_order, class_counts, sampling_probabilities
@@ -148,11 +149,19 @@ class Loader:
         return batch.to(self.device)
 
 # %% ../../nbs/data/05_loading.ipynb #cell015
-def make_loader(dataset: SegDataset, *, batch_size: int, augmentation: Augmenter | None = None, seed: int = 0, shuffle: bool, workers: int = 0,
+def reading_workers(device: torch.device | str | None, processes: int = 1, *, cores: int | None = None) -> int:
+    """How many processes should read ahead: none beside a CPU that trains, for they would take its cores; beside a GPU the cores that each of `processes` has left, 8 at most."""
+    if device is None or torch.device(device).type == "cpu":
+        return 0
+    return min(8, max(1, (cores or available_cores()) // processes - 1))
+
+
+def make_loader(dataset: SegDataset, *, batch_size: int, augmentation: Augmenter | None = None, seed: int = 0, shuffle: bool, workers: int | str = 0,
                 steps: int | None = None, start_step: int = 0, balanced: bool | str = False, device: torch.device | str | None = None,
                 part: tuple[int, int] = (0, 1)) -> Loader:
-    """Batches of a data set as a pure function of (seed, step); `workers` processes read ahead; `balanced` (True or a rule) favours rare classes;
+    """Batches of a data set as a pure function of (seed, step); `workers` processes read ahead ('auto': `reading_workers`); `balanced` (True or a rule) favours rare classes;
     `part` (which, of how many) reads only one process's share of each batch."""
+    workers = reading_workers(device, part[1]) if workers == "auto" else workers
     return Loader(dataset, batch_size=batch_size, augmentation=augmentation, seed=seed, shuffle=shuffle, workers=workers, steps=steps,
                   start_step=start_step, balanced=balanced, device=device, part=part)
 

@@ -7,7 +7,6 @@ __all__ = ['TEMPERATURE', 'SAMPLING', 'WEIGHTS', 'class_counts', 'rare_classes',
            'balanced_order', 'class_weights']
 
 # %% ../../nbs/data/05a_sampling.ipynb #cell002
-import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -15,6 +14,7 @@ from functools import lru_cache
 import numpy as np
 
 from ..core.errors import DataError, check_choice
+from ..core.machine import available_cores
 from .datasets import SegDataset
 
 # %% ../../nbs/data/05a_sampling.ipynb #cell005
@@ -30,7 +30,7 @@ def class_counts(dataset: SegDataset, *, threads: int | None = None) -> np.ndarr
             raise DataError(f"{sample.mask}: {error}") from error
         return np.bincount(train.ravel(), minlength=256)[:dataset.labels.num_classes]
 
-    with ThreadPoolExecutor(threads or min(os.cpu_count() or 1, 8)) as pool:
+    with ThreadPoolExecutor(threads or min(available_cores(), 8)) as pool:
         return np.stack(list(pool.map(count, range(len(dataset))))).astype(np.int64)
 
 # %% ../../nbs/data/05a_sampling.ipynb #cell008

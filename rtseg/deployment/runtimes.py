@@ -25,6 +25,7 @@ from torch import nn
 
 from ..core.environment import cpu_name, device_record
 from ..core.errors import ArtifactError, ConfigError, MissingExtra, check_choice
+from ..core.machine import available_cores
 from ..core.registry import Registry
 from ..data.loading import MEAN, STD
 from .export import evaluating, to_onnx
@@ -87,10 +88,10 @@ def device_name(device: str | torch.device = "cpu") -> str:
 
 
 def default_threads(threads: int | None) -> int:
-    """The number given, or one thread a core; raises `ConfigError` below 1."""
+    """The number given, or one thread for each core that this process may use; raises `ConfigError` below 1."""
     if threads is not None and threads < 1:
-        raise ConfigError(f"threads is {threads}: give 1 or more, or nothing for one a core ({os.cpu_count()})")
-    return threads or os.cpu_count() or 1
+        raise ConfigError(f"threads is {threads}: give 1 or more, or nothing for one a core ({available_cores()})")
+    return threads or available_cores()
 
 # %% ../../nbs/deployment/02_runtimes.ipynb #cell007
 def check_image(image: np.ndarray) -> np.ndarray:

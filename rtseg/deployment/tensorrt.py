@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['LARGEST_HALF', 'to_half', 'check_quantised', 'prepared', 'EngineRecord', 'collecting_logger', 'parsed', 'configured',
-           'compiled_plan', 'build_engine', 'cache_folder', 'engine_for', 'TensorRtRuntime']
+           'compiled_plan', 'build_engine', 'engines_folder', 'engine_for', 'TensorRtRuntime']
 
 # %% ../../nbs/deployment/02c_tensorrt.ipynb #cell002
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from torch import nn
 
 from ..core.errors import ArtifactError, ConfigError
 from ..core.files import atomic_write, sha256_bytes
+from ..core.machine import cache_folder
 from ..core.values import Value
 from .engine import Engine, EngineError, machine_facts, missing_parts, read_engine, record_path
 from .export import node_module
@@ -229,9 +229,9 @@ def build_engine(source: nn.Module | str | Path | onnx.ModelProto, path: str | P
     return record
 
 # %% ../../nbs/deployment/02c_tensorrt.ipynb #cell022
-def cache_folder() -> Path:
-    """Where engines of networks without a file are kept: `XDG_CACHE_HOME` or ~/.cache, and rtseg/engines in it."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rtseg" / "engines"
+def engines_folder() -> Path:
+    """Where engines of networks without a file are kept: below rtseg's one cache folder."""
+    return cache_folder("engines")
 
 
 def engine_for(source: nn.Module | str | Path | onnx.ModelProto, *, shape: tuple[int, ...] | None, precision: str, build: Callable = build_engine) -> Path:
@@ -240,7 +240,7 @@ def engine_for(source: nn.Module | str | Path | onnx.ModelProto, *, shape: tuple
         return Path(source)
     data = model_bytes(source, shape, runtime="tensorrt")
     named = isinstance(source, str | Path)
-    stem, place = (Path(source).stem, Path(source).parent) if named else (type(source).__name__.lower(), cache_folder())
+    stem, place = (Path(source).stem, Path(source).parent) if named else (type(source).__name__.lower(), engines_folder())
     size = "x".join(str(n) for n in shape) if shape else "fixed"
     path = place / f"{stem}-{precision}-{size}-{sha256_bytes(data)[:12]}.engine"
     try:

@@ -24,7 +24,7 @@ from ..models.icnet import start_from_pspnet
 from ..models.registry import create_model
 from ..models.starting import Start
 from .config import CascadeConfig
-from .networks import measure_network
+from .networks import measure_network, settled_scoring
 from .stage import Stage
 
 # %% ../../nbs/pipeline/03d_cascade.ipynb #cell005
@@ -92,7 +92,7 @@ def score_cascade(stage: Stage, role: str, data: SegDataset) -> dict:
     """One network of the run, scored, counted and measured: an entry of `evaluate/scores.json`."""
     config = stage.config
     network, origin = cascade_network(stage, role, data.labels.num_classes)
-    report = evaluate(network, data, batch_size=config.evaluate.batch_size, precision=config.evaluate.precision, origin=origin, progress=True)
+    report = evaluate(network, data, batch_size=config.evaluate.batch_size, precision=settled_scoring(stage, network), origin=origin, progress=True)
     return {
         "name": ROLES[role],
         "architecture": f"{'pspnet' if role == 'pspnet' else 'icnet'}, {config.network.encoder}",

@@ -25,7 +25,7 @@ from ..deployment.runtimes import load_runtime
 from ..models.gallery import gallery, gallery_row
 from ..models.registry import model_info
 from .config import load_preset
-from .options import DatasetOption, LabelsOption, ModelOption, OptionsOption, RootOption, build_network, read_settings, read_size
+from .options import DatasetOption, ForceOption, LabelsOption, ModelOption, OptionsOption, RootOption, build_network, read_settings, read_size
 from .shipping import export
 from .scoring import evaluate_command, predict_command
 from .steps import measure_table
@@ -190,6 +190,7 @@ def train(
     weights: Annotated[Path | None, typer.Option(help="Start from these weights; a classifier of another number of classes starts fresh.")] = None,
     resume: ResumeOption = False,
     option: OptionsOption = None,
+    force: ForceOption = False,
 ) -> None:
     """Train one network on one data set; the defaults are FasterSeg's, --recipe names another paper's.
 
@@ -197,7 +198,7 @@ def train(
 
     Fine-tuning with a frozen encoder: rtseg train --model icnet --weights city.safetensors --data ~/mine --out runs/mine --set freeze=[encoder]
     """
-    settings = training_settings(recipe=recipe, file=config, changes=read_settings(set_ or []), detail=detail)
+    settings = training_settings(recipe=recipe, file=config, changes=read_settings(set_ or []), detail=detail, force=force)
     splits = training_splits(dataset, root, labels)
     seed_everything(settings.seed)  # fresh weights, too, are the seed's
     network, pretrained_on = build_network(model, splits["train"].labels.num_classes, options=option), "none"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['AnyConfig', 'CONFIGS', 'PRESETS', 'SceneCounts', 'DataConfig', 'LatencyConfig', 'CosearchConfig', 'NetworkConfig',
            'RandomConfig', 'EvaluateConfig', 'DeployConfig', 'CommonConfig', 'RunConfig', 'EncoderConfig', 'CutConfig',
-           'CascadeConfig', 'parse_run', 'list_presets', 'merge', 'preset_data', 'load_preset']
+           'CascadeConfig', 'parse_run', 'list_presets', 'merge', 'keep_settled', 'preset_data', 'load_preset']
 
 # %% ../../nbs/pipeline/02_config.ipynb #cell002
 from importlib.resources import files
@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from ..core.config import Config, override
 from ..core.errors import check_choice
 from ..core.files import read_yaml
+from ..core.machine import available_cores
 from ..search.cosearch import SearchConfig
 from ..search.pretraining import PretrainConfig
 from ..search.space import SearchSpace
@@ -54,7 +55,7 @@ class LatencyConfig(Config):
 
     runtime: str = "torch"
     size: tuple[int, int] = (128, 256)
-    threads: int = Field(2, ge=1)
+    threads: int = Field(default_factory=lambda: min(2, available_cores()), ge=1)
     precision: Literal["fp32", "bf16"] = "fp32"
     tolerance: float = Field(0.03, gt=0, lt=1)
     entry_seconds: float = Field(1.5, gt=0)
@@ -95,7 +96,8 @@ class EvaluateConfig(Config):
 
     split: Literal["val", "test"] = "val"
     batch_size: int = Field(1, ge=1)
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    emulate_bf16: bool = False
     masks: int = Field(4, ge=1)
 
 
@@ -191,6 +193,18 @@ def merge(base: dict, changes: dict) -> dict:
         for key, value in changes.items()
     }
     return {**base, **both}
+
+
+def keep_settled(new: dict, begun: dict) -> dict:
+    """`new` with what a run was begun with in place of each 'auto': a run that goes on keeps what its machine answered."""
+    return {
+        key: keep_settled(value, begun[key])
+        if isinstance(value, dict) and isinstance(begun.get(key), dict)
+        else begun.get(key, value)
+        if value == "auto"
+        else value
+        for key, value in new.items()
+    }
 
 
 def preset_data(name: str) -> dict:

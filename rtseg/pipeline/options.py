@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ModelOption', 'OptionsOption', 'DatasetOption', 'RootOption', 'LabelsOption', 'InferenceOption', 'CropOption',
            'OverlapOption', 'ScaleOption', 'ScalesOption', 'FlipOption', 'CornersOption', 'BatchOption',
-           'PrecisionOption', 'DeviceOption', 'read_settings', 'read_parameters', 'read_size', 'is_record',
-           'build_network', 'read_device', 'read_scales', 'read_inference']
+           'PrecisionOption', 'ForceOption', 'DeviceOption', 'read_settings', 'read_parameters', 'read_size',
+           'is_record', 'build_network', 'read_device', 'read_scales', 'read_inference']
 
 # %% ../../nbs/pipeline/06a_options.ipynb #cell002
 from pathlib import Path
@@ -123,5 +123,6 @@ ScalesOption = Annotated[str, typer.Option(help="Average over these sizes, for i
 FlipOption = Annotated[bool, typer.Option("--flip", help="Average with the mirror image.")]
 CornersOption = Annotated[bool, typer.Option("--align-corners", help="Resize corner to corner, as STDC's own evaluation does.")]
 BatchOption = Annotated[int, typer.Option(min=1, help="Images, or windows, that are computed together.")]
-PrecisionOption = Annotated[str, typer.Option(help="fp32, bf16 or fp16.")]
+PrecisionOption = Annotated[str, typer.Option(help="auto (what is faster here), fp32, bf16 or fp16.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Accept bf16 by name on a processor that only emulates it.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]

@@ -17,7 +17,7 @@ from ..core.config import parse_value
 from ..core.environment import seed_everything
 from ..core.errors import ConfigError
 from ..models.contract import SegNetwork
-from .options import DatasetOption, LabelsOption, ModelOption, OptionsOption, RootOption, build_network, is_record, read_settings, read_size
+from .options import DatasetOption, ForceOption, LabelsOption, ModelOption, OptionsOption, RootOption, build_network, is_record, read_settings, read_size
 from .training_runs import RecipeOption, ResumeOption, SetOption, SettingsOption, lineage, result_line, run_training, start_training, training_settings, training_splits
 from ..viz.tables import table
 
@@ -37,12 +37,13 @@ def distill(
     resume: ResumeOption = False,
     option: OptionsOption = None,
     teacher_option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Option of the teacher; may be repeated.")] = None,
+    force: ForceOption = False,
 ) -> None:
     """Train a student with a trained teacher looking over its shoulder.
 
     Example: rtseg distill --model fastscnn --teacher ddrnet --teacher-weights teacher.safetensors --dataset camvid --data ~/camvid --out runs/student --set distillation.temperature=4
     """
-    settings = training_settings(recipe=recipe, file=config, changes=read_settings(set_ or []))
+    settings = training_settings(recipe=recipe, file=config, changes=read_settings(set_ or []), force=force)
     splits = training_splits(dataset, root, labels)
     classes = splits["train"].labels.num_classes
     guide = build_network(teacher, classes, teacher_weights, teacher_option)
@@ -92,13 +93,14 @@ def compress_command(
     config: SettingsOption = None,
     set_: SetOption = None,
     option: OptionsOption = None,
+    force: ForceOption = False,
 ) -> None:
     """Make a trained network smaller, by a share of its channels or to a latency, in steps with training in between.
 
     Example: rtseg compress --model icnet --weights icnet.safetensors --latency-ms 10 --steps 4 --data ~/cityscapes --out runs/small --set epochs=20
     """
     how = how_to_compress(ratio=ratio, latency_ms=latency_ms, steps=steps, criterion=criterion, size=size, protect=protect or [], final_epochs=final_epochs)
-    settings = training_settings(recipe=recipe, file=config, changes=read_settings(set_ or []))
+    settings = training_settings(recipe=recipe, file=config, changes=read_settings(set_ or []), force=force)
     splits = training_splits(dataset, root, labels)
     network, save = network_to_compress(model, splits["train"].labels.num_classes, weights, option)
     result = compress(network, splits["train"], config=how, train=settings, folder=out, val=splits["val"], pretrained_on=lineage(weights), **save)

@@ -25,7 +25,7 @@ from papermill.exceptions import PapermillExecutionError
 from ..core.errors import ConfigError, RtsegError
 from ..core.files import atomic_write
 from ..core.run_folder import RunFolder, checksum
-from .config import AnyConfig
+from .config import AnyConfig, keep_settled, parse_run
 from .plan import StageSpec, check_plan, choose_stages, notebooks_folder
 from .plans import plan_of
 from .stage import OWNER, stage_params, verify_input
@@ -131,6 +131,7 @@ def open_run(config: AnyConfig, out: str | Path, *, resume: bool = False) -> Run
             raise ConfigError(
                 f"run folder {out} holds a run of plan '{begun.get('plan', 'fasterseg')}', not of '{config.plan}': choose another --out"
             )
+        config = parse_run(keep_settled(config.to_dict(), begun))
         changes = changed_settings(begun, config.to_dict())
         if not changes:
             return run
@@ -188,6 +189,7 @@ def run_stages(
         say(f"{label} {spec.title} ...")
         started = time.monotonic()
         run_stage(spec, run, notebooks=notebooks, show_progress=show_progress)
+        config = parse_run(run.config())  # a stage writes there what the configuration left to the machine
         say(f"{label} done in {time.monotonic() - started:.0f} s")
         ran.append(spec.name)
     return ran, skipped
@@ -213,6 +215,7 @@ def run(
     with folder.lock():
         check_artifacts(folder, chosen, remake=stages is not None)
         folder = open_run(config, out, resume=resume)
+        config = parse_run(folder.config())
         ran, skipped = run_stages(
             folder,
             config,

@@ -22,7 +22,7 @@ from IPython.display import Markdown, display
 from PIL import Image
 
 from ..core.errors import ArtifactError, ConfigError
-from ..core.files import write_json
+from ..core.files import write_json, write_yaml
 from ..core.run_folder import RunFolder
 from .config import AnyConfig, load_preset, parse_run
 from .plan import STAGES, StageSpec, find_stage, maker_of
@@ -156,6 +156,13 @@ class Stage(Shown):
         path = self.run.path(f"{self.spec.name}/{name}")
         path.mkdir(parents=True, exist_ok=True)
         return path
+
+    def settle(self, values: dict[str, object], why: str) -> None:
+        """Write what the configuration left open ('auto') into the run's configuration, and say why; before `work`, whose name depends on it."""
+        write_yaml(self.run.path("config.yaml"), parse_run(self.run.config()).with_values(values).to_dict())
+        self.config = self.config.with_values(values)
+        self.params = stage_params(self.spec, self.config)
+        self.note(f"Precision: {why}.")
 
 # %% ../../nbs/pipeline/03_stage.ipynb #cell015
 def work_folder(stage: Stage) -> Path:

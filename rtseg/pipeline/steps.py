@@ -6,7 +6,6 @@
 __all__ = ['data_root', 'open_splits', 'splits_record', 'load_splits', 'label_set', 'cached_table', 'measure_table', 'load_table']
 
 # %% ../../nbs/pipeline/03a_steps.ipynb #cell002
-import os
 import re
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from tqdm.auto import tqdm
 
 from ..core.errors import ArtifactError, ConfigError, DataError, check_choice
 from ..core.files import read_json, sha256_bytes
+from ..core.machine import cache_folder
 from ..core.run_folder import fingerprint
 from ..core.values import LabelSet
 from ..data.datasets import LAYOUTS, SegDataset, open_dataset
@@ -107,7 +107,7 @@ def cached_table(config: RunConfig) -> Path:
             "device": device_name(),
         }
     )
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rtseg" / "latency" / f"{key[:16]}.json"
+    return cache_folder("latency", f"{key[:16]}.json")
 
 
 def measure_table(config: RunConfig, path: Path) -> LatencyTable:

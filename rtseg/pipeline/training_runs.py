@@ -27,14 +27,15 @@ from ..training.recipes import list_recipes, load_recipe
 from ..training.trainer import Trainer, TrainResult
 
 # %% ../../nbs/pipeline/06c_training_runs.ipynb #cell004
-def training_settings(*, recipe: str | None = None, file: Path | None = None, changes: dict | None = None, detail: bool = False) -> TrainConfig:
-    """The settings of a recipe, of a YAML file or the defaults, with detail guidance and `changes` on top; `ConfigError` for both sources at once."""
+def training_settings(*, recipe: str | None = None, file: Path | None = None, changes: dict | None = None, detail: bool = False,
+                      force: bool = False) -> TrainConfig:
+    """The settings of a recipe, of a YAML file or the defaults, with detail guidance and `changes` on top; `force` accepts a precision that is emulated; `ConfigError` for both sources at once."""
     if recipe is not None and file is not None:
         raise ConfigError(f"recipe '{recipe}' and settings file {file} were given: give one of them, and single changes with --set")
     settings = load_recipe(recipe) if recipe is not None else load_config(TrainConfig, file) if file is not None else TrainConfig()
     if detail and settings.detail is None:
         settings = settings.model_copy(update={"detail": DetailConfig()})
-    return override(settings, changes or {})
+    return override(settings, {**(changes or {}), **({"emulate_bf16": True} if force else {})})
 
 # %% ../../nbs/pipeline/06c_training_runs.ipynb #cell007
 RecipeOption = Annotated[str | None, typer.Option(help=f"Settings of a paper or a repository: {', '.join(list_recipes())}.")]

@@ -27,7 +27,7 @@ from .decoding import Decoded, decode, pair_value
 from .expected import PAIRS, ExpectedLatency, latency_terms
 from .health import Health, assess
 from .logits import ArchLogits
-from .pretraining import (BatchSource, Checkpoint, WeightConfig, batches, check_finite, limit_gradients, load_optimizer, make_sgd, network_input,
+from .pretraining import (BatchSource, Checkpoint, WeightConfig, batches, check_finite, limit_gradients, load_optimizer, make_sgd, network_input, pass_precision, settle_passes,
                                       optimizer_tensors, supernet_loss, weight_step, with_prefix, without_prefix)
 from .space import ROLES
 from .supernet import Supernet
@@ -169,7 +169,7 @@ class _Search:
         tensors = with_prefix(self.supernet.state_dict(), "supernet") | optimizer_tensors(self.sgd, "sgd") | optimizer_tensors(self.adam, "adam")
         for role in ROLES:
             tensors |= with_prefix(self.logits[role].tensors(), f"logits.{role}")
-        return {"tensors": tensors | {"generator": self.generator.get_state()}, "values": {"epoch": self.epoch, "latency_weight": self.latency_weight}}
+        return {"tensors": tensors | {"generator": self.generator.get_state()}, "values": {"epoch": self.epoch, "latency_weight": self.latency_weight, "precision": self.config.precision}}
 
     @torch.no_grad()
     def load(self, state: Checkpoint) -> None:
@@ -215,6 +215,7 @@ def _state(search: _Search, weight_losses: dict[str, float], arch_losses: dict[s
 def cosearch(supernet: Supernet, weight_data: BatchSource, arch_data: BatchSource, *, config: SearchConfig, latency: ExpectedLatency | None,
              seed: int = 0, state: Checkpoint | None = None) -> Iterator[SearchState]:
     """Search teacher and student together (FasterSeg, 2020); yields after each epoch, resumes exactly from `checkpoint()`."""
+    config, _ = settle_passes(config, supernet, state)
     search = _Search(supernet, config, latency, seed)
     if state is not None:
         search.load(state)
@@ -237,8 +238,9 @@ class PairScore:
 
 @torch.no_grad()
 def score_pairs(supernet: Supernet, logits: ArchLogits, role: str, data: Iterable[Batch], *, latency: ExpectedLatency | None, goal: LatencyGoal,
-                precision: str = "bf16") -> tuple[PairScore, ...]:
+                precision: str = "auto") -> tuple[PairScore, ...]:
     """Score both pairs of a role's logits on `data`, best first; leaves the supernet's mode as it was."""
+    precision = pass_precision(supernet, "auto")[0] if precision == "auto" else precision
     weights, was_training = arch_weights(supernet.space, logits, role, widths="best"), supernet.training
     meters = [ConfusionMeter(supernet.num_classes) for _ in PAIRS]
     supernet.eval()

@@ -4,13 +4,16 @@
 
 # %% auto #0
 __all__ = ['Checkpoint', 'WeightConfig', 'PretrainConfig', 'BatchSource', 'batches', 'network_input', 'supernet_loss', 'make_sgd',
-           'limit_gradients', 'weight_step', 'DivergedError', 'check_finite', 'optimizer_tensors', 'load_optimizer',
-           'with_prefix', 'without_prefix', 'PretrainState', 'pretrain']
+           'limit_gradients', 'weight_step', 'DivergedError', 'check_finite', 'undisturbed', 'pass_precision',
+           'settle_passes', 'optimizer_tensors', 'load_optimizer', 'with_prefix', 'without_prefix', 'PretrainState',
+           'pretrain']
 
 # %% ../../nbs/search/05b_pretraining.ipynb #cell002
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
@@ -18,9 +21,11 @@ from pydantic import Field
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ..core.choosing import time_ways
 from ..core.config import Config
 from ..core.environment import make_generator
 from ..core.errors import ConfigError, RtsegError
+from ..core.precision import Way, answer
 from ..data.augmentation import Augmentation
 from ..data.loading import Batch, normalize, same
 from .supernet import PREDICTIONS, Supernet
@@ -43,7 +48,8 @@ class WeightConfig(Config):
     ohem_threshold: float = Field(0.7, gt=0, le=1)
     ohem_fraction: float = Field(1 / 16, ge=0, le=1)
     ignore_index: int = 255
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    emulate_bf16: bool = False
 
 
 class PretrainConfig(WeightConfig):
@@ -121,6 +127,56 @@ def check_finite(losses: Sequence[float], where: str) -> None:
     if not all(abs(v) < float("inf") for v in losses):
         raise DivergedError(f"{where}: losses {[round(v, 3) for v in losses]} are not all finite: lower the learning rate, or use precision fp32")
 
+# %% ../../nbs/search/05b_pretraining.ipynb #cell018b
+@contextmanager
+def undisturbed(supernet: Supernet) -> Iterator[None]:
+    """Gradient buffers, norm statistics, mode and random state are afterwards as they were."""
+    kept, mode = [(p, p.grad) for p in supernet.parameters()], supernet.training
+    buffers = [(b, b.clone()) for b in supernet.buffers()]
+    try:
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            for p, _ in kept:
+                p.grad = None
+            yield
+    finally:
+        for p, grad in kept:
+            p.grad = grad
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+        supernet.train(mode)
+
+
+def pass_precision(supernet: Supernet, precision: str, *, emulate: bool = False, how: str = "insist with emulate_bf16=true", say: Callable[[str], object] = print,
+                   cache: Path | None = None, native: bool | None = None, timer: Callable[[Mapping], dict[str, float]] = time_ways) -> tuple[str, str]:
+    """The precision for passes of this supernet, and why, in one line; `ConfigError` for bf16 by name that would be emulated."""
+    generator = make_generator(0, "precision")
+    least = arch_weights(supernet.space, zero_logits(supernet.space, "student", generator=generator), "student", widths="least")
+    images = torch.randint(0, 256, (2, 3, 64, 64), generator=generator, dtype=torch.uint8)
+
+    def step(way: Way) -> Callable[[], None]:
+        def run() -> None:
+            for p in supernet.parameters():
+                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+            predictions = supernet(network_input(images, way.precision), least.detach(), PREDICTIONS, accumulate=True)
+            sum(prediction.float().square().mean() for prediction in predictions).backward()
+
+        return run
+
+    asked = {"step": "supernet", "space": supernet.space.to_dict(), "classes": supernet.num_classes}
+    with undisturbed(supernet.train()):
+        way, why = answer(precision, True, step, asked=asked, emulate=emulate, how=how, say=say, folder=cache, native=native, timer=timer)
+    return way.precision, why
+
+
+def settle_passes(config: WeightConfig, supernet: Supernet, state: "Checkpoint | None" = None, **how: object) -> tuple[WeightConfig, str]:
+    """The configuration with a precision: its own, the one that `state` was made in, or the faster one; and why, in one line where it was open."""
+    begun = None if state is None else state["values"].get("precision")
+    if config.precision == "fp32" or (begun is not None and config.precision in ("auto", begun)):
+        return config.model_copy(update={"precision": begun or config.precision}), f"{begun}, as this search began" if config.precision == "auto" else ""
+    precision, why = pass_precision(supernet, config.precision, emulate=config.emulate_bf16, **how)
+    return config.model_copy(update={"precision": precision}), why if config.precision == "auto" else ""
+
 # %% ../../nbs/search/05b_pretraining.ipynb #cell020
 def optimizer_tensors(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str, Tensor]:
     """The optimiser's memory by name: prefix.<parameter>.<entry>."""
@@ -172,7 +228,8 @@ def _pretrain_passes(supernet: Supernet, config: PretrainConfig, generator: torc
 
 # %% ../../nbs/search/05b_pretraining.ipynb #cell025
 def pretrain(supernet: Supernet, data: BatchSource, *, config: PretrainConfig, seed: int = 0, state: Checkpoint | None = None) -> Iterator[PretrainState]:
-    """Train the supernet without architecture updates; yields after each epoch, resumes exactly from a `checkpoint()`."""
+    """Train the supernet without architecture updates; yields after each epoch, resumes exactly (in the same precision) from a `checkpoint()`."""
+    config, _ = settle_passes(config, supernet, state)
     sgd, generator, first = make_sgd(supernet, config), make_generator(seed, "pretrain"), 0
     if state is not None:
         supernet.load_state_dict(without_prefix(state["tensors"], "supernet"))
@@ -187,11 +244,11 @@ def pretrain(supernet: Supernet, data: BatchSource, *, config: PretrainConfig, s
             passes = _pretrain_passes(supernet, config, generator)
             for name, loss in zip(passes, weight_step(supernet, sgd, batch, list(passes.values()), config, lr), strict=True):
                 totals[name] = totals.get(name, 0.0) + loss / config.steps_per_epoch
-        yield PretrainState(epoch + 1, (epoch + 1) * config.steps_per_epoch, lr, totals, partial(_pretrain_checkpoint, supernet, sgd, generator, epoch + 1, started))
+        yield PretrainState(epoch + 1, (epoch + 1) * config.steps_per_epoch, lr, totals, partial(_pretrain_checkpoint, supernet, sgd, generator, epoch + 1, started, config.precision))
 
 
-def _pretrain_checkpoint(supernet: Supernet, sgd: torch.optim.SGD, generator: torch.Generator, epoch: int, started: list[int]) -> Checkpoint:
+def _pretrain_checkpoint(supernet: Supernet, sgd: torch.optim.SGD, generator: torch.Generator, epoch: int, started: list[int], precision: str) -> Checkpoint:
     if started[0] != epoch:
         raise ConfigError(f"pretraining has gone on since epoch {epoch}: call checkpoint() before asking for the next state")
     tensors = with_prefix(supernet.state_dict(), "supernet") | optimizer_tensors(sgd, "sgd") | {"generator": generator.get_state()}
-    return {"tensors": tensors, "values": {"epoch": epoch}}
+    return {"tensors": tensors, "values": {"epoch": epoch, "precision": precision}}

@@ -70,8 +70,9 @@ class TrainConfig(Config):
     augmentation: Augmentation | None = Augmentation()
     balanced_sampling: bool = False
     cache: Literal["none", "memory", "disk"] = "none"
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    channels_last: bool = True
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    channels_last: bool | Literal["auto"] = "auto"
+    emulate_bf16: bool = False
     compile: bool = False
     sync_bn: bool = False
     checkpoint_modules: tuple[str, ...] = ()
@@ -82,7 +83,7 @@ class TrainConfig(Config):
     stop_on_alarm: bool = False
     log_images: int = Field(0, ge=0)
     checkpoint_steps: int | None = Field(None, ge=1)
-    workers: int = Field(0, ge=0)
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     device: Literal["auto", "cpu"] = "auto"
     seed: int = 0
 

@@ -35,7 +35,7 @@ class TrainResult:
     stopped: str | None = None
 
 
-_MAY_CHANGE = ("workers", "device", "eval_batch_size", "cache", "checkpoint_steps", "checkpoint_modules", "log_images", "patience", "stop_on_alarm")
+_MAY_CHANGE = ("workers", "emulate_bf16", "device", "eval_batch_size", "cache", "checkpoint_steps", "checkpoint_modules", "log_images", "patience", "stop_on_alarm")
 
 
 def check_same_run(begun: dict, config: dict, folder: Path) -> None:

@@ -30,6 +30,7 @@ from .parts import together
 from .runfiles import RunFiles, TrainResult
 from .schedules import learning_rate
 from .step import TrainStep
+from .ways import settle_run
 
 # %% ../../nbs/training/04_trainer.ipynb #cell005
 LOG_EVERY = 10
@@ -123,11 +124,14 @@ class Trainer:
                  teacher: nn.Module | None = None, detail: DetailConfig | None = None, pretrained_on: str = "none", resume: bool = False,
                  progress: bool = True):
         self.data = data if config.cache in ("none", data.cache) else data.cached(config.cache)
+        config, why = settle_run(config, model, folder)
         self.model, self.val, self.config = model, val, config
         self.epoch_steps, self.total_steps = total_steps(config, len(data))
         self.train = TrainStep(model, config, ignore_index=data.labels.ignore_index, teacher=teacher, detail=detail, folder=str(folder))
         self.files = RunFiles(self.train, config, folder, images=len(data), pretrained_on=pretrained_on)
         self.progress = progress and self.files.main
+        if self.progress and why:
+            tqdm.write(why)
         self.watcher: Callable[[dict], None] | None = None
         self.files.begin(resume)
 
