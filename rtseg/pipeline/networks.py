@@ -50,7 +50,7 @@ def settled_training(stage: Stage, network: SegNetwork, config: NetworkConfig) -
     stage.settle({f"{group}.precision": found.precision, f"{group}.channels_last": found.channels_last}, why)
     return getattr(stage.config, group)
 
-
+# %% ../../nbs/pipeline/03c_networks.ipynb #cell004b
 def train_network(
     stage: Stage,
     network: SegNetwork,
