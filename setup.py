@@ -23,10 +23,10 @@ setup(
     author=settings["author"],
     license="Apache-2.0",
     python_requires=f">={settings['min_python']}",
-    packages=[*find_packages(include=["rtseg", "rtseg.*"]), "rtseg.pipeline.stages"],
+    packages=[*find_packages(include=["rtseg", "rtseg.*"]), "rtseg.runs.stages"],
     # the stage notebooks travel with the package, so that `rtseg run` needs no checkout
-    package_dir={"rtseg.pipeline.stages": "nbs/stages"},
-    package_data={"rtseg": ["**/*.yaml"], "rtseg.pipeline.stages": ["*.ipynb"]},
+    package_dir={"rtseg.runs.stages": "nbs/stages"},
+    package_data={"rtseg": ["**/*.yaml"], "rtseg.runs.stages": ["*.ipynb"]},
     install_requires=settings["requirements"].split(),
     extras_require=extras,
     entry_points={"console_scripts": settings["console_scripts"].split()},

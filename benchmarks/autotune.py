@@ -27,10 +27,10 @@ from rtseg.core.environment import environment_record, git_state
 from rtseg.core.errors import RtsegError
 from rtseg.core.files import read_json, sha256_file, write_json
 from rtseg.data import open_dataset
-from rtseg.deployment.autotune import Tuned, autotune, ship, time_in_turns
-from rtseg.deployment.candidates import BASELINE, EAGER, Builder, list_candidates
-from rtseg.deployment.faithful import read_examples
-from rtseg.deployment.runtimes import to_floats
+from rtseg.shipping.autotuning import Tuned, autotune, ship, time_in_turns
+from rtseg.shipping.candidates import BASELINE, EAGER, Builder, list_candidates
+from rtseg.shipping.faithful import read_examples
+from rtseg.runtimes.runtimes import to_floats
 from rtseg.evaluation.evaluator import load_trained
 from rtseg.models import create_model
 from rtseg.models.contract import SegNetwork

@@ -21,7 +21,7 @@ from rtseg.data.augmentation import Augmentation
 from rtseg.evaluation import evaluate
 from rtseg.evaluation.evaluator import load_trained
 from rtseg.models import SegNetwork, create_model
-from rtseg.pipeline.networks import masks_of
+from rtseg.runs.networks import masks_of
 from rtseg.training import TrainConfig, Trainer
 from rtseg.training.logging import read_metrics
 from rtseg.viz.figures import squeeze_png

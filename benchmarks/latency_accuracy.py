@@ -26,9 +26,9 @@ from rtseg.core.environment import environment_record, make_generator
 from rtseg.core.errors import ConfigError, RtsegError
 from rtseg.core.files import atomic_write, read_json, write_json, write_text
 from rtseg.deployment import RUNTIMES, load_runtime
-from rtseg.deployment.export import to_onnx
-from rtseg.deployment.measuring import clock_of
-from rtseg.deployment.runtimes import device_name
+from rtseg.runtimes.export import to_onnx
+from rtseg.latency.measuring import clock_of
+from rtseg.runtimes.runtimes import device_name
 from rtseg.models import create_model, list_models
 from rtseg.models.fasterseg import FasterSeg
 from rtseg.search.latency_table import LatencyTable, make_header

@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 
 from rtseg.core.files import write_json
-from rtseg.deployment.machine import machine_record
-from rtseg.deployment.protocols import compare_protocols, protocol_table
-from rtseg.deployment.runtimes import default_threads, why_absent
+from rtseg.latency.machine_state import machine_record
+from rtseg.latency.protocols import compare_protocols, protocol_table
+from rtseg.runtimes.runtimes import default_threads, why_absent
 from rtseg.models import create_model
-from rtseg.pipeline.options import read_size
+from rtseg.cli.options import read_size
 from rtseg.viz import table
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -17,7 +17,7 @@ from PIL import Image
 from shipping_results import accuracy_section, agreement_section, autotune_section, bench_section, protocol_section, receipt, tails_section
 
 from rtseg.core.files import atomic_write, read_json, write_json, write_text
-from rtseg.deployment.bench import BenchRecord
+from rtseg.shipping.bench import BenchRecord
 from rtseg.viz import plot_agreement, render_png
 
 ROOT = Path(__file__).resolve().parent.parent

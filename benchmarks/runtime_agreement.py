@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 nice -n 10 python benchmarks/runtime_agreement.py [--models fastscnn,stdc] [--compile fastscnn,linknet] [--sizes 64x96,256x512]
 
 Where fp32 differs by more than the tolerance, eager fp32 is compared with eager fp64 as well: `rounding` says how much of it is the network's own sensitivity.
-What is in the record already is not computed again. Weights are random, and settled: batch norms have seen random images, so that every layer counts (rtseg.deployment.checking.settled).
+What is in the record already is not computed again. Weights are random, and settled: batch norms have seen random images, so that every layer counts (rtseg.shipping.checking.settled).
 """
 import argparse
 import copy
@@ -17,9 +17,9 @@ from rtseg.core.environment import environment_record, seed_everything
 from rtseg.core.errors import RtsegError
 from rtseg.core.files import read_json, write_json
 from rtseg.deployment import why_absent
-from rtseg.deployment.checking import check_runtime, norms_left, settled
-from rtseg.deployment.export import to_onnx
-from rtseg.deployment.openvino import capabilities
+from rtseg.shipping.checking import check_runtime, norms_left, settled
+from rtseg.runtimes.export import to_onnx
+from rtseg.runtimes.openvino import capabilities
 from rtseg.models import create_model, list_models
 
 RESULT = Path(__file__).parent / "results" / "runtime_agreement.json"

@@ -5,9 +5,9 @@
     python benchmarks/autotune.py --data ../shared/camvid --runs ../runs/camvid_training
     python benchmarks/results_page.py
 """
-from rtseg.deployment.bench import BenchRecord, bench_rows
-from rtseg.deployment.machine import machine_text
-from rtseg.deployment.protocols import ProtocolRow, protocol_table
+from rtseg.shipping.bench import BenchRecord, bench_rows
+from rtseg.latency.machine_state import machine_text
+from rtseg.latency.protocols import ProtocolRow, protocol_table
 from rtseg.viz.tables import cell_text
 
 

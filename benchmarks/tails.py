@@ -20,13 +20,13 @@ from rtseg.core.files import write_json
 from rtseg.data import open_dataset
 from rtseg.data.loading import normalize
 from rtseg.deployment import why_absent
-from rtseg.deployment.autotune import time_in_turns
-from rtseg.deployment.export import to_onnx
-from rtseg.deployment.faithful import agreement, miou
-from rtseg.deployment.machine import machine_record
-from rtseg.deployment.openvino import capabilities
-from rtseg.deployment.runtimes import load_runtime
-from rtseg.deployment.serving import ServingGraph
+from rtseg.shipping.autotuning import time_in_turns
+from rtseg.runtimes.export import to_onnx
+from rtseg.shipping.faithful import agreement, miou
+from rtseg.latency.machine_state import machine_record
+from rtseg.runtimes.openvino import capabilities
+from rtseg.runtimes.runtimes import load_runtime
+from rtseg.runtimes.serving import ServingGraph
 from rtseg.models.contract import SegNetwork
 
 RESULT = Path(__file__).parent / "results" / "tails.json"

@@ -15,7 +15,7 @@ import torch
 from rtseg.core.environment import environment_record
 from rtseg.core.errors import RtsegError
 from rtseg.core.files import read_json, write_json
-from rtseg.deployment.export import compare_onnx, to_onnx
+from rtseg.runtimes.export import compare_onnx, to_onnx
 from rtseg.models import SegNetwork, create_model, list_models
 
 PATH = Path(__file__).parent / "results" / "zoo_sizes.json"

@@ -19,7 +19,7 @@ from .saving import drop_aux
 from ..core.errors import ConfigError
 from ..core.values import Latency
 from ..data.loading import Batch
-from ..deployment.measuring import measure_latency
+from ..latency.measuring import measure_latency
 from ..models.contract import count_macs, count_parameters
 
 # %% ../../nbs/compression/06_pruning.ipynb #cell005

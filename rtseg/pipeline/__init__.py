@@ -1,8 +1,5 @@
-"""From a preset to a report: configuration, stages, the runner, the command line."""
+"""The names of `rtseg.runs`, for people who know them from here."""
 
-from rtseg.pipeline.config import RunConfig, list_presets, load_preset
-from rtseg.pipeline.report import write_report
-from rtseg.pipeline.runner import RunResult, run
-from rtseg.pipeline.stage import Stage, open_stage
+from rtseg.runs import RunConfig, RunResult, Stage, list_presets, load_preset, open_stage, run, write_report
 
 __all__ = ["RunConfig", "RunResult", "Stage", "list_presets", "load_preset", "open_stage", "run", "write_report"]

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from ..core.errors import ConfigError, check_choice
 from ..core.values import Value
-from ..deployment.measuring import measure_latency
-from ..deployment.runtimes import RUNTIMES, load_runtime
+from ..latency.measuring import measure_latency
+from ..runtimes.runtimes import RUNTIMES, load_runtime
 from .trained import LATENCIES, MeasuredNetwork, TrainedTable, load_table, write_lines
 
 # %% ../../nbs/search/28_table_latencies.ipynb #cell004

@@ -18,7 +18,7 @@ import torch
 from ..core.environment import seed_everything
 from ..core.errors import ConfigError, RtsegError
 from ..data.datasets import SegDataset
-from ..deployment.measuring import measure_latency
+from ..latency.measuring import measure_latency
 from ..training.config import TrainConfig
 from ..training.logging import read_metrics
 from ..training.trainer import Trainer

@@ -15,12 +15,12 @@ from PIL import Image
 
 from rtseg.core.environment import git_state
 from rtseg.core.files import read_json, write_json
-from rtseg.pipeline.cli import lab_words
+from rtseg.cli.main import lab_words
 from rtseg.viz.figures import squeeze_png
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TOKEN = "browser-test"
-PAGES = ("index.ipynb", "guides/11_from_other_projects.ipynb", "viz/13_architecture_explorer.ipynb", "viz/17_mask_viewer.ipynb")
+PAGES = ("index.ipynb", "guides/11_from_other_projects.ipynb", "explore/02_architecture_explorer.ipynb", "explore/07_mask_viewer.ipynb")
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 MINUTES = float(os.environ.get("RTSEG_BROWSER_MINUTES", 6))  # how long one page may take to run
 

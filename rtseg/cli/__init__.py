@@ -1,0 +1,1 @@
+"""The command line: `rtseg`, one file a group of commands."""

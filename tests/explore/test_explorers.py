@@ -1,0 +1,282 @@
+"""Explorers: what they show are the numbers of the tables, networks, histories and records behind them, whatever is moved."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from rtseg.core.editing import with_operator, with_step, with_width
+from rtseg.core.environment import make_generator
+from rtseg.core.errors import ArtifactError, ConfigError
+from rtseg.core.files import write_json, write_yaml
+from rtseg.core.values import Latency
+from rtseg.core.architecture import OPERATORS, OpSpec
+from rtseg.shipping.bench import BenchCase, BenchRecord, BenchRow
+from rtseg.models.contract import count_macs, count_parameters
+from rtseg.models.fasterseg import FasterSeg
+from rtseg.search import ArchLogits, LatencyTable, SearchSpace, compare_tables, decode, fit_predictor
+from rtseg.search.costs import part_cost
+from rtseg.search.expected import PAIRS
+from rtseg.search.latency_table import TableHeader, table_specs
+from rtseg.search.probes import Entry
+from rtseg.explore.architecture_explorer import explore_architecture
+from rtseg.explore.latency_explorer import choices, explore_latency, layer_times, operator_grid
+from rtseg.explore.search_replay import explore_search, probability_maps, read_search
+from rtseg.explore.zoo_explorer import AXES, Budget, explore_zoo, page_of, pareto, read_results
+
+SPACE = SearchSpace(layers=6, base_width=4, widths=(4, 12))
+SIZE, CLASSES = (64, 128), 5
+
+
+def made_table(device: str = "here", rate: float = 20e6, call: float = 0.01) -> LatencyTable:
+    """A table of times that follow from the operations."""
+    ms = {s.key(): part_cost(s).macs / rate + call * (s.kind != "skip" or s.stride == 2) for s in table_specs(SPACE, SIZE, CLASSES)}
+    return LatencyTable(TableHeader(device, "onnxruntime", "fp32", 1, *SIZE, CLASSES), {key: Entry(v, v, v, 3) for key, v in ms.items()})
+
+
+@pytest.fixture(scope="module")
+def table() -> LatencyTable:
+    return made_table()
+
+
+@pytest.fixture(scope="module")
+def networks() -> dict:
+    generator = make_generator(0, "tests of explorers")
+    return {f"n{i}": SPACE.sample(generator, lasts=PAIRS[i % 2]) for i in range(14)}
+
+
+def random_edit(arch, generator):
+    """A change of `core.editing` with arguments that are often possible."""
+    def pick(values):
+        return values[int(torch.randint(len(values), (), generator=generator))]
+
+    branch = pick(range(len(arch.branches)))
+    layers = len(arch.branches[branch].ops)
+    change = pick((with_operator, with_width, with_step))
+    more = {with_operator: lambda: {"layer": pick(range(layers)), "operator": pick(OPERATORS[1:])}, with_width: lambda: {"layer": pick(range(layers - 1)), "width": pick(SPACE.widths)},
+            with_step: lambda: {"step": 0, "layer": pick(range(layers - 1))}}
+    return branch, change, more[change]()
+
+
+def test_an_edited_architecture_costs_what_the_built_network_costs(table, networks):
+    explorer, generator = explore_architecture(networks["n1"], latency=table, folder="unused"), make_generator(1, "edits")
+    changed = 0
+    for _ in range(60):
+        branch, change, what = random_edit(explorer.arch, generator)
+        before = explorer.arch
+        explorer.select(branch, 0)
+        explorer.edit(change, **what)
+        if explorer.arch == before:
+            continue
+        changed += 1
+        with torch.device("meta"):
+            network = FasterSeg(explorer.arch, CLASSES, aux=False)
+        attention = sum(p.numel() for name, p in network.named_parameters() if "attention" in name)
+        assert explorer.now.macs == count_macs(network, (1, 3, *SIZE))
+        assert explorer.now.parameters == count_parameters(network, training=True) - attention
+        assert explorer.now.ms == pytest.approx(table.predict(explorer.arch))
+        if changed == 10:
+            break
+    assert changed == 10
+    for _ in range(10):
+        explorer.undo()
+    assert explorer.arch == networks["n1"] and explorer.now == explorer.before
+
+
+def test_every_row_of_a_table_is_in_one_grid(table):
+    seen = 0
+    for size, strides in choices(table).items():
+        for stride, parts in strides.items():
+            for part in parts:
+                grid = operator_grid(table, part, size=size, stride=stride)
+                for i, row in zip(grid.inputs, grid.ms, strict=True):
+                    for o, ms in zip(grid.outputs, row, strict=True):
+                        key = OpSpec(part[0], *size, i, o, stride, part[1]).key()
+                        assert ms == table.ms.get(key)
+                        seen += ms is not None
+    assert seen == len(table.entries)
+
+
+def test_the_heat_map_follows_its_controls(table):
+    explorer = explore_latency(table)
+    assert list(explorer.figures) == ["operators"]
+    explorer.choose(size=(8, 16), part=("conv", 3), stride=2)
+    controls, heat = explorer.controls, explorer.figures["operators"].data[0]
+    wanted = operator_grid(table, ("conv", 3), size=(8, 16), stride=2)
+    assert [list(row) for row in heat.z] == [list(row) for row in wanted.ms] and list(heat.y) == [str(i) for i in wanted.inputs]
+    controls.part.value = ("conv_2x", 3)
+    controls.unit.value = "GMAC/s"
+    two = operator_grid(table, ("conv_2x", 3), size=(8, 16), stride=2)
+    assert heat.z[0][0] == pytest.approx(two.macs[0][0] / two.ms[0][0] / 1e6) and heat.zmax >= max(map(max, heat.z))
+    with pytest.raises(ConfigError, match="holds nothing at"):
+        explorer.choose(size=(7, 7))
+    with pytest.raises(ConfigError, match="choices"):
+        operator_grid(table, ("conv", 3), size=(8, 16), stride=4)
+
+
+def test_the_bars_of_a_network_add_up_for_both_tables(table, networks):
+    other = made_table("there", 60e6, 0.02)
+    explorer = explore_latency(table, other=other, networks=networks)
+    for name in ("n3", "n4"):
+        explorer.controls.network.value = name
+        bars = explorer.figures["layers"].data
+        assert sum(bars[0].x) == pytest.approx(table.predict(networks[name])) and sum(bars[1].x) == pytest.approx(other.predict(networks[name]))
+        assert len(bars[0].y) == len(set(bars[0].y)), "bars of one name would be drawn on one another"
+    partly = LatencyTable(other.header, {key: entry for key, entry in other.entries.items() if not key.startswith("head")})
+    alone = explore_latency(table, other=partly, networks=networks)
+    assert len(alone.figures["layers"].data) == 1 and "has no entry head" in alone.message.value
+
+
+def test_predicted_against_measured_and_two_tables(table, networks):
+    other = made_table("there", 60e6, 0.02)
+    pairs = [(arch, Latency(1.1 * table.predict(arch), 1.0, 2.0, 9, (1, 3, *SIZE), "here", "onnxruntime", "fp32", 1, ("network",), {}, {})) for arch in networks.values()]
+    predictor = fit_predictor(table, [(a, m.median_ms) for a, m in pairs[:5]], [(a, m.median_ms) for a, m in pairs[5:]], coverage=0.8)
+    explorer = explore_latency(table, other=other, networks=networks, pairs=pairs, predictor=predictor)
+    points = explorer.figures["measured"].data[-1]
+    assert list(points.x) == [pytest.approx(table.predict(a)) for a in networks.values()] and list(points.y) == [pytest.approx(1.1 * x) for x in points.x]
+    assert "r = 1.000 · mean absolute error 9.1%" in explorer.figures["measured"].layout.title.text
+    explorer.controls.corrected.value = True
+    inside = sum(m.median_ms in predictor.predict(a) for a, m in pairs)
+    assert f"{inside} of 14 inside" in explorer.figures["measured"].layout.title.text and explorer.tab.children[2].children[-1] is explorer.figures["measured"]
+    found = compare_tables(table, other)
+    explorer.show_view("two tables")
+    assert f"rank correlation {found.rank_correlation:.3f}" in explorer.still().layout.title.text and found.rank_correlation > 0.9
+    assert sum(len(trace.x) for trace in explorer.figures["two tables"].data[1:]) == len(found.keys)
+    with pytest.raises(ConfigError, match="at least two pairs"):
+        explore_latency(table, pairs=pairs[:1])
+    with pytest.raises(ConfigError, match="fitted on the table"):
+        explore_latency(other, pairs=pairs, predictor=predictor)
+    assert layer_times(networks["n0"], table)[0].name == "stem"
+
+
+def history(epochs: int = 3, *, scores: bool = True) -> list[dict]:
+    """Records as the search stage writes them, with random logits."""
+    records = []
+    for epoch in range(1, epochs + 1):
+        logits = {role: ArchLogits.random(6, 5, widths, torch.Generator().manual_seed(10 * epoch + widths), scale=2.0).to_dict() for role, widths in (("student", 2), ("teacher", 1))}
+        more = {"scores": [{"lasts": list(pair), "miou": 0.1 * epoch + 0.01 * i, "latency_ms": 1.0} for i, pair in enumerate(PAIRS)], "target_ms": 1.5} if scores else {}
+        records.append({"epoch": epoch, "latency_weight": 0.01 * 2**epoch, "expected_ms": 2.0, "decoded_ms": 1.9, "health": {"verdict": f"verdict {epoch}"}, "logits": logits, **more})
+    return records
+
+
+def test_the_replay_shows_what_each_epoch_decodes_to(table):
+    records = history()
+    replay = explore_search(records, space=SPACE, table=table)
+    for index in (0, 2, 1):
+        replay.controls.epoch.value = index
+        for pair in PAIRS:
+            replay.controls.pair.value = pair
+            logits = ArchLogits.from_dict(records[index]["logits"]["student"])
+            wanted = decode(logits, SPACE, lasts=pair, latency=table.latency, size=SIZE, num_classes=CLASSES)
+            assert replay.decoded == wanted and wanted.latency_ms == pytest.approx(table.predict(wanted.arch))
+            assert f"{wanted.latency_ms:.2f} ms predicted" in replay.network.layout.title.text and f"verdict {index + 1}" in replay.facts.value
+            assert f"mIoU {0.1 * (index + 1) + 0.01 * PAIRS.index(pair):.1%}" in replay.facts.value
+        for scale in range(3):
+            shown = [[list(row) for row in replay.logits.data[3 * scale + i].z] for i in range(3)]
+            assert shown == list(probability_maps(logits, scale).values())
+        assert {line.x0 for line in replay.course.layout.shapes} == {index + 1}
+    assert list(replay.course.data[-1].y) == [0.02, 0.04, 0.08]
+    replay.controls.play.value = 2
+    assert replay.epoch == 3 == replay.controls.epoch.value + 1
+
+
+def test_the_replay_without_table_scores_or_a_target(table):
+    replay = explore_search(history(scores=False), space=SPACE, num_classes=CLASSES)
+    assert replay.decoded.latency_ms is None and replay.controls.ceiling.disabled and "not in the history" in replay.course.layout.annotations[1].text
+    with pytest.raises(ConfigError, match="no ceiling"):
+        replay.choose(ceiling=True)
+    with pytest.raises(ConfigError, match="not searched"):
+        replay.choose(lasts=(1, 0))
+    with pytest.raises(ConfigError, match="need the space"):
+        explore_search(history())
+    with pytest.raises(ConfigError, match="without logits"):
+        explore_search([{"epoch": 1}], space=SPACE)
+
+
+def test_a_run_folder_is_replayed(table, tmp_path):
+    records = history()
+    with pytest.raises(ArtifactError, match=r"config\.yaml does not exist"):
+        read_search(tmp_path)
+    write_yaml(tmp_path / "config.yaml", {"space": {**SPACE.to_dict(), "widths": list(SPACE.widths), "operators": list(SPACE.operators)}})
+    write_json(tmp_path / "search" / "history.json", records)
+    table.save(tmp_path / "latency" / "table.json")
+    last = decode(ArchLogits.from_dict(records[-1]["logits"]["student"]), SPACE, lasts=PAIRS[0], latency=table.latency, size=SIZE, num_classes=CLASSES)
+    last.arch.save(tmp_path / "search" / "student.json")
+    replay = explore_search(tmp_path)
+    assert replay.lasts == PAIRS[0] and replay.decoded.arch == last.arch and "the network that the run chose" in replay.facts.value and replay.name == tmp_path.name
+    replay.controls.epoch.value = 0
+    assert "the network that the run chose" not in replay.facts.value
+    cheapest = min(replay.recorded.decode(i, "student", PAIRS[0], None).latency_ms for i in range(3))
+    replay.ceiling_ms = 0.9 * cheapest
+    replay.choose(ceiling=True)
+    assert replay.decoded.latency_ms <= 0.9 * cheapest
+    replay.ceiling_ms = 1e-3
+    replay.choose(ceiling=True)
+    assert "shown without a ceiling" in replay.message.value and not replay.use_ceiling
+    with pytest.raises(ConfigError, match="leave out space and table"):
+        explore_search(tmp_path, space=SPACE)
+
+
+def bench_row(model: str, ms: float | None, precision: str = "fp32") -> BenchRow:
+    case = BenchCase(model, "onnxruntime", precision, 512, 1024, 1)
+    if ms is None:
+        return BenchRow(case, "absent", "not installed here")
+    return BenchRow(case, "measured", "", Latency(ms, ms, ms, 9, (1, 3, 512, 1024), "here", "onnxruntime", precision, 1, ("network",), {}, {}))
+
+
+def test_the_front_holds_exactly_the_points_that_none_beats():
+    explorer = explore_zoo()
+    for x, y in (("gmacs", "miou"), ("params", "miou"), ("fps", "miou"), ("year", "gmacs")):
+        points = [p for p in explorer.points if p[x] is not None and p[y] is not None]
+        signs = [1 if AXES[axis].more else -1 for axis in (x, y)]
+
+        def beaten(point, x=x, y=y, points=points, signs=signs):
+            gains = [(signs[0] * (q[x] - point[x]), signs[1] * (q[y] - point[y])) for q in points]
+            return any(a >= 0 and b >= 0 and a + b > 0 for a, b in gains)
+
+        values = {(p[x], p[y]) for p in points if not beaten(p)}
+        explorer.axes(x, y)
+        assert {(p[x], p[y]) for p in pareto(points, x, y)} == values
+        assert set(zip(explorer.figure.data[1].x, explorer.figure.data[1].y, strict=True)) == values and len(explorer.figure.data[0].x) == len(points)
+
+
+def test_the_budget_leaves_what_is_known_to_fit():
+    explorer = explore_zoo(max_gmacs=10, since=2019)
+    kept = {p["name"] for p in explorer.points if p["gmacs"] is not None and p["gmacs"] <= 10 and p["year"] >= 2019}
+    assert {p["name"] for p in explorer.kept} == kept and "pspnet" not in kept and len(kept) > 5
+    assert explorer.controls.limits["gmacs"].value == 10 and explorer.controls.since.value == 2019
+    explorer.controls.limits["gmacs"].value = math.inf
+    explorer.controls.limits["params"].value = 1.0
+    assert {p["name"] for p in explorer.kept} == {p["name"] for p in explorer.points if p["params"] is not None and p["params"] <= 1 and p["year"] >= 2019}
+    assert not Budget(gmacs=1.0).allows({"ms": None, "gmacs": None, "params": 1.0, "year": 2020})
+    for wrong in (lambda: Budget(params=0), lambda: explore_zoo(max_ms=3.0), lambda: explore_zoo(x="speed"), lambda: explorer.limit(watts=3)):
+        with pytest.raises(ConfigError):
+            wrong()
+
+
+def test_measured_latency_and_own_results_become_axes(tmp_path):
+    record = BenchRecord({"cpu": "here"}, "now", {}, (bench_row("fastscnn", 20.0), bench_row("stdc", 90.0), bench_row("smp", None), bench_row("stdc", 40.0, "bf16")))
+    path = write_json(tmp_path / "bench.json", record.to_dict())
+    for seed, miou in enumerate((0.5, 0.6)):
+        write_json(tmp_path / "camvid" / f"stdc-seed{seed}.json", {"model": "stdc", "reports": {"test": {"miou": miou}}})
+    explorer = explore_zoo(latency=path, results=tmp_path / "camvid", y="own")
+    assert list(explorer.figure.data[0].x) == [90.0] and list(explorer.figure.data[0].y) == [55.0]
+    explorer.controls.where.value = "onnxruntime bf16, 512 x 1024, 1 thread"
+    assert list(explorer.figure.data[0].x) == [40.0] and explorer.front == ["stdc"]
+    with pytest.raises(ArtifactError, match="not installed here"):
+        explore_zoo(latency=BenchRecord({}, "now", {}, (bench_row("smp", None),)))
+    with pytest.raises(ArtifactError, match="no record of a training"):
+        read_results(tmp_path)
+    with pytest.raises(ConfigError, match="did you mean 'fastscnn'"):
+        explore_zoo(results={"fastscn": 0.5})
+
+
+def test_a_point_leads_to_a_page_that_exists(root):
+    explorer = explore_zoo()
+    for point in explorer.points:
+        assert (root / "nbs" / point["page"]).is_file(), point["page"]
+    index = list(explorer.figure.data[0].customdata).index("bisenetv2")
+    explorer._clicked(None, SimpleNamespace(point_inds=[index]), None)
+    assert explorer.chosen == "bisenetv2" == explorer.controls.network.value and f"../{page_of('bisenetv2')}" in explorer.facts.value
+    assert "paper, val" in explorer.facts.value and "2.273" in explorer.facts.value

@@ -1,0 +1,166 @@
+"""The house rules: floors, notebooks in sync and clean, and the habits that keep pages readable."""
+
+import ast
+import configparser
+import filecmp
+import re
+import shutil
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "rtseg"
+NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+STAGES = [p for p in NOTEBOOKS if p.parent.name in ("stages", "recipes")]
+COMPONENTS = [p for p in NOTEBOOKS if p.parent.name not in ("stages", "recipes", "guides", "nbs")]
+MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p.name not in ("_modidx.py", "__init__.py"))
+FLOORS = (("core",), ("layers",), ("data", "models"), ("runtimes",), ("latency", "evaluation"), ("training",),
+          ("tuning", "compression", "shipping"), ("search",), ("viz",), ("runs", "explore"), ("cli",), ("deployment", "pipeline"))
+FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def imported_rooms(path: Path, tree: ast.AST) -> set[str]:
+    """Rooms of rtseg that a module imports, relative imports resolved."""
+    package = ["rtseg", *path.relative_to(PACKAGE).parent.parts]
+    rooms = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            stem = ".".join([*base, *([node.module] if node.module else [])])
+            names = [f"{stem}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        rooms |= {parts[1] for parts in (n.split(".") for n in names) if parts[0] == "rtseg" and len(parts) > 1}
+    return rooms & set(FLOOR)
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=name_of)
+def test_a_module_imports_only_from_floors_below(path):
+    room = path.relative_to(PACKAGE).parts[0]
+    if room not in FLOOR:
+        assert path.name in ("__init__.py", "_modidx.py")
+        return
+    for other in imported_rooms(path, ast.parse(path.read_text())) - {room}:
+        assert FLOOR[other] < FLOOR[room], f"{name_of(path)} imports rtseg.{other}, which is not on a floor below rtseg.{room}"
+
+
+def test_the_import_check_sees_a_violation():
+    path = PACKAGE / "layers" / "made_up.py"
+    for code in ("from ..training.losses import x", "from rtseg.training import Trainer", "import rtseg.training.losses", "from .. import training"):
+        assert imported_rooms(path, ast.parse(code)) == {"training"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_no_import_hides_in_a_function(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert not imported_rooms(path, node), f"{name_of(path)}: {node.name} imports rtseg inside the function"
+
+
+def test_every_module_imports_alone():
+    """No cycle: each module can be the first one that is imported."""
+    names = [".".join(p.relative_to(ROOT).with_suffix("").parts) for p in MODULES]
+    code = "import sys, importlib\nfor n in sys.argv[1:]:\n    [sys.modules.pop(m) for m in list(sys.modules) if m.split('.')[0] == 'rtseg']\n    importlib.import_module(n)"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code, *names], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_modules_stay_short(path):
+    assert len(path.read_text().splitlines()) <= 400
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    """A copy of what nbdev reads and writes."""
+    folder = tmp_path_factory.mktemp("copy")
+    for name in ("nbs", "rtseg"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "*-runs"))
+    for name in ("settings.ini", "setup.py", "README.md"):
+        shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+def nbdev(command: str, folder: Path) -> None:
+    done = subprocess.run([str(Path(sys.executable).parent / command)], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_notebooks_are_clean(copy):
+    nbdev("nbdev_clean", copy)
+    dirty = [name_of(p) for p in NOTEBOOKS if not filecmp.cmp(p, copy / p.relative_to(ROOT), shallow=False)]
+    assert not dirty, f"run nbdev_clean: {dirty}"
+
+
+def test_export_is_in_sync(copy):
+    nbdev("nbdev_export", copy)
+    stale = [name_of(p) for p in sorted(PACKAGE.rglob("*.py")) if not filecmp.cmp(p, copy / p.relative_to(ROOT), shallow=False)]
+    missing = [str(p.relative_to(copy)) for p in (copy / "rtseg").rglob("*.py") if not (ROOT / p.relative_to(copy)).exists()]
+    assert not stale and not missing, f"run nbdev_export: differ {stale}, missing {missing}"
+
+
+def cells(path: Path, kind: str) -> list[str]:
+    return [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == kind]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
+def test_a_notebook_opens_with_title_and_summary(path):
+    opening = cells(path, "markdown")[0]
+    assert re.match(r"# \S", opening) and re.search(r"^> \S", opening, re.M)
+    assert path.stat().st_size < 600_000
+
+
+@pytest.mark.parametrize("path", COMPONENTS, ids=name_of)
+def test_exported_cells_are_short_and_shown(path):
+    code = cells(path, "code")
+    assert code[0].startswith("#| default_exp ")
+    exported = [i for i, source in enumerate(code) if source.startswith("#| export")]
+    for i in exported:
+        lines = [line for line in code[i].splitlines() if line.strip()]
+        assert len(lines) <= 60, f"{name_of(path)}: an exported cell of {len(lines)} lines"
+
+
+def test_most_exported_definitions_are_followed_by_a_check():
+    followed = total = 0
+    for path in COMPONENTS:
+        code = cells(path, "code")
+        for here, after in pairwise([*code, ""]):
+            if here.startswith("#| export") and re.search(r"^(def|class|async def) ", here, re.M):
+                total += 1
+                followed += bool(after) and not after.startswith("#| export")
+    assert followed / total >= 0.71, f"{followed} of {total} exported definitions are followed by a cell that runs them"
+
+
+@pytest.mark.parametrize("path", STAGES, ids=name_of)
+def test_a_stage_notebook_is_thin(path):
+    notebook = nbformat.read(path, as_version=4)
+    assert sum("parameters" in c.metadata.get("tags", []) for c in notebook.cells) == 1
+    for source in cells(path, "code"):
+        assert not source.startswith(("#| export", "#| default_exp"))
+        assert len(source.splitlines()) <= 20
+
+
+def test_no_notebook_is_left_out_of_testing():
+    assert not list((ROOT / "nbs").rglob(".notest"))
+    for path in NOTEBOOKS:
+        for source in cells(path, "code"):
+            assert "#| eval: false" not in source, f"{name_of(path)} has a cell that is never run"
+
+
+def test_the_runtime_does_not_need_nbdev():
+    settings = configparser.ConfigParser(interpolation=None)
+    settings.read(ROOT / "settings.ini")
+    assert not re.search(r"\b(nbdev|fastcore)\b", settings["DEFAULT"]["requirements"])
+    for path in MODULES:
+        assert not re.search(r"^\s*(from|import) (nbdev|fastcore)", path.read_text(), re.M), name_of(path)
