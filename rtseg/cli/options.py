@@ -24,7 +24,7 @@ from ..evaluation.inference import Inference
 from ..models.checkpoints import fit_checkpoint
 from ..models.contract import SegNetwork
 from ..models.fasterseg import FasterSeg
-from ..models.registry import create_model
+from ..models.registry import create_model, resolve_model
 
 # %% ../../nbs/cli/01_options.ipynb #cell004
 def read_settings(words: list[str]) -> dict[str, str]:
@@ -59,7 +59,8 @@ def is_record(path: str) -> bool:
 def build_network(model: str, classes: int, weights: Path | None = None, options: list[str] | None = None) -> SegNetwork:
     """The network that `model` names (a registry name, or the .json of an architecture or of a pruned network), with weights if some are given, converted if they are a published checkpoint's."""
     if not model.endswith(".json"):
-        network: SegNetwork = create_model(model, classes, **{k: parse_value(v) for k, v in read_settings(options or []).items()})
+        model, settings = resolve_model(model, {k: parse_value(v) for k, v in read_settings(options or []).items()})
+        network: SegNetwork = create_model(model, classes, **settings)
     elif options:
         raise ConfigError(f"{model} says everything about its network: leave --option {options[0]} out")
     elif is_record(model):

@@ -19,7 +19,7 @@ from ..core.errors import ArtifactError, ConfigError
 from ..core.files import load_tensors, save_tensors, sha256_file, write_json
 from ..core.values import Value
 from ..models.contract import SegNetwork, count_parameters
-from ..models.registry import MODELS, create_model, discover
+from ..models.registry import MODELS, create_model, resolve_model
 
 # %% ../../nbs/compression/05_saving.ipynb #cell005
 @dataclass(frozen=True)
@@ -78,8 +78,7 @@ def record_of(model: SegNetwork, *, name: str | None = None, options: Mapping[st
     known = getattr(model, "pruned_record", None)
     if name is None and known is None:
         raise ConfigError("the network does not know its name in the registry: give name='...' and the options that it was created with")
-    discover()
-    name, options = name or known.model, dict(options if options is not None else known.options if known else {})
+    name, options = resolve_model(name or known.model, options if options is not None else known.options if known else {})
     for option, value in options.items():
         if not isinstance(value, str | int | float | bool | None | list | tuple | dict):
             raise ConfigError(f"option '{option}' of '{name}' is a {type(value).__name__}, which JSON cannot hold: save the network by hand")

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..core.errors import ArtifactError
-from .checkpoints import CONVERTERS, list_sources
+from .checkpoints import CONVERTERS, bare, list_sources
 from .contract import SegNetwork
 
 # %% ../../nbs/models/05_starting.ipynb #cell004
@@ -35,7 +35,7 @@ def counts_classes(own: tuple[int, ...], given: tuple[int, ...], classes: int, t
 # %% ../../nbs/models/05_starting.ipynb #cell010
 def our_names(network: SegNetwork, state: Mapping[str, Tensor], name: str | None) -> dict[str, Tensor]:
     """`state` under the network's own names: as it is, or by the table of the source that knows most of its names."""
-    given = {k.removeprefix("module."): v for k, v in state.items()}
+    given = {bare(k): v for k, v in state.items()}
     own = network.state_dict()
     renamed = [given]
     for source in list_sources(name) if name is not None else ():

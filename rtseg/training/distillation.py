@@ -28,7 +28,7 @@ from ..layers.blocks import resize
 from ..models.checkpoints import fit_checkpoint
 from ..models.contract import SegNetwork
 from ..models.fasterseg import FasterSeg
-from ..models.registry import create_model
+from ..models.registry import create_model, resolve_model
 from .losses import softmax_layout
 
 # %% ../../nbs/training/06_distillation.ipynb #cell005
@@ -230,7 +230,7 @@ def build_distiller(config: DistillationConfig, teacher: nn.Module, *, student: 
 def load_teacher(network: str | Architecture, weights: str | Path, *, num_classes: int = 19, which: str = "best", **options: object) -> SegNetwork:
     "A frozen network in evaluation with the weights of a training folder (`which` of its files) or a checkpoint; misfits raise `ArtifactError`."
     state = load_trained(weights, which).weights if Path(weights).is_dir() else load_checkpoint(weights)
-    name = network if isinstance(network, str) else "fasterseg"
+    name, options = resolve_model(network, options) if isinstance(network, str) else ("fasterseg", options)
     teacher = create_model(name, num_classes, **options) if isinstance(network, str) else FasterSeg(network, num_classes, **options)
     fit_checkpoint(name, state, teacher)
     return teacher.eval().requires_grad_(False)

@@ -13,7 +13,9 @@ from rtseg.runtimes.export import compare_onnx, to_onnx
 from rtseg.models import SegNetwork, count_macs, count_parameters, create_model, list_models, model_info
 from rtseg.models.checking import ContractBroken, check_evaluation, check_training
 from rtseg.models.fasterseg import FasterSeg
-from rtseg.models.registry import FACTS, MODELS
+from rtseg.core.registry import Registry
+from rtseg.models import registry
+from rtseg.models.registry import FACTS, MODELS, family_sizes, resolve_model
 
 NAMES = list_models()
 SIZES = [(64, 64), (65, 97), (128, 256)]
@@ -206,3 +208,16 @@ def test_op_specs_are_the_operators_that_run():
         part.register_forward_hook(lambda m, args, out: seen.append((*args[0].shape[2:], args[0].shape[1], out.shape[1])))
     net(torch.randn(1, 3, height, width))
     assert sorted(seen) == sorted((s.height, s.width, s.in_channels, s.out_channels) for s in TRIO.op_specs(height, width, 3))
+
+
+def test_a_family_and_a_size_name_a_network(monkeypatch):
+    shelf = Registry("model")
+    for size in ("s", "m"):
+        shelf.register(f"example_{size}", title="Example", paper="", year=2024, family="example")(lambda classes, *, in_channels, size=size: (size, classes))
+    monkeypatch.setattr(registry, "MODELS", shelf)
+    assert family_sizes("example") == {"m": "example_m", "s": "example_s"}
+    assert resolve_model("example", {"size": "m", "aux": True}) == ("example_m", {"aux": True})
+    for wrong, words in ((lambda: create_model("example"), "size=m or size=s"), (lambda: create_model("example", size="l"), "size of 'example' 'l' is unknown"),
+                         (lambda: create_model("exampel_s"), "did you mean 'example_s'")):
+        with pytest.raises(ConfigError, match=words):
+            wrong()
