@@ -19,6 +19,7 @@ from ..core.errors import ConfigError, RtsegError
 from ..core.run_folder import RunFolder
 from .bench import add_bench
 from .commands import add_commands, read_settings
+from .doctor import add_doctor
 from ..runs.config import AnyConfig, list_presets, load_preset, parse_run
 from ..runs.estimate import estimate_run, estimate_text
 from .options import read_parameters
@@ -164,6 +165,7 @@ def lab(
 # %% ../../nbs/cli/10_main.ipynb #cell016
 add_bench(app)
 add_commands(app)
+add_doctor(app)
 add_recipes(app)
 add_site(app)
 add_sweep(app)

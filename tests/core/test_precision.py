@@ -5,19 +5,24 @@ import json
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 from rtseg.core.choosing import HOPELESS, choice_path, choose, pick, time_ways, times
 from rtseg.core.errors import ArtifactError, ConfigError
-from rtseg.core.machine import available_cores, bf16_instructions, cache_folder, processor_record
+from rtseg.core.machine import available_cores, bf16_instructions, cache_folder, instruction_sets, processor_record
 from rtseg.core.precision import Way, answer, cpu_ways
 from rtseg.core.run_folder import RunFolder
+from rtseg.core.speed import SpeedScore, busy_text, cores_taken, speed_score
 from rtseg.data.augmentation import Augmentation
 from rtseg.data.datasets import open_dataset
 from rtseg.data.loading import Batch, reading_workers
 from rtseg.data.scenes import make_scenes
+from rtseg.runtimes.runtimes import RUNTIMES, why_absent
 from rtseg.evaluation.ways import scoring_precision
 from rtseg.models.registry import create_model
+from rtseg.cli.main import app
 from rtseg.runs.config import keep_settled, list_presets, load_preset, parse_run
+from rtseg.cli.doctor import doctor_text, examine
 from rtseg.runs.runner import open_run
 from rtseg.runs.stage import Stage
 from rtseg.runs.plan import find_stage
@@ -305,9 +310,10 @@ def test_no_preset_and_no_recipe_presumes_a_processor():
             if isinstance(values, dict) and group != "latency":
                 assert values.get("precision", "auto") == "auto" and values.get("channels_last", "auto") == "auto" and values.get("workers", "auto") == "auto", (name, group)
         assert config["latency"]["threads"] <= available_cores()
-    for name in set(list_recipes()) - {"bisenetv2"}:  # published in fp16, which needs a GPU
+    by_name = {"bisenetv2": "fp16", "camvid-short": "fp32", "camvid-long": "fp32"}  # published in fp16, which needs a GPU; rows of one table, which machines have to agree about
+    for name in list_recipes():
         recipe = load_recipe(name)
-        assert (recipe.precision, recipe.channels_last, recipe.workers) == ("auto", "auto", "auto"), name
+        assert (recipe.precision, recipe.channels_last, recipe.workers) == (by_name.get(name, "auto"), "auto", "auto"), name
 
 
 # ---- search and evaluation
@@ -377,3 +383,38 @@ def test_a_damaged_state_is_an_error_of_one_line(tmp_path):
     (tmp_path / "state.pt").write_bytes(b"half")
     with pytest.raises(ArtifactError, match="damaged"):
         as_begun(SMALL, tmp_path)
+
+
+# ---- the doctor
+
+
+def test_the_score_counts_operations():
+    score = speed_score(lambda ways: {name: {"memory": 0.01}.get(name, 0.1 if "bf16" in name else 0.01) for name in ways})
+    assert score.product_fp32 == round(2 * 1024**3 / 0.01 / 1e9, 1) and score.product_bf16 == round(2 * 1024**3 / 0.1 / 1e9, 1)
+    assert score.convolution_fp32 == round(2 * 9 * 64 * 64 * 96 * 96 / 0.01 / 1e9, 1) and score.memory == round(2 * 2**26 / 0.01 / 1e9, 1)
+
+
+@pytest.mark.parametrize("taken, cores, word", [(0.0, 2, "quiet"), (0.19, 2, "quiet"), (0.21, 2, "busy"), (1.0, 64, "quiet"), (20.0, 64, "busy")])
+def test_a_tenth_of_the_cores_is_busy(taken, cores, word):
+    assert busy_text(taken, cores).startswith(word)
+
+
+@pytest.mark.parametrize("states, taken", [([(10.0, 3.0), (11.0, 3.0)], 2.0), ([(10.0, 3.0), (11.0, 4.0)], 0.0), ([(10.0, 3.0), (10.75, 3.5)], 0.5), ([(10.0, 3.0), (10.1, 3.3)], 0.0)])
+def test_own_work_is_not_the_others_load(states, taken):
+    seen, clock = iter(states), iter((5.0, 5.5))
+    assert cores_taken(0.5, state=lambda: next(seen), clock=lambda: next(clock), sleep=lambda seconds: None) == taken
+
+
+def test_the_doctor_tells_in_words():
+    words = doctor_text(examine(score=SpeedScore(155, 420, 140, 400, 17), taken=1.6))
+    assert "matrix product 155 fp32, 420 bf16" in words and "other processes use 1.6 of" in words and all(name in words for name in RUNTIMES.names())
+
+
+def test_the_doctor_tells_as_data():
+    answered = CliRunner().invoke(app, ["doctor", "--json"])
+    assert answered.exit_code == 0
+    told = json.loads(answered.stdout)
+    assert told["processor"] == processor_record() and all(value > 0 for value in told["speed"].values()) and told["busy"]["cores_taken"] >= 0
+    assert {state["runtime"] for state in told["runtimes"]} == set(RUNTIMES.names()) and set(told["instructions"]) == set(instruction_sets())
+    assert all((state["missing"] is None) == (why_absent(state["runtime"]) is None) for state in told["runtimes"])
+    assert told["memory"]["total_gb"] >= told["memory"]["free_gb"] > 0 and all(free >= 0 for free in told["disk"].values())
