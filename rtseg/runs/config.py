@@ -178,7 +178,7 @@ def parse_run(data: dict) -> AnyConfig:
     return CONFIGS[check_choice(plan, CONFIGS, what="plan")].parse(data)
 
 # %% ../../nbs/runs/03_config.ipynb #cell024
-PRESETS = Path(str(files("rtseg"))) / "pipeline" / "presets"
+PRESETS = Path(str(files("rtseg"))) / "runs" / "presets"
 
 
 def list_presets() -> list[str]:

@@ -170,7 +170,7 @@ def maker_of(artifact: str, stages: tuple[StageSpec, ...] = STAGES) -> str:
 def notebooks_folder() -> Path:
     """The folder of the stage notebooks: inside the installed package, or `nbs/stages` of the checkout."""
     package = Path(str(files("rtseg"))).resolve()
-    candidates = (package / "pipeline" / "stages", package.parent / "nbs" / "stages")
+    candidates = (package / "runs" / "stages", package.parent / "nbs" / "stages")
     for folder in candidates:
         if any(folder.glob("*.ipynb")):
             return folder
