@@ -36,7 +36,7 @@ def settings(epochs: int, seed: int, *, lr: float = 0.04, warmup: int = 200, **m
         "epochs": epochs, "steps_per_epoch": None, "batch_size": 8, "lr": lr, "weight_decay": 2e-4, "decay_norms": False,
         "schedule": {"kind": "polynomial", "warmup_steps": warmup}, "loss": {"kind": "cross_entropy", "class_weights": WEIGHTS, "aux_weight": 0.4},
         "augmentation": {"crop": [240, 320], "scale_range": [0.75, 1.5], "brightness": 0.2, "contrast": 0.2, "saturation": 0.2},
-        "precision": "bf16", "ema_decay": 0.998, "evaluate_every": epochs, "eval_batch_size": 4, "seed": seed, "device": "cpu", **more})
+        "ema_decay": 0.998, "evaluate_every": epochs, "eval_batch_size": 4, "seed": seed, "device": "cpu", **more})
 
 
 def plain_network(seed: int) -> nn.Module:

@@ -7,13 +7,13 @@ Run on a quiet machine (`flock /tmp/bench.lock` where several people share one).
 Writes results/latency_table_<runtime>_<H>x<W>.json, and how long that took beside it.
 """
 import argparse
-import os
 import time
 from pathlib import Path
 
 from rtseg.core.environment import environment_record
 from rtseg.core.errors import RtsegError
 from rtseg.core.files import read_json, write_json
+from rtseg.core.machine import available_cores
 from rtseg.search.latency_table import LatencyTable, table_specs
 from rtseg.search.probes import Protocol
 from rtseg.search.space import SearchSpace
@@ -26,7 +26,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--runtime", default="torch", choices=["torch", "onnxruntime"])
     parser.add_argument("--size", type=int, nargs=2, default=(512, 1024), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--classes", type=int, default=19)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument("--cache-mb", type=int, default=Protocol().cache_mb, help="megabytes read between calls")
     parser.add_argument("--max-seconds", type=float, default=Protocol().max_seconds, help="time limit of an entry")
     parser.add_argument("--out", type=Path)

@@ -19,9 +19,12 @@ import torch
 
 from rtseg.core.environment import environment_record
 from rtseg.core.files import read_json, write_json
-from rtseg.data import SegDataset, augmentation_preset, build_augmentation, make_loader, make_scenes, normalize, open_dataset
+from rtseg.core.machine import available_cores
+from rtseg.data import Augmentation, SegDataset, augmentation_preset, build_augmentation, make_loader, make_scenes, normalize, open_dataset
 from rtseg.data.loading import Batch
 from rtseg.models import create_model
+from rtseg.training import TrainConfig
+from rtseg.training.ways import settle
 
 PATH = Path(__file__).parent / "results" / "loading.json"
 CAMVID = Path(__file__).resolve().parents[2] / "shared" / "camvid"
@@ -111,14 +114,17 @@ def main() -> None:
     parser.add_argument("--augmentation", default="camvid", help="an augmentation preset; its crop becomes 360 x 480")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=max((os.cpu_count() or 2) - 1, 1), help="threads of the step on a CPU")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
+    parser.add_argument("--threads", type=int, default=max(available_cores() - 1, 1), help="threads of the step on a CPU")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: the faster one here, by the first network's own step")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--out", type=Path, default=PATH)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    if args.precision == "auto":
+        asked = TrainConfig(augmentation=Augmentation(crop=(360, 480)), channels_last=True, device="cpu" if args.device == "cpu" else "auto")
+        args.precision = settle(asked, create_model(args.models.split(",")[0], 11), device=args.device)[0].precision
     settings = {name: getattr(args, name) for name in ("augmentation", "batch_size", "workers", "threads", "precision", "device", "seconds", "rounds")}
     with tempfile.TemporaryDirectory() as work:
         data = training_set(Path(work))

@@ -155,7 +155,8 @@ def decode_pairs(logits: ArchLogits, supernet: Supernet, latency: ExpectedLatenc
 
 # %% ../../nbs/search/14_cosearch.ipynb #cell017
 class _Search:
-    def __init__(self, supernet: Supernet, config: SearchConfig, latency: ExpectedLatency | None, seed: int):
+    def __init__(self, supernet: Supernet, config: SearchConfig, latency: ExpectedLatency | None, seed: int, state: Checkpoint | None = None):
+        config, _ = settle_passes(config, supernet, state)
         self.supernet, self.config, self.latency = supernet, config, latency
         self.generator, self.epoch, self.started, self.latency_weight = make_generator(seed, "cosearch"), 0, 0, config.goal.weight
         start = {role: zero_logits(supernet.space, role, noise=config.logit_noise, generator=self.generator).tensors() for role in ROLES}
@@ -215,8 +216,7 @@ def _state(search: _Search, weight_losses: dict[str, float], arch_losses: dict[s
 def cosearch(supernet: Supernet, weight_data: BatchSource, arch_data: BatchSource, *, config: SearchConfig, latency: ExpectedLatency | None,
              seed: int = 0, state: Checkpoint | None = None) -> Iterator[SearchState]:
     """Search teacher and student together (FasterSeg, 2020); yields after each epoch, resumes exactly from `checkpoint()`."""
-    config, _ = settle_passes(config, supernet, state)
-    search = _Search(supernet, config, latency, seed)
+    search = _Search(supernet, config, latency, seed, state)
     if state is not None:
         search.load(state)
     while search.epoch < config.epochs:

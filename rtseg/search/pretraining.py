@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from ..core.choosing import time_ways
 from ..core.config import Config
 from ..core.environment import make_generator
-from ..core.errors import ConfigError, RtsegError
+from ..core.errors import ConfigError, RtsegError, check_choice
 from ..core.precision import Way, answer
 from ..data.augmentation import Augmentation
 from ..data.loading import Batch, normalize, same
@@ -73,7 +73,8 @@ def batches(source: BatchSource, start: int, stop: int) -> Iterable[Batch]:
 
 
 def network_input(images: Tensor, precision: str) -> Tensor:
-    """uint8 N x 3 x H x W -> normalised, channels-last, in the precision of the pass."""
+    """uint8 N x 3 x H x W -> normalised, channels-last, in the precision of the pass (fp32 or bf16: `settle_passes` answers 'auto' before)."""
+    check_choice(precision, ("fp32", "bf16"), what="precision of a pass")
     x = normalize(images).contiguous(memory_format=torch.channels_last)
     return x.bfloat16() if precision == "bf16" else x
 

@@ -1,0 +1,86 @@
+"""How fast is a training step, and how near to what the processor's matrix product could do? Ratios within one run.
+
+    OMP_NUM_THREADS=2 python benchmarks/training_step.py                                  # stdc, ddrnet, bisenetv2, fastscnn: fp32 in both layouts, and bf16 where it has instructions
+    OMP_NUM_THREADS=2 python benchmarks/training_step.py --compile --models fastscnn      # torch.compile too: a minute or two of compiling for each network
+    ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 python benchmarks/training_step.py   # as a processor without AVX-512 and bf16
+
+A step is forward, loss, backward and update on 4 x 240 x 320 pixels with 11 classes, as `TrainStep` does it. All ways of one network take turns and each is judged by its fastest run. Operations are two for each multiplication, three passes (forward, gradients of maps and
+of weights). Writes results/training_step_<instructions>.json; networks measured before stay. A busy machine is said in the record.
+"""
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from rtseg.core.choosing import time_ways
+from rtseg.core.environment import environment_record, seed_everything
+from rtseg.core.files import read_json, write_json
+from rtseg.core.machine import bf16_instructions, processor_record
+from rtseg.core.precision import Way, cpu_ways
+from rtseg.core.speed import busy_text, cores_taken
+from rtseg.data.loading import Batch
+from rtseg.models import count_macs, create_model
+from rtseg.training import TrainConfig
+from rtseg.training.step import TrainStep
+from rtseg.training.ways import wrong_ways
+
+SIZE, IMAGES, CLASSES = (240, 320), 4, 11
+BEFORE = Way("fp32", True)  # what every CPU run did before the way was measured
+
+
+def product_gflops(side: int = 2048) -> float:
+    """Giga-operations a second of a matrix product in fp32."""
+    matrix = torch.randn(side, side)
+    return 2 * side**3 / time_ways({"product": lambda: matrix @ matrix}, budget=1.0)["product"] / 1e9
+
+
+def step_of(name: str, batch: Batch, way: Way, compiled: bool) -> Callable[[], object]:
+    """One training step of a network, again and again."""
+    seed_everything(0)
+    config = TrainConfig(precision=way.precision, channels_last=way.channels_last, emulate_bf16=True, compile=compiled, device="cpu", augmentation=None, loss={"kind": "cross_entropy"})
+    train = TrainStep(create_model(name, CLASSES), config)
+
+    def step() -> None:
+        with train.training():
+            train(batch, step=0, lr=1e-4)
+
+    return step
+
+
+def measure(name: str, args: argparse.Namespace) -> dict:
+    """A network's row: seconds of each way, and what follows from them."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (IMAGES, 3, *SIZE), dtype=torch.uint8, generator=generator)
+    batch = Batch(images, torch.randint(0, CLASSES, (IMAGES, *SIZE), generator=generator), tuple("abcd"))
+    model = create_model(name, CLASSES)
+    ways = [way for way in cpu_ways(wrong=wrong_ways(model)) if way.precision == "fp32" or bf16_instructions()]
+    steps = {str(way): step_of(name, batch, way, False) for way in ways}
+    if args.compile:
+        steps |= {f"{way} compiled": step_of(name, batch, way, True) for way in ways if way.channels_last}
+    taken, gflop, product = time_ways(steps, budget=args.seconds), 6 * count_macs(model, (IMAGES, 3, *SIZE)) / 1e9, product_gflops()
+    best = {precision: min(seconds for way, seconds in taken.items() if way.startswith(precision)) for precision in {way.precision for way in ways}}
+    return {"model": name, "gflop": round(gflop, 1), "product_gflops": round(product, 1), "ms": {way: round(1000 * seconds, 1) for way, seconds in taken.items()},
+            "gflops": {way: round(gflop / seconds, 1) for way, seconds in taken.items()}, "share_of_product": round(gflop / best["fp32"] / product, 3),
+            "faster_than_before": {precision: round(taken[str(BEFORE)] / seconds, 3) for precision, seconds in best.items()}}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default="stdc,ddrnet,bisenetv2,fastscnn", help="names, separated by commas")
+    parser.add_argument("--compile", action="store_true", help="torch.compile too")
+    parser.add_argument("--seconds", type=float, default=8.0, help="of each network")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    processor = processor_record()
+    out = args.out or Path(__file__).parent / "results" / f"training_step_{processor['capability'].lower()}{'_bf16' if processor['bf16'] else ''}.json"
+    rows = {row["model"]: row for row in read_json(out)["rows"]} if out.exists() and read_json(out)["processor"] == processor else {}
+    for name in args.models.split(","):
+        load = cores_taken()
+        rows[name] = {**measure(name, args), "load": busy_text(load)}
+        print(name, rows[name]["ms"], f"{rows[name]['share_of_product']:.0%} of the matrix product;", rows[name]["faster_than_before"], rows[name]["load"], flush=True)
+        write_json(out, {"processor": processor, "images": IMAGES, "size": SIZE, "classes": CLASSES, "environment": environment_record(), "rows": list(rows.values())})
+
+
+if __name__ == "__main__":
+    main()
