@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
+import torch.nn.functional as F
 
 from rtseg.core.environment import device_record
 from rtseg.data.loading import Batch
@@ -26,6 +27,13 @@ from rtseg.search.supernet import Supernet
 
 PUBLISHED = {"weight": 8.2, "architecture": 9.2}
 SIZE = (128, 256)
+
+
+def naive_convolution(x, weight, corner, stride, accumulate):
+    """The library's convolution with a slice of the weights; autograd makes the gradient, a tensor of the whole weight's size."""
+    first, last, out, inputs = corner
+    kernel = weight[first:last, :out, :, :, :inputs].flatten(0, 1).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+    return F.conv2d(x, kernel, stride=stride, padding=kernel.shape[-1] // 2)
 
 
 def naive_mixed(op, x, small, width, active, coefficients, *, accumulate=False):
@@ -72,6 +80,7 @@ def as_naive(search: _Search) -> None:
     """Switch the search to the naive computation."""
     search.config = search.config.model_copy(update={"precision": "fp32"})
     supernet_module.mixed = naive_mixed
+    slimmable.convolve = naive_convolution
     pretraining.network_input = lambda images, precision: pretraining.normalize(images)
 
 
