@@ -32,7 +32,8 @@ from ..search.latency_table import LatencyTable
 from ..search.space import SearchSpace, sample_within
 from ..training.logging import read_metrics
 from ..training.trainer import Trainer
-from ..training.ways import open_question, settle_run
+from ..training.config import total_steps
+from ..training.ways import SETTLED, open_question, settle_run
 from ..viz.masks import show_masks
 
 # %% ../../nbs/runs/07_networks.ipynb #cell004
@@ -41,13 +42,13 @@ def seeded(config: NetworkConfig, seed: int) -> NetworkConfig:
     return config.model_copy(update={"seed": config.seed + seed})
 
 
-def settled_training(stage: Stage, network: SegNetwork, config: NetworkConfig) -> NetworkConfig:
-    """A group of the run's settings with precision and layout; what it leaves open is measured with this network, and written into the run."""
+def settled_training(stage: Stage, network: SegNetwork, config: NetworkConfig, images: int) -> NetworkConfig:
+    """A group of the run's settings with precision, layout and compiler; what it leaves open is measured with this network, and written into the run."""
     if not open_question(config):
         return config
     group = next(name for name in type(stage.config).model_fields if getattr(stage.config, name) is config)
-    found, why = settle_run(config, network)
-    stage.settle({f"{group}.precision": found.precision, f"{group}.channels_last": found.channels_last}, why)
+    found, why = settle_run(config, network, steps=total_steps(config, images)[1])
+    stage.settle({f"{group}.{name}": getattr(found, name) for name in SETTLED}, why)
     return getattr(stage.config, group)
 
 # %% ../../nbs/runs/07_networks.ipynb #cell004b
@@ -61,7 +62,7 @@ def train_network(
     pretrained_on: str = "none",
 ) -> None:
     """Train `network` (resuming what a killed run left) and write `ROLE/model.safetensors` and `ROLE/training.json`; `pretrained_on` says what it starts from."""
-    config = settled_training(stage, network, config)
+    config = settled_training(stage, network, config, len(splits["train"]))
     folder = stage.work / "training"
     torch.manual_seed(config.seed + stage.config.seed)
     trainer = Trainer(

@@ -73,7 +73,7 @@ class TrainConfig(Config):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     channels_last: bool | Literal["auto"] = "auto"
     emulate_bf16: bool = False
-    compile: bool = False
+    compile: bool | Literal["auto"] = "auto"
     sync_bn: bool = False
     checkpoint_modules: tuple[str, ...] = ()
     ema_decay: float | None = Field(None, gt=0, lt=1)

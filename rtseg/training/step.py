@@ -48,7 +48,7 @@ class Whole(nn.Module):
 def check_together(config: TrainConfig, detail: DetailConfig | None) -> None:
     "Raise `ConfigError` for settings that cannot be used in one run."
     other = "detail" if detail else "checkpoint_modules" if config.checkpoint_modules else None
-    if config.compile and other:
+    if config.compile is True and other:
         raise ConfigError(f"compile and {other} cannot be used together: {other} looks into modules that the compiler merges; set compile=false")
 
 # %% ../../nbs/training/14_step.ipynb #cell008b
@@ -67,7 +67,7 @@ class TrainStep:
                  detail: DetailConfig | None = None, folder: str | None = None):
         detail = detail or config.detail
         check_together(config, detail)
-        config, _ = settle_run(config, model)
+        config, _ = settle_run(config, model, whole=detail is None)
         self.model, self.config, self.ignore_index = model, config, ignore_index
         self.accelerator = make_accelerator(config.precision, device=config.device)
         self.processes = self.accelerator.num_processes

@@ -124,9 +124,9 @@ class Trainer:
                  teacher: nn.Module | None = None, detail: DetailConfig | None = None, pretrained_on: str = "none", resume: bool = False,
                  progress: bool = True):
         self.data = data if config.cache in ("none", data.cache) else data.cached(config.cache)
-        config, why = settle_run(config, model, folder)
-        self.model, self.val, self.config = model, val, config
         self.epoch_steps, self.total_steps = total_steps(config, len(data))
+        config, why = settle_run(config, model, folder, steps=self.total_steps, whole=(detail or config.detail) is None)
+        self.model, self.val, self.config = model, val, config
         self.train = TrainStep(model, config, ignore_index=data.labels.ignore_index, teacher=teacher, detail=detail, folder=str(folder))
         self.files = RunFiles(self.train, config, folder, images=len(data), pretrained_on=pretrained_on)
         self.progress = progress and self.files.main

@@ -32,7 +32,7 @@ from rtseg.search.supernet import Supernet
 from rtseg.training.config import TrainConfig
 from rtseg.training.recipes import list_recipes, load_recipe
 from rtseg.training.trainer import Trainer
-from rtseg.training.ways import Rehearsal, as_begun, probe_sizes, settle, settle_run, wrong_ways
+from rtseg.training.ways import Rehearsal, as_begun, pays, probe_sizes, settle, settle_compile, settle_run, wrong_ways
 
 
 class Clock:
@@ -294,6 +294,53 @@ def test_the_line_is_shown(scenes, tmp_path, capsys):
     assert "here: " in capsys.readouterr().out
 
 
+LONG = TrainConfig(precision="fp32", channels_last=True, augmentation=Augmentation(crop=(64, 64)), device="cpu")
+
+
+@pytest.fixture
+def trial(tmp_path):
+    """Compiling decided with invented seconds, on a clock where everything takes a second; the number of trials."""
+    trials, clock = [], iter(range(10**6))
+
+    def decide(steps=10_000, eager=1.0, compiled=0.5, lacks=None, config=LONG, fails=None):
+        def timing(ways):
+            trials.append(list(ways))
+            if fails:
+                raise fails
+            return {"eager": eager, "compiled": compiled}
+
+        return settle_compile(config, Tiny(), steps, cache=tmp_path / f"{eager} {compiled}", clock=lambda: next(clock), lacks=lambda: lacks, timer=timing)
+
+    return decide, trials
+
+
+@pytest.mark.parametrize("compiled, wanted, line", [(0.5, True, "compiled 2.00 times as fast: compiled"), (0.94, False, "compiled 1.06 times as fast: eager"), (1.4, False, "compiled 0.71 times as fast: eager")])
+def test_a_long_run_is_compiled_if_it_pays(trial, compiled, wanted, line):
+    decide, trials = trial
+    config, why = decide(compiled=compiled)
+    assert (config.compile, why) == (wanted, line) and trials == [["eager", "compiled"]]
+
+
+def test_compiling_is_not_even_tried_where_it_cannot_pay(trial):
+    decide, trials = trial
+    for changes in ({"steps": 499}, {"lacks": "a C++ compiler"}, {"config": LONG.model_copy(update={"compile": False})},
+                    {"config": LONG.model_copy(update={"checkpoint_modules": ("0",)})}, {"config": LONG.model_copy(update={"batch_size": 1}), "steps": 1000}):
+        config, why = decide(**changes)
+        assert config.compile is False and why == ""
+    assert decide(config=LONG.model_copy(update={"compile": True}))[0].compile is True and not trials
+
+
+def test_a_compiler_that_fails_is_said_and_not_needed(trial):
+    decide, _ = trial
+    config, why = decide(fails=RuntimeError("no vector type\nmore"))
+    assert config.compile is False and why == "torch.compile cannot take this network (no vector type): eager"
+
+
+@pytest.mark.parametrize("steps, compiled, compiling, wanted", [(1000, 0.8, 100, True), (1000, 0.8, 150, False), (10_000, 0.94, 60, True), (10_000, 0.96, 0, False)])
+def test_minutes_of_compiling_have_to_come_back(steps, compiled, compiling, wanted):
+    assert pays(steps, {"eager": 1.0, "compiled": compiled}, compiling) is wanted
+
+
 @pytest.mark.parametrize("value", ["bf17", "half", "", 16])
 def test_unknown_precisions_are_refused(value):
     for data, parse in (({"precision": value}, TrainConfig.parse), ({"precision": value}, PretrainConfig.parse), ({"teacher": {"precision": value}}, parse_run),
@@ -308,7 +355,7 @@ def test_no_preset_and_no_recipe_presumes_a_processor():
         config = load_preset(name).to_dict()
         for group, values in config.items():
             if isinstance(values, dict) and group != "latency":
-                assert values.get("precision", "auto") == "auto" and values.get("channels_last", "auto") == "auto" and values.get("workers", "auto") == "auto", (name, group)
+                assert values.get("precision", "auto") == "auto" and values.get("channels_last", "auto") == "auto" and values.get("workers", "auto") == values.get("compile", "auto") == "auto", (name, group)
         assert config["latency"]["threads"] <= available_cores()
     by_name = {"bisenetv2": "fp16", "camvid-short": "fp32", "camvid-long": "fp32"}  # published in fp16, which needs a GPU; rows of one table, which machines have to agree about
     for name in list_recipes():
