@@ -1,6 +1,6 @@
 """Time of a search step at FasterSeg's size, against a naive computation of the same step in the same run.
 
-    flock /tmp/bench.lock python benchmarks/search_step.py [--layers 16] [--base-width 12] [--repeat 3] [--json out.json]
+    flock /tmp/bench.lock python benchmarks/search_step.py [--precision fp32] [--layers 16] [--base-width 12] [--repeat 3] [--json out.json]
 
 A weight step is four passes (teacher, student, full width, least width) forward and backward, the limit on gradients, and SGD on all weights. An architecture step is the same four
 passes with gradients for the logits, the latency terms, and Adam. The naive computation takes one operator and one input of a cell at a time, in float32, and sums gradients as autograd
@@ -8,6 +8,7 @@ does. The published implementation is quoted for context; it was measured on oth
 """
 import argparse
 import json
+import os
 import time
 from pathlib import Path
 from statistics import median
@@ -76,6 +77,29 @@ def measure(search: _Search, batch: Batch, repeat: int) -> dict[str, float]:
     return {name: median(seconds(call, repeat)) for name, call in steps(search, batch).items()}
 
 
+def convolution_gflop(search: _Search, batch: Batch) -> dict[str, float]:
+    """Billions of operations of both steps' convolutions: forward and two gradients of a weight step, forward and one of an architecture step."""
+    counts = []
+
+    def count(module, inputs, result):
+        if isinstance(module, slimmable.SlimConv):
+            counts.append(2 * result.numel() * inputs[0].shape[1] * module.weight.shape[2] ** 2 / 1e9)
+
+    hook, found = torch.nn.modules.module.register_module_forward_hook(count), {}
+    for (name, call), products in zip(steps(search, batch).items(), (3, 2), strict=True):
+        counts.clear()
+        call()
+        found[name] = products * sum(counts)
+    hook.remove()
+    return found
+
+
+def product_gflops(precision: str, size: int = 2048) -> float:
+    """Speed of one big matrix product in a precision, billions of operations a second: best of five."""
+    a = torch.randn(size, size).to(torch.bfloat16 if precision == "bf16" else torch.float32)
+    return 2 * size ** 3 / min(seconds(lambda: a @ a, 5)) / 1e9
+
+
 def as_naive(search: _Search) -> None:
     """Switch the search to the naive computation."""
     search.config = search.config.model_copy(update={"precision": "fp32"})
@@ -88,6 +112,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--layers", type=int, default=16)
     parser.add_argument("--base-width", type=int, default=12)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path)
@@ -95,18 +120,22 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     space = SearchSpace(layers=args.layers, base_width=args.base_width)
     latency = ExpectedLatency(space, lambda spec: 0.01 + spec.height * spec.width * spec.in_channels * spec.out_channels / 1e9, (1024, 2048), 19)
-    search = _Search(Supernet(space, 19), SearchConfig(), latency, 0)
+    search = _Search(Supernet(space, 19), SearchConfig(precision=args.precision), latency, 0)
     g = torch.Generator().manual_seed(0)
     batch = Batch(torch.randint(0, 256, (1, 3, *SIZE), dtype=torch.uint8, generator=g), torch.randint(0, 19, (1, *SIZE), generator=g), ("noise",))
+    product, work = product_gflops(args.precision), convolution_gflop(search, batch)
     ours = measure(search, batch, args.repeat)
     as_naive(search)
     naive = measure(search, batch, max(1, args.repeat - 1))
+    share = {name: work[name] / ours[name] / product for name in ours}
+    print(f"{args.precision}, a matrix product of 2048: {product:.0f} GFLOPS")
     print(f"1 x {SIZE[0]} x {SIZE[1]}, F = {args.base_width}, L = {args.layers}, {args.threads} threads, {sum(p.numel() for p in search.supernet.parameters()) / 1e6:.0f} M weights")
-    print(f"{'step':14}{'ours (s)':>10}{'naive (s)':>11}{'ratio':>8}{'published (s)':>15}")
+    print(f"{'step':14}{'ours (s)':>10}{'naive (s)':>11}{'ratio':>8}{'published (s)':>15}{'GFLOP':>8}{'of product':>12}")
     for name in ours:
-        print(f"{name:14}{ours[name]:10.2f}{naive[name]:11.2f}{naive[name] / ours[name]:8.2f}{PUBLISHED[name]:15.1f}")
+        print(f"{name:14}{ours[name]:10.2f}{naive[name]:11.2f}{naive[name] / ours[name]:8.2f}{PUBLISHED[name]:15.1f}{work[name]:8.0f}{share[name]:12.0%}")
     if args.json:
-        record = {"ours_s": ours, "naive_s": naive, "published_s": PUBLISHED, "layers": args.layers, "base_width": args.base_width, "threads": args.threads, "size": SIZE, "device": device_record()}
+        record = {"precision": args.precision, "ours_s": ours, "naive_s": naive, "published_s": PUBLISHED, "gflop": work, "product_gflops": product, "share_of_product": share,
+                  "onednn_isa": os.environ.get("ONEDNN_MAX_CPU_ISA"), "layers": args.layers, "base_width": args.base_width, "threads": args.threads, "size": SIZE, "device": device_record()}
         args.json.write_text(json.dumps(record, indent=1))
 
 
