@@ -25,6 +25,7 @@ from rtseg.runs.config import keep_settled, list_presets, load_preset, parse_run
 from rtseg.cli.doctor import doctor_text, examine
 from rtseg.runs.runner import open_run
 from rtseg.runs.stage import Stage
+from rtseg.runs.steps import cached_table, usable_cache
 from rtseg.runs.plan import find_stage
 from rtseg.search.pretraining import PretrainConfig, pass_precision, pretrain, settle_passes
 from rtseg.search.space import SearchSpace
@@ -419,6 +420,21 @@ def test_a_stage_writes_the_answer_into_the_run(tmp_path):
     with pytest.raises(ConfigError, match="teacher.precision: bf16 -> fp32"):
         open_run(config.with_values({"teacher.precision": "fp32"}), tmp_path / "run")
     stage.lock.close()
+
+
+@pytest.mark.parametrize("text", ["{half", "[]", '{"header": {}, "entries": {}}'])
+def test_a_damaged_latency_table_is_put_aside_and_measured_again(tmp_path, text):
+    said, path = [], tmp_path / "table.json"
+    path.write_text(text)
+    assert usable_cache(path, say=said.append) == path and not path.exists() and (tmp_path / "table.json.old").read_text() == text
+    assert len(said) == 1 and "\n" not in said[0] and str(path) in said[0] and "measured again" in said[0]
+    assert usable_cache(path, say=said.append) == path and len(said) == 1
+
+
+def test_latency_tables_belong_to_instructions(monkeypatch):
+    config, here = load_preset("smoke"), cached_table(load_preset("smoke"))
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "SSE41")
+    assert cached_table(config) != here
 
 
 def test_only_open_questions_are_kept():
