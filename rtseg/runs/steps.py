@@ -124,7 +124,7 @@ def usable_cache(path: Path, *, say: Callable[[str], object] = print) -> Path:
             put_aside(path, str(error), say=say)
     return path
 
-
+# %% ../../nbs/runs/05_steps.ipynb #cell_measure_table
 def measure_table(config: RunConfig, path: Path) -> LatencyTable:
     """Time every operator of the space on this machine; resumes the table at `path`."""
     latency, classes = config.latency, label_set(config.data).num_classes
