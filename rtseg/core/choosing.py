@@ -8,6 +8,7 @@ __all__ = ['HOPELESS', 'time_ways', 'Choice', 'times', 'pick', 'put_aside', 'cho
 # %% ../../nbs/core/11_choosing.ipynb #cell002
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -84,7 +85,9 @@ def pick(seconds: Mapping[str, float], *, tie: float = 0.05) -> str:
 # %% ../../nbs/core/11_choosing.ipynb #cell010
 def put_aside(path: Path, reason: str, *, say: Callable[[str], object] = print) -> Path:
     """Keep a file that cannot be used under its name with `.old` behind it, and say so in one line; its new path."""
-    old = path.replace(path.with_name(f"{path.name}.old"))
+    old = path.with_name(f"{path.name}.old")
+    with suppress(FileNotFoundError):  # another process was first
+        path.replace(old)
     say(f"{reason}: measured again, the old file is kept as {old.name}")
     return old
 
@@ -123,5 +126,8 @@ def choose(ways: Mapping[str, Callable[[], object]], *, asked: Mapping, folder: 
         return known
     seconds = timer(ways)
     choice = Choice(pick(seconds), seconds, processor_record(), dict(asked))
-    choice.save(path)
+    try:
+        choice.save(path)
+    except OSError as error:
+        say(f"{path} cannot be written ({error.strerror or error}): this choice is timed again next time")
     return choice

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from rtseg.core.choosing import HOPELESS, choice_path, choose, pick, time_ways, times
+from rtseg.core.choosing import HOPELESS, choice_path, choose, pick, put_aside, time_ways, times
 from rtseg.core.errors import ArtifactError, ConfigError
 from rtseg.core.machine import available_cores, bf16_instructions, cache_folder, instruction_sets, processor_record
 from rtseg.core.precision import Way, answer, cpu_ways
@@ -174,6 +174,18 @@ def test_a_cache_that_cannot_be_used_is_said_in_one_line_and_kept(asking, damage
     assert ask().taken == "fp32" and len(timed) == 2, "whole again"
     if damage == "another machine":
         assert "Another Processor" in said[0]
+
+
+def test_a_cache_that_cannot_be_written_loses_nothing(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    said = []
+    found = choose({"fp32": print, "bf16": print}, asked={}, folder=tmp_path / "file", say=said.append, timer=lambda ways: {"fp32": 1.0, "bf16": 2.0})
+    assert found.taken == "fp32" and len(said) == 1 and "\n" not in said[0] and "cannot be written" in said[0]
+
+
+def test_two_processes_may_put_the_same_file_aside(tmp_path):
+    said = []
+    assert put_aside(tmp_path / "gone.json", "gone.json is damaged", say=said.append) == tmp_path / "gone.json.old" and len(said) == 1
 
 
 # ---- precision
