@@ -16,7 +16,7 @@ from ..core.config import load_config, override
 from ..core.errors import ConfigError
 from ..data.datasets import open_dataset
 from ..models.contract import SegNetwork
-from .commands import DatasetOption, LabelsOption, ModelOption, OptionsOption, RootOption, build_network, read_settings, read_size
+from .options import DatasetOption, LabelsOption, ModelOption, OptionsOption, RootOption, build_network, read_settings, read_size
 from ..training.config import TrainConfig
 from ..tuning.results import TuneResult
 from ..tuning.tuner import tune

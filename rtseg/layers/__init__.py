@@ -1,6 +1,5 @@
 """The blocks that networks share."""
 
-from rtseg.layers.blocks import BatchNorm, ClassifierHead, ConvBNAct, activation, resize
-from rtseg.layers.operators import build_operator
+import lazy_loader as lazy
 
-__all__ = ["BatchNorm", "ClassifierHead", "ConvBNAct", "activation", "build_operator", "resize"]
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

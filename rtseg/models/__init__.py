@@ -1,7 +1,5 @@
 """The networks, by name, and what all of them promise."""
 
-from rtseg.models.checkpoints import convert_checkpoint
-from rtseg.models.contract import SegNetwork, count_macs, count_parameters
-from rtseg.models.registry import create_model, list_models, model_info
+import lazy_loader as lazy
 
-__all__ = ["SegNetwork", "convert_checkpoint", "count_macs", "count_parameters", "create_model", "list_models", "model_info"]
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

@@ -176,7 +176,7 @@ def _duplicates(model: FasterSeg) -> tuple[str, ...]:
 
 # %% ../../nbs/models/06_fasterseg.ipynb #cell036
 @register_model("fasterseg", title="FasterSeg", paper="https://arxiv.org/abs/1912.10917", year=2020, venue="ICLR", encoder="-",
-                params=3_454_643, params_training=4_385_689, gmacs=27.770486784, gmacs_size=(1024, 2048), miou_val=73.1, miou_test=71.5,
+                params=3_454_643, params_training=4_385_689, gmacs=6.942621696, gmacs_size=(512, 1024), miou_val=73.1, miou_test=71.5,
                 fps=163.9, fps_note="1024 x 2048, TensorRT fp32, GTX 1080 Ti", notes="the published student, branches to 1/32 and 1/16")
 def fasterseg(num_classes: int = 19, *, in_channels: int = 3, aux: bool = True) -> FasterSeg:
     """The published student with fresh weights."""

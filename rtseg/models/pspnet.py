@@ -19,7 +19,8 @@ from .icnet import dilate
 from .registry import register_model
 
 # %% ../../nbs/models/13_pspnet.ipynb #cell005
-@register_model("pspnet", title="PSPNet", paper="https://arxiv.org/abs/1612.01105", year=2017, venue="CVPR", encoder="ResNet-50", notes="the start of ICNet's two-stage training; a teacher")
+@register_model("pspnet", title="PSPNet", paper="https://arxiv.org/abs/1612.01105", year=2017, venue="CVPR", encoder="ResNet-50",
+                params=29_346_624, params_training=30_528_960, gmacs=212.8599, gmacs_size=(512, 1024), notes="the start of ICNet's two-stage training; a teacher")
 class PSPNet(SegNetwork):
     """Dilated ResNet and pyramid pooling (Zhao et al., 2017)."""
 

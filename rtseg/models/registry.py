@@ -11,11 +11,13 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ConfigError, check_choice
 from ..core.registry import Registry
-from .contract import SegNetwork
+
+if TYPE_CHECKING:  # the registry itself needs no PyTorch
+    from rtseg.models.contract import SegNetwork
 
 # %% ../../nbs/models/02_registry.ipynb #cell004
 MODELS = Registry("model")
@@ -66,7 +68,7 @@ def resolve_model(name: str, options: Mapping[str, Any]) -> tuple[str, dict[str,
     return sizes[size], {key: value for key, value in options.items() if key != "size"}
 
 # %% ../../nbs/models/02_registry.ipynb #cell014
-def create_model(name: str, num_classes: int = 19, *, in_channels: int = 3, **options: Any) -> SegNetwork:
+def create_model(name: str, num_classes: int = 19, *, in_channels: int = 3, **options: Any) -> "SegNetwork":
     """Build a network with fresh weights, by its name or by its family's and `size`; unknown names and options raise `ConfigError` with the nearest one."""
     name, options = resolve_model(name, options)
     build = MODELS.get(name)

@@ -58,7 +58,7 @@ def freeze_unread(module: nn.Module, in_channels: int, *, side: int = 128) -> nn
     return module
 
 # %% ../../nbs/models/52_smp.ipynb #cell014
-@register_model("smp", title="SMP", paper="https://github.com/qubvel-org/segmentation_models.pytorch", year=2019, encoder="any of SMP's",
+@register_model("smp", title="SMP", paper="https://github.com/qubvel-org/segmentation_models.pytorch", year=2019, encoder="any of SMP's", params=12_333_923, gmacs=36.6468, gmacs_size=(512, 1024),
                 notes="default: DeepLabV3+ on ResNet-18; needs the extra 'smp'")
 class SmpNetwork(SegNetwork):
     """A decoder of segmentation_models.pytorch on one of its encoders; raises `MissingExtra` where SMP is not installed."""

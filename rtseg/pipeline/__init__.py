@@ -1,5 +1,13 @@
 """The names of `rtseg.runs`, for people who know them from here."""
 
-from rtseg.runs import RunConfig, RunResult, Stage, list_presets, load_preset, open_stage, run, write_report
+from rtseg import runs
 
-__all__ = ["RunConfig", "RunResult", "Stage", "list_presets", "load_preset", "open_stage", "run", "write_report"]
+ROOMS = (runs,)
+__all__ = sorted(name for room in ROOMS for name in room.__all__)
+
+
+def __getattr__(name: str):
+    for room in ROOMS:
+        if name in room.__all__:
+            return getattr(room, name)
+    raise AttributeError(f"module 'rtseg.pipeline' has no attribute '{name}'")

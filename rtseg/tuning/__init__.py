@@ -1,7 +1,5 @@
 """Hyper-parameter search: a space in YAML, a study that many workers share, trials that are training runs."""
 
-from rtseg.tuning.results import TrialRecord, TuneResult, importance
-from rtseg.tuning.space import Parameter, Space, list_spaces, load_space
-from rtseg.tuning.tuner import tune
+import lazy_loader as lazy
 
-__all__ = ["Parameter", "Space", "TrialRecord", "TuneResult", "importance", "list_spaces", "load_space", "tune"]
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

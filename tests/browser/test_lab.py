@@ -15,7 +15,7 @@ from PIL import Image
 
 from rtseg.core.environment import git_state
 from rtseg.core.files import read_json, write_json
-from rtseg.cli.main import lab_words
+from rtseg.cli.lab import lab_words
 from rtseg.viz.figures import squeeze_png
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from rtseg.cli import main as cli
-from rtseg.cli.commands import read_settings, read_size
+from rtseg.cli.options import read_settings, read_size
 from rtseg.core.errors import ConfigError
 
 COMMANDS = [

@@ -9,7 +9,7 @@ from rtseg.models import create_model, list_models
 from rtseg.models.checkpoints import CONVERTERS, fit_checkpoint, list_sources
 from rtseg.models.gallery import gallery
 from rtseg.cli.main import app
-from rtseg.cli.commands import build_network
+from rtseg.cli.options import build_network
 
 
 def test_rows_are_complete_and_sorted():

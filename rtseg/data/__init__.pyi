@@ -1,0 +1,34 @@
+"""Label sets, data sets, drawn street scenes, caches, augmentation, balanced sampling, loading, and the data check."""
+
+from .augmentation import Augmentation as Augmentation
+from .augmentation import Augmenter as Augmenter
+from .augmentation import augmentation_preset as augmentation_preset
+from .augmentation import augmentation_source as augmentation_source
+from .augmentation import build_augmentation as build_augmentation
+from .augmentation import list_augmentation_presets as list_augmentation_presets
+from .cache import DiskCache as DiskCache
+from .checks import DataReport as DataReport
+from .checks import SplitStats as SplitStats
+from .checks import check_dataset as check_dataset
+from .datasets import Sample as Sample
+from .datasets import SegDataset as SegDataset
+from .datasets import open_dataset as open_dataset
+from .labels import BDD100K as BDD100K
+from .labels import CAMVID as CAMVID
+from .labels import CITYSCAPES as CITYSCAPES
+from .labels import LabelSet as LabelSet
+from .labels import get_labels as get_labels
+from .labels import train_id_labels as train_id_labels
+from .loading import Batch as Batch
+from .loading import Loader as Loader
+from .loading import MEAN as MEAN
+from .loading import STD as STD
+from .loading import make_loader as make_loader
+from .loading import normalize as normalize
+from .prepare import PrepareReport as PrepareReport
+from .prepare import prepare_cityscapes as prepare_cityscapes
+from .sampling import class_counts as class_counts
+from .sampling import class_weights as class_weights
+from .sampling import sampling_probabilities as sampling_probabilities
+from .scenes import draw_scene as draw_scene
+from .scenes import make_scenes as make_scenes

@@ -1,0 +1,32 @@
+"""The search: space, supernet, latency table, co-search and its health, decoding, published FasterSeg files."""
+
+from .cosearch import SearchConfig as SearchConfig
+from .cosearch import SearchState as SearchState
+from .cosearch import cosearch as cosearch
+from .cosearch import search_variation as search_variation
+from .decoding import Decoded as Decoded
+from .decoding import decode as decode
+from .expected import ExpectedLatency as ExpectedLatency
+from .health import Health as Health
+from .health import assess as assess
+from .inherit import derive as derive
+from .inherit import inherit as inherit
+from .latency_table import LatencyTable as LatencyTable
+from .layerwise import LayerPrices as LayerPrices
+from .layerwise import fit_prices as fit_prices
+from .layerwise import layer_features as layer_features
+from .logits import ArchLogits as ArchLogits
+from .prediction import Prediction as Prediction
+from .prediction import Predictor as Predictor
+from .prediction import fit_predictor as fit_predictor
+from .prediction import judge as judge
+from .pretraining import PretrainConfig as PretrainConfig
+from .pretraining import pretrain as pretrain
+from .space import Architecture as Architecture
+from .space import SearchSpace as SearchSpace
+from .space import sample_within as sample_within
+from .supernet import Supernet as Supernet
+from .tables import Comparison as Comparison
+from .tables import compare_tables as compare_tables
+from .tables import extend_table as extend_table
+from .tables import merge_tables as merge_tables

@@ -1,0 +1,29 @@
+"""Losses, schedules, optimisers, recipes, distillation and the trainer."""
+
+from .config import LossConfig as LossConfig
+from .config import TrainConfig as TrainConfig
+from .detail import DetailConfig as DetailConfig
+from .detail import DetailGuidance as DetailGuidance
+from .distillation import DistillationConfig as DistillationConfig
+from .distillation import Distiller as Distiller
+from .distillation import build_distiller as build_distiller
+from .distillation import cwd_distillation as cwd_distillation
+from .distillation import kl_distillation as kl_distillation
+from .distillation import load_teacher as load_teacher
+from .distillation import mse_distillation as mse_distillation
+from .logging import read_metrics as read_metrics
+from .losses import SegLoss as SegLoss
+from .losses import cross_entropy as cross_entropy
+from .losses import focal_loss as focal_loss
+from .losses import ohem_cross_entropy as ohem_cross_entropy
+from .optimizers import build_optimizer as build_optimizer
+from .optimizers import split_heads as split_heads
+from .recipes import list_recipes as list_recipes
+from .recipes import load_recipe as load_recipe
+from .region_losses import dice_loss as dice_loss
+from .region_losses import lovasz_loss as lovasz_loss
+from .schedules import ScheduleConfig as ScheduleConfig
+from .schedules import learning_rate as learning_rate
+from .trainer import EpochRecord as EpochRecord
+from .trainer import TrainResult as TrainResult
+from .trainer import Trainer as Trainer
