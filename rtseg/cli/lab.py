@@ -7,6 +7,7 @@ __all__ = ['lab_start', 'lab_words', 'lab', 'add_lab']
 
 # %% ../../nbs/cli/16_lab.ipynb #d9d73eb6
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated

@@ -7,6 +7,8 @@ import sys
 import pytest
 import typer
 
+from rtseg.cli import lab
+
 from rtseg.cli.main import COMMANDS, app
 from rtseg.core.errors import ConfigError
 from rtseg.models import list_models, model_info
@@ -29,6 +31,15 @@ def test_nothing_heavy_is_imported(line):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     code, imported = json.loads(done.stderr.splitlines()[-1])
     assert imported == [] and code == {"rnu": 2, "models fasterseq": 1}.get(line, 0)
+
+
+def test_lab_starts_jupyterlab_and_ends_with_its_code(monkeypatch):
+    started = []
+    monkeypatch.setattr(lab.subprocess, "run", lambda words, **more: started.append((words, more)) or subprocess.CompletedProcess(words, 3))
+    with pytest.raises(typer.Exit) as end:
+        lab.lab(None, 8889, False)
+    (words, more), = started
+    assert end.value.exit_code == 3 and words[1:3] == ["-m", "jupyterlab"] and "--ServerApp.port=8889" in words and more["env"]["JUPYTER_PREFER_ENV_PATH"] == "1"
 
 
 @pytest.mark.parametrize("face", ["core", "data", "models", "search", "training", "runs", "viz", "explore", "shipping", "pipeline", "deployment"])
