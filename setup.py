@@ -26,7 +26,7 @@ setup(
     packages=[*find_packages(include=["rtseg", "rtseg.*"]), "rtseg.runs.stages"],
     # the stage notebooks travel with the package, so that `rtseg run` needs no checkout
     package_dir={"rtseg.runs.stages": "nbs/stages"},
-    package_data={"rtseg": ["**/*.yaml", "**/*.pyi"], "rtseg.runs.stages": ["*.ipynb"]},
+    package_data={"rtseg": ["**/*.yaml", "**/*.pyi", "search/trained_tables/*/*.json*"], "rtseg.runs.stages": ["*.ipynb"]},
     install_requires=settings["requirements"].split(),
     extras_require=extras,
     entry_points={"console_scripts": settings["console_scripts"].split()},

@@ -80,7 +80,7 @@ class TableJob:
 
     def train(self, entry: int, folder: Path) -> TrainedNetwork:
         """Train an entry of the plan in `folder`, or go on with it."""
-        planned, started = self.plan[entry], time.perf_counter()
+        planned, started, used = self.plan[entry], time.perf_counter(), time.process_time()
         arch = open_space(self.info.space, self.info.settings).read(planned.architecture)
         seed_everything(planned.seed)
         network = open_space(self.info.space).build(arch, self.info.num_classes)
@@ -89,7 +89,7 @@ class TableJob:
         trainer.fit()
         report, lines = evaluate(network, self.splits["test"], batch_size=config.eval_batch_size), trainer.records()
         receipt = {"made": datetime.now(UTC).isoformat(timespec="seconds"), "device": device_record(), "versions": library_versions(), "commit": git_state()["commit"],
-                   "seconds_here": round(time.perf_counter() - started, 1), "images": {name: len(split) for name, split in self.splits.items()}}
+                   "seconds_here": round(time.perf_counter() - started, 1), "cpu_seconds_here": round(time.process_time() - used, 1), "images": {name: len(split) for name, split in self.splits.items()}}
         return TrainedNetwork(arch.id, planned.architecture, planned.seed, self.recipe, entry, planned.bin, tuple(round(sum(line["losses"].values()), 5) for line in lines),
                               tuple(round(line["miou"], 5) for line in lines), round(report.miou, 5), tuple(None if v is None else round(v, 4) for v in report.iou),
                               count_parameters(network), round(count_macs(network, (1, 3, *self.info.timed_size)) / 1e9, 5), round(sum(line["seconds"] for line in lines), 1), receipt)
