@@ -96,8 +96,9 @@ class TableJob:
 
 # %% ../../nbs/search/27_table_training.ipynb #cell011
 def identity_of(info: TableInfo, recipe: str, config: TrainConfig, plan: Sequence[PlanEntry]) -> dict:
-    """What must agree between all workers of a study."""
-    settings = {k: v for k, v in config.to_dict().items() if k not in ("workers", "device", "eval_batch_size", "cache", "seed")}
+    """What must agree between all workers of a study; of the recipe what it states, so that a setting which is invented later does not end a table."""
+    stated = config.model_dump(mode="json", exclude_unset=True)
+    settings = {k: v for k, v in stated.items() if k not in ("workers", "device", "eval_batch_size", "cache", "seed")}
     return {"space": {"name": info.space, **info.settings}, "data": info.data, "images": info.images, "classes": info.num_classes, "trained size": list(info.trained_size),
             "recipe": {"name": recipe, **settings}, "plan": plan_id(plan)}
 

@@ -103,7 +103,7 @@ def test_networks_keep_the_contract(arch):
     assert all(p.grad is not None for p in trained.parameters()) and count_parameters(trained) == count_parameters(network)
 
 
-@pytest.mark.parametrize("arch", [FAST, *drawn(3, 1)], ids=lambda a: a.id)
+@pytest.mark.parametrize("arch", [FAST, *drawn(1, 1)], ids=lambda a: a.id)
 def test_networks_run_in_other_runtimes(arch):
     torch.manual_seed(0)
     network, image = arch.build(5).eval(), np.random.default_rng(0).standard_normal((1, 3, 72, 104), dtype=np.float32)
@@ -173,9 +173,10 @@ def test_spaces_are_found_by_name_and_refuse_unknown_settings():
 
 def test_latency_is_predicted_with_stem_and_head():
     """A table whose rows are proportional to the work predicts each network's work exactly."""
-    specs = street_table_specs(StreetSpace(), (96, 128), 11)
+    space = StreetSpace(stem_widths=(32,), widths=((32,), (64, 96), (128,)))
+    specs, generator = street_table_specs(space, (96, 128), 11), torch.Generator().manual_seed(3)
     table = LatencyTable(TableHeader("d", "onnxruntime", "fp32", 1, 96, 128, 11), {s.key(): Entry(1e-6 * part_cost(s).macs, 0, 0, 1) for s in specs})
-    for arch in drawn(10, 3):
+    for arch in (space.sample(generator) for _ in range(10)):
         assert abs(table.predict(arch) - 1e-6 * network_cost(arch, (96, 128), num_classes=11).macs) < 1e-9
         terms = terms_of(arch.op_specs(96, 128, 11), table.predict(arch))
         assert abs(terms[5] - 4e-7 * sum(map(part_weights, arch.op_specs(96, 128, 11)))) < 1e-12
