@@ -11,7 +11,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -159,7 +159,8 @@ def train_table(job: TableJob, *, networks: int, storage: str | Path | None = No
     def say(text: str) -> None:
         print(f"{text}; {progress_text(study, total)}", flush=True)
 
-    job.info.save(job.folder / HEADER)
+    known = TableInfo.load(job.folder / HEADER).recipes if (job.folder / HEADER).is_file() else {}
+    replace(job.info, recipes={**known, **job.info.recipes}).save(job.folder / HEADER)
     work(study, job, total, say=say if progress else None, after=lambda: write_records(store, job.folder))
     return write_records(store, job.folder)
 
