@@ -6,6 +6,8 @@
 __all__ = ['redefines', 'Registry']
 
 # %% ../../nbs/core/02_registry.ipynb #cell002
+import importlib
+import pkgutil
 from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any
@@ -19,11 +21,17 @@ def redefines(new: Any, old: Any) -> bool:
 
 # %% ../../nbs/core/02_registry.ipynb #cell006
 class Registry:
-    """Names of one kind of thing, each with what it stands for and facts about it."""
+    """Names of one kind of thing, each with what it stands for and facts about it; entries are in the modules of `package`, which the first question imports."""
 
-    def __init__(self, kind: str):
-        self.kind = kind
+    def __init__(self, kind: str, *, package: str | None = None):
+        self.kind, self.package = kind, package
         self._entries: dict[str, tuple[Any, dict]] = {}
+
+    def _discover(self) -> None:
+        package, self.package = self.package, None
+        if package is not None:
+            for module in pkgutil.iter_modules(importlib.import_module(package).__path__, f"{package}."):
+                importlib.import_module(module.name)
 
     def register(self, name: str, **facts: Any) -> Callable[[Any], Any]:
         """Decorator: enter the decorated object under `name`; raises `ConfigError` if the name is taken."""
@@ -39,6 +47,7 @@ class Registry:
 
     def names(self) -> list[str]:
         """All names, in alphabetical order."""
+        self._discover()
         return sorted(self._entries)
 
     def get(self, name: str) -> Any:
@@ -50,4 +59,5 @@ class Registry:
         return MappingProxyType(self._entries[check_choice(name, self.names(), what=self.kind)][1])
 
     def __contains__(self, name: str) -> bool:
+        self._discover()
         return name in self._entries

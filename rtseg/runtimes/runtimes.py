@@ -31,7 +31,7 @@ from ..data.loading import MEAN, STD
 from .export import evaluating, to_onnx
 
 # %% ../../nbs/runtimes/03_runtimes.ipynb #cell004
-RUNTIMES = Registry("runtime")
+RUNTIMES = Registry("runtime", package="rtseg.runtimes")
 
 
 class Runtime(ABC):

@@ -193,3 +193,9 @@ def test_a_process_that_used_openvino_still_takes_signals():
     pytest.importorskip("openvino")
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", SIGNALS], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.split("\n")[-2] == "[1]", done.stderr[-500:]
+
+
+def test_every_runtime_is_known_however_it_is_imported():
+    """The face imports nothing until it is asked: a runtime must not be unknown because nobody has touched its module."""
+    code = "from rtseg.runtimes.runtimes import RUNTIMES; assert {'openvino', 'tensorrt', 'torch-compile'} <= set(RUNTIMES.names()), RUNTIMES.names()"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
