@@ -21,7 +21,8 @@ import numpy as np
 from ..core.errors import DataError
 from ..core.machine import available_cores
 from ..core.values import Value
-from .datasets import SegDataset, read_image, read_mask
+from .datasets import SegDataset, check_sizes
+from .pictures import grey_numbers, open_mask, read_image, read_train_ids
 
 # %% ../../nbs/data/10_checks.ipynb #cell005
 def difference_hash(picture: np.ndarray) -> np.ndarray:
@@ -45,7 +46,7 @@ def inspect(dataset: SegDataset, index: int) -> Finding:
     """Read one sample and note everything about it; complaints instead of exceptions."""
     sample = dataset.samples[index]
     try:
-        picture = read_image(sample.image)
+        picture = read_image(sample.image, bits=dataset.bits)
     except DataError as error:
         return Finding("", (0, 0), None, (str(error),))
     likeness = difference_hash(picture)
@@ -54,27 +55,22 @@ def inspect(dataset: SegDataset, index: int) -> Finding:
     if sample.mask is None:
         return Finding(content, size, None, likeness=likeness)
     try:
-        ids = read_mask(sample.mask)
-        if ids.shape != size:
-            raise DataError(f"{sample.mask} is {ids.shape[1]} x {ids.shape[0]}, its image {sample.image.name} {size[1]} x {size[0]}: they must have one size")
-        train, warnings = inspect_ids(dataset, sample.mask, ids)
+        train, warnings = inspect_ids(dataset, sample.mask)
+        check_sizes(sample, picture, train)
     except DataError as error:
         return Finding(content, size, None, (str(error),), likeness=likeness)
     return Finding(content, size, np.bincount(train.ravel(), minlength=256), (), warnings, likeness)
 
 # %% ../../nbs/data/10_checks.ipynb #cell008
-def inspect_ids(dataset: SegDataset, path, ids: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Train ids of a label image and warnings about it; raises `DataError` on ids outside the label set."""
-    warnings = ()
-    values = np.flatnonzero(np.bincount(ids.ravel(), minlength=256))
-    if len(values) == 1:
-        warnings = (f"{path} holds one value only ({values[0]})",)
-    elif values.tolist() == [0, 255] and dataset.labels.num_classes > 2:
+def inspect_ids(dataset: SegDataset, path) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Train ids of a label image and warnings about it; raises `DataError` on ids and colours outside the label set."""
+    train, numbers, warnings = read_train_ids(path, dataset.labels), grey_numbers(open_mask(path)), ()
+    values = [] if numbers is None else np.unique(numbers).tolist()
+    if len(np.unique(train)) == 1:
+        warnings = (f"{path} holds one value only ({values[0] if len(values) == 1 else train.flat[0]})",)
+    elif values == [0, 255] and dataset.labels.num_classes > 2:
         warnings = (f"{path} holds 0 and 255 only: a black and white picture instead of class ids?",)
-    try:
-        return dataset.labels.encode(ids), warnings
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
+    return train, warnings
 
 # %% ../../nbs/data/10_checks.ipynb #cell011
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from PIL import Image
 from ..core.errors import DataError, suggest
 from ..core.files import atomic_write, write_text
 from ..core.values import Value
-from .datasets import list_images, read_mask
+from .datasets import list_images
+from .pictures import read_mask
 from .labels import CITYSCAPES
 
 # %% ../../nbs/data/11_prepare.ipynb #cell005

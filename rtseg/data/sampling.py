@@ -21,13 +21,9 @@ from .datasets import SegDataset
 def class_counts(dataset: SegDataset, *, threads: int | None = None) -> np.ndarray:
     """Pixels of each class in each sample (samples x classes int64), ignored ones left out; raises `DataError` naming a sample without labels."""
     def count(index: int) -> np.ndarray:
-        sample, ids = dataset.samples[index], dataset.raw_mask(index)
-        if ids is None:
-            raise DataError(f"image {sample.image} has no labels: class counts need a label image for every sample")
-        try:
-            train = dataset.labels.encode(ids)
-        except DataError as error:
-            raise DataError(f"{sample.mask}: {error}") from error
+        train = dataset.train_mask(index)
+        if train is None:
+            raise DataError(f"image {dataset.samples[index].image} has no labels: class counts need a label image for every sample")
         return np.bincount(train.ravel(), minlength=256)[:dataset.labels.num_classes]
 
     with ThreadPoolExecutor(threads or min(available_cores(), 8)) as pool:

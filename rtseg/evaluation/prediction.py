@@ -7,8 +7,10 @@ __all__ = ['IMAGE_TYPES', 'KINDS', 'Ask', 'overlay', 'check_image', 'image_files
            'submission_name', 'write_submission']
 
 # %% ../../nbs/evaluation/07_prediction.ipynb #cell002
+import os
 import re
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -17,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -25,7 +27,8 @@ from ..core.environment import evaluating
 from ..core.errors import ConfigError, DataError, check_choice
 from ..core.files import atomic_write
 from ..core.values import LabelSet
-from ..data.datasets import SegDataset
+from ..data.datasets import SegDataset, walk_files
+from ..data.pictures import IMAGE_SUFFIXES, read_image
 from .evaluator import read_ahead, size_batches, write_label_ids, writing
 from .inference import WHOLE_IMAGE, Inference, predict_ids
 from .video import CODECS, VIDEO_TYPES, read_frames, video_facts, writing_video
@@ -40,7 +43,7 @@ def overlay(image: np.ndarray, train_ids: np.ndarray, labels: LabelSet, *, alpha
     return np.where(ignored, image, np.round(mixed)).astype(np.uint8)
 
 # %% ../../nbs/evaluation/07_prediction.ipynb #cell008
-IMAGE_TYPES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".npy")
+IMAGE_TYPES = (*IMAGE_SUFFIXES, ".npy")
 
 
 def check_image(image: np.ndarray, *, what: str = "the array") -> np.ndarray:
@@ -50,33 +53,32 @@ def check_image(image: np.ndarray, *, what: str = "the array") -> np.ndarray:
     return image
 
 
-def _read_rgb(path: Path) -> np.ndarray:
-    "An image file as H x W x 3 uint8; `DataError` naming a file that is none."
+def _read_rgb(path: Path, bits: int | None = None) -> np.ndarray:
+    "An image file, or an array in a .npy file, as H x W x 3 uint8; `DataError` naming a file that is none."
+    if path.suffix.lower() != ".npy":
+        return read_image(path, bits=bits)
     try:
-        if path.suffix.lower() == ".npy":
-            return check_image(np.load(path, allow_pickle=False), what=str(path))
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
+        return check_image(np.load(path, allow_pickle=False), what=str(path))
+    except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as an image: give one of {', '.join(IMAGE_TYPES)}") from error
 
 
 def image_files(source: str | Path | Sequence[str | Path]) -> list[tuple[str, Path]]:
-    "Names (without suffix, below the folder) and paths of the images of a folder, a file or a list of files, sorted by name."
+    "Names (without suffix, below the folder; with it where only that tells two apart) and paths of the images of a folder, a file or a list of files, sorted by name."
     if not isinstance(source, str | Path):
-        found = [(Path(path).stem, Path(path)) for path in source]
+        found = [(Path(path).name, Path(path)) for path in source]
     elif Path(source).is_dir():
-        root = Path(source)
-        found = [(path.relative_to(root).with_suffix("").as_posix(), path) for path in root.rglob("*") if path.suffix.lower() in IMAGE_TYPES]
+        found = [(os.path.relpath(path, source), Path(path)) for path in walk_files(Path(source), suffixes=IMAGE_TYPES)]
     else:
-        found = [(Path(source).stem, Path(source))]
+        found = [(Path(source).name, Path(source))]
     if not found:
         raise DataError(f"{source} holds no image: looked for {', '.join(IMAGE_TYPES)}, in subfolders too")
-    names = [name for name, _ in found]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    stems, names = Counter(os.path.splitext(name)[0] for name, _ in found), Counter(name for name, _ in found)
+    twice = sorted(name for name, count in names.items() if count > 1)
     if twice:
-        raise DataError(f"two images are called '{twice[0]}': their predictions would overwrite each other; predict them apart")
-    return sorted(found)
+        raise DataError(f"two images are called '{twice[0]}': their predictions would overwrite each other; give their folder instead of a list, or predict them apart")
+    apart = [(name if stems[os.path.splitext(name)[0]] > 1 else os.path.splitext(name)[0], path) for name, path in found]
+    return sorted((Path(name).as_posix(), path) for name, path in apart)
 
 # %% ../../nbs/evaluation/07_prediction.ipynb #cell011
 KINDS = ("ids", "color", "overlay")
@@ -128,13 +130,13 @@ def _asked(ask: Ask, images: Iterator[np.ndarray], batch_size: int) -> Iterator[
 
 
 def _predict_images(ask: Ask, images: str | Path | Sequence[str | Path] | SegDataset, labels: LabelSet, out: Path, *, kinds: Sequence[str], alpha: float,
-                    batch_size: int, overwrite: bool, progress: bool) -> tuple[Prediction, ...]:
+                    batch_size: int, overwrite: bool, progress: bool, bits: int | None = None) -> tuple[Prediction, ...]:
     "Pictures of every image of a folder, a file, a list of files or a data set."
     if isinstance(images, SegDataset):
         names, read = [sample.name for sample in images.samples], lambda i: images.read(i)[0]
     else:
         files = image_files(images)
-        names, read = [name for name, _ in files], lambda i: _read_rgb(files[i][1])
+        names, read = [name for name, _ in files], lambda i: _read_rgb(files[i][1], bits)
     planned = _plan(names, out, kinds, overwrite)
     pairs = _asked(ask, read_ahead(read, len(planned)), batch_size)
     for prediction, (image, ids) in tqdm(zip(planned, pairs, strict=True), total=len(planned), desc="predict", unit="image", disable=not progress):
@@ -170,8 +172,8 @@ def _predict_video(ask: Ask, video: Path, labels: LabelSet, out: Path, *, kinds:
 # %% ../../nbs/evaluation/07_prediction.ipynb #cell020
 def predict(model: nn.Module, images: str | Path | Sequence[str | Path] | SegDataset | np.ndarray, labels: LabelSet, out: str | Path | None = None, *,
             inference: Inference = WHOLE_IMAGE, kinds: Sequence[str] | None = None, alpha: float = 0.5, batch_size: int = 1, precision: str = "fp32",
-            device: str | torch.device | None = None, overwrite: bool = False, progress: bool = True) -> tuple[Prediction, ...] | np.ndarray:
-    "Predict a folder, a file, a video, a list of files or a data set into pictures of `kinds` below `out`; an array H x W x 3 uint8 gives train ids H x W."
+            device: str | torch.device | None = None, overwrite: bool = False, progress: bool = True, bits: int | None = None) -> tuple[Prediction, ...] | np.ndarray:
+    "Predict a folder, a file, a video, a list of files or a data set into pictures of `kinds` below `out`; an array H x W x 3 uint8 gives train ids H x W. `bits` is the true depth of 16-bit images."
     array = isinstance(images, np.ndarray)
     if array == (out is not None):
         raise ConfigError("an array is answered with an array: leave out= away" if array else "out= is missing: give the folder that the pictures go to")
@@ -186,7 +188,7 @@ def predict(model: nn.Module, images: str | Path | Sequence[str | Path] | SegDat
             return ask(torch.from_numpy(np.ascontiguousarray(check_image(images))).permute(2, 0, 1)[None])[0].numpy()
         if isinstance(images, str | Path) and Path(images).suffix.lower() in VIDEO_TYPES:
             return (_predict_video(ask, Path(images), labels, Path(out), kinds=kinds or ("overlay",), **settings),)
-        return _predict_images(ask, images, labels, Path(out), kinds=kinds or KINDS, **settings)
+        return _predict_images(ask, images, labels, Path(out), kinds=kinds or KINDS, bits=bits, **settings)
 
 # %% ../../nbs/evaluation/07_prediction.ipynb #cell027
 _CITYSCAPES_NAME = re.compile(r"^([A-Za-z-]+_\d{6}_\d{6})(_|$)")
@@ -204,7 +206,11 @@ def write_submission(ids: str | Path, archive: str | Path) -> Path:
     "Zip the label-id PNGs of a folder under the names of the Cityscapes submission, atomically."
     if Path(archive).exists():
         raise ConfigError(f"{archive} exists: give another name")
-    files = {submission_name(name): path for name, path in image_files(ids)}
+    files: dict[str, Path] = {}
+    for name, path in image_files(ids):
+        first = files.setdefault(submission_name(name), path)
+        if first is not path:
+            raise DataError(f"{first} and {path} would both be {submission_name(name)} in the archive: take one out")
     with atomic_write(archive) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as target:
         for name, path in sorted(files.items()):
             target.writestr(zipfile.ZipInfo(name), path.read_bytes())

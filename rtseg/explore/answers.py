@@ -7,7 +7,6 @@ __all__ = ['Segmenter', 'Stored', 'Segmented', 'read_answer', 'segment', 'stored
            'image_confusion', 'image_score', 'worst_first', 'photo_sizes']
 
 # %% ../../nbs/explore/06_answers.ipynb #cell002
-import io
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +18,8 @@ from torch import nn
 
 from ..core.errors import DataError
 from ..core.values import LabelSet
-from ..data.datasets import SegDataset, read_mask
+from ..data.datasets import SegDataset
+from ..data.pictures import decode_image, read_image, read_mask
 from ..runtimes.runtimes import Runtime, check_image, load_runtime, to_floats
 from ..evaluation.metrics import class_iou
 from ..viz.masks import as_rgb
@@ -71,12 +71,7 @@ def stored_answer(stored: Stored, index: int, name: str, labels: LabelSet) -> Se
 
 def open_photo(source: str | Path | bytes, *, name: str = "the upload") -> np.ndarray:
     "A photograph as H x W x 3 uint8, upright as its camera says; `DataError` if it is none."
-    name = name if isinstance(source, bytes) else str(source)
-    try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as photo:
-            return np.asarray(ImageOps.exif_transpose(photo).convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{name} cannot be read as an image: give a JPEG, PNG, WebP, BMP or TIFF") from error
+    return decode_image(source, name=name) if isinstance(source, bytes) else read_image(source)
 
 
 class Pictures:

@@ -124,7 +124,7 @@ def test_list_separators_and_train_ids(scenes):
     text = (scenes / "cityscapes_val_fine.txt").read_text()
     assert "\t" in text
     (scenes / "spaces.txt").write_text(text.replace("\t", " "))
-    by_ids, tabs, spaces = open_dataset("cityscapes", scenes, "val"), open_dataset("list", scenes, "val"), open_dataset("list", scenes, "spaces.txt")
+    by_ids, tabs, spaces = open_dataset("cityscapes", scenes, "val"), open_dataset("list", scenes, "val", labels="cityscapes"), open_dataset("list", scenes, "spaces.txt", labels="cityscapes")
     for i in range(3):
         assert (by_ids.read(i)[1] == tabs.read(i)[1]).all() and (tabs.read(i)[1] == spaces.read(i)[1]).all()
 
@@ -134,7 +134,7 @@ def test_palette_masks_keep_their_numbers(tmp_path):
     picture = Image.fromarray(np.array([[0, 1], [2, 3]], np.uint8)).convert("P")
     picture.putpalette([9, 9, 9] * 256)
     picture.save(tmp_path / "masks/train/p.png")
-    assert open_dataset("folder", tmp_path, "train", mask_ids="train").read(0)[1].tolist() == [[0, 1], [2, 3]]
+    assert open_dataset("folder", tmp_path, "train", labels="cityscapes", mask_ids="train").read(0)[1].tolist() == [[0, 1], [2, 3]]
 
 
 def test_memory_cache_and_subset(scenes):
@@ -287,7 +287,7 @@ def test_empty_split(tmp_path):
     for part in ("images/train", "masks/train"):
         (tmp_path / part).mkdir(parents=True)
     with pytest.raises(DataError, match="holds no images"):
-        open_dataset("folder", tmp_path, "train")
+        open_dataset("folder", tmp_path, "train", labels="cityscapes")
 
 
 def test_image_without_label_and_label_without_image(tmp_path, scenes):
@@ -295,13 +295,13 @@ def test_image_without_label_and_label_without_image(tmp_path, scenes):
         write_pair(tmp_path, name, np.zeros((4, 4)))
     (tmp_path / "masks/train/b.png").unlink()
     with pytest.raises(DataError, match=r"b\.png has no label image") as error:
-        open_dataset("folder", tmp_path, "train")
+        open_dataset("folder", tmp_path, "train", labels="cityscapes")
     one_line(error)
     (tmp_path / "images/train/b.png").unlink()
     write_pair(tmp_path, "c", np.zeros((4, 4)))
     (tmp_path / "images/train/c.png").unlink()
     with pytest.raises(DataError, match=r"c\.png has no image"):
-        open_dataset("folder", tmp_path, "train")
+        open_dataset("folder", tmp_path, "train", labels="cityscapes")
     min((scenes / "gtFine/val").rglob("*.png")).unlink()
     with pytest.raises(DataError, match="has no label image marwick_000000_000019_gtFine_labelIds.png"):
         open_dataset("cityscapes", scenes, "val")
@@ -312,7 +312,7 @@ def test_sizes_values_and_damage(tmp_path):
     write_pair(tmp_path, "values", [[7, 77], [88, 7]])
     write_pair(tmp_path, "broken", np.zeros((4, 4)))
     (tmp_path / "images/train/broken.png").write_bytes(b"\x89PNG nothing")
-    ds = open_dataset("folder", tmp_path, "train")
+    ds = open_dataset("folder", tmp_path, "train", labels="cityscapes")
     index = {s.name: i for i, s in enumerate(ds.samples)}
     for name, words in (("sizes", r"sizes\.png is 6 x 4, its image sizes\.png 4 x 4"), ("values", r"values\.png: label values \[77, 88\]"), ("broken", "cannot be decoded")):
         with pytest.raises(DataError, match=words) as error:
@@ -330,10 +330,10 @@ def test_lists_name_their_line(tmp_path):
     for line, words in (("images/train/no.png masks/train/a.png", "line 2: .*no.png does not exist"), (f"{good} extra", "line 2 has 3 fields")):
         (tmp_path / "train.txt").write_text(f"{good}\n{line}\n")
         with pytest.raises(DataError, match=words):
-            open_dataset("list", tmp_path, "train")
+            open_dataset("list", tmp_path, "train", labels="cityscapes")
     (tmp_path / "train.txt").write_text("\n")
     with pytest.raises(DataError, match="is empty"):
-        open_dataset("list", tmp_path, "train")
+        open_dataset("list", tmp_path, "train", labels="cityscapes")
 
 
 def test_too_small_for_halves_and_wrong_options(scenes):
@@ -377,7 +377,7 @@ def test_report_counts_exactly(tmp_path):
     write_pair(tmp_path, "a", [[0, 0, 1, 255]])
     write_pair(tmp_path, "b", [[1, 1, 1, 1]])
     write_pair(tmp_path, "c", [[0, 255, 255, 0]])
-    report = check_dataset({"train": open_dataset("folder", tmp_path, "train", mask_ids="train")})
+    report = check_dataset({"train": open_dataset("folder", tmp_path, "train", labels="cityscapes", mask_ids="train")})
     stats = report.splits[0]
     assert stats.pixels[:3] == (4, 5, 0) and stats.void == 3 and stats.present[:2] == (2, 2) and stats.void_share == 0.25
     assert stats.shares[0] == pytest.approx(4 / 9) and stats.sizes == ((1, 4, 3),)
@@ -439,7 +439,7 @@ def test_every_pass_sees_every_sample(scenes):
 def test_mixed_sizes_in_a_batch(tmp_path):
     write_pair(tmp_path, "a", np.full((4, 4), 7))
     write_pair(tmp_path, "b", np.full((4, 6), 7))
-    ds = open_dataset("folder", tmp_path, "train")
+    ds = open_dataset("folder", tmp_path, "train", labels="cityscapes")
     with pytest.raises(DataError, match="4 x 4, 6 x 4") as error:
         list(make_loader(ds, batch_size=2, shuffle=False))
     one_line(error)
@@ -468,7 +468,7 @@ def test_damage_stops_with_the_name_of_the_file(scenes, workers, what):
 @pytest.mark.parametrize("exif", [False, True])
 def test_a_jpeg_that_was_cut_short(tmp_path, exif):
     write_pair(tmp_path, "p", np.full((64, 64), 7), suffix=".jpg")
-    ds = open_dataset("folder", tmp_path, "train")
+    ds = open_dataset("folder", tmp_path, "train", labels="cityscapes")
     path = ds.samples[0].image
     whole = path.read_bytes()
     if exif:  # a preview inside of the header has start and end marks of its own

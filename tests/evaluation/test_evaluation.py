@@ -179,7 +179,7 @@ def test_predict_and_evaluate_agree(val, tmp_path):
 
 
 def test_overlay_keeps_void_and_checks_alpha():
-    toy = LabelSet("toy", ("a",), ((200, 100, 0),), ((0, 0),))
+    toy = LabelSet("toy", ("a", "b"), ((200, 100, 0), (9, 9, 9)), ((0, 0), (1, 1)))
     image = np.full((1, 2, 3), 100, np.uint8)
     mixed = overlay(image, np.array([[0, 255]], np.uint8), toy, alpha=0.25)
     assert mixed.tolist() == [[[125, 100, 75], [100, 100, 100]]]
@@ -187,7 +187,7 @@ def test_overlay_keeps_void_and_checks_alpha():
         overlay(image, np.zeros((1, 2), np.uint8), toy, alpha=2)
 
 
-@pytest.mark.parametrize("make", ["empty folder", "missing file", "broken file", "twins"])
+@pytest.mark.parametrize("make", ["empty folder", "missing file", "broken file", "a fourth band"])
 def test_predict_refuses_bad_input(tmp_path, make):
     source = tmp_path / "in"
     source.mkdir()
@@ -195,23 +195,23 @@ def test_predict_refuses_bad_input(tmp_path, make):
         source = source / "no.png"
     elif make == "broken file":
         (source / "x.png").write_bytes(b"\x89PNG no")
-    elif make == "twins":
-        for suffix in ("png", "jpg"):
-            Image.new("RGB", (64, 64)).save(source / f"x.{suffix}")
+    elif make == "a fourth band":
+        Image.new("RGBA", (64, 64), (9, 9, 9, 100)).save(source / "x.png")
     with pytest.raises(DataError) as error:
         predict(random_net(), source, CITYSCAPES, tmp_path / "out", progress=False)
-    assert "\n" not in str(error.value) and str(tmp_path) in str(error.value) or make == "twins"
+    assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
 
 
 def test_grey_and_transparent_images_are_read(tmp_path):
     Image.new("L", (70, 66), 9).save(tmp_path / "grey.png")
-    Image.new("RGBA", (64, 64)).save(tmp_path / "alpha.png")
+    Image.new("RGBA", (64, 64), (9, 9, 9, 255)).save(tmp_path / "alpha.png")
+    Image.new("RGB", (64, 64)).save(tmp_path / "alpha.jpg")
     written = predict(random_net(), tmp_path, CITYSCAPES, tmp_path / "out", progress=False)
-    assert [p.name for p in written] == ["alpha", "grey"]
+    assert [p.name for p in written] == ["alpha.jpg", "alpha.png", "grey"]
     with pytest.raises(ConfigError, match="exists"):
         predict(random_net(), [tmp_path / "grey.png"], CITYSCAPES, tmp_path / "out", progress=False)
     predict(random_net(), [tmp_path / "grey.png"], CITYSCAPES, tmp_path / "out", progress=False, overwrite=True)
-    assert image_files(tmp_path / "out" / "ids")[1][0] == "grey"
+    assert image_files(tmp_path / "out" / "ids")[2][0] == "grey"
 
 
 # submission -----------------------------------------------------------------------------------------------------------

@@ -128,7 +128,7 @@ def test_the_server_needs_no_torch_and_gives_the_same_masks(graph, tmp_path, run
         small.resize((96, 64), Image.Resampling.BILINEAR).save(tmp_path / "street" / f"{i}.png")
     done = serve(tmp_path, "net.onnx", "street", "--out", "masks")
     assert done.returncode == 0, done.stderr
-    assert "2 masks of 96 x 64 in masks" in done.stdout and "frames per second" in done.stdout
+    assert "2 masks in masks, seen at 96 x 64" in done.stdout and "frames per second" in done.stdout
     for i in range(2):
         mask, photograph = Image.open(tmp_path / "masks" / f"{i}.png"), np.asarray(Image.open(tmp_path / "street" / f"{i}.png"))
         assert (np.asarray(mask) == expected(photograph)).mean() > 0.999 and mask.mode == "P"
