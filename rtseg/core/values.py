@@ -49,7 +49,7 @@ class Value:
         except TypeError as error:
             raise ArtifactError(f"{cls.__name__} cannot be read: {error}") from error
 
-# %% ../../nbs/core/04_values.ipynb #cell008
+# %% ../../nbs/core/04_values.ipynb #cellchk0
 VOID = 255  # the train id of what no class claims: the largest number that a mask's byte holds
 
 
@@ -94,7 +94,7 @@ def _wrong_ids(labels: "LabelSet") -> str | None:
             return f"has the id {dataset_id} twice, as {names[0]} and as {names[1]}: give each id to one of them"
     return None
 
-
+# %% ../../nbs/core/04_values.ipynb #cell008
 @dataclass(frozen=True)
 class LabelSet(Value):
     """Class names, palette (RGB) and the mapping between a data set's ids and train ids 0 .. C-1."""
