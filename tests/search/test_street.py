@@ -259,7 +259,7 @@ train_table(make_job(Path({folder!r}), splits, epochs=12), networks=3)
 
 
 def test_a_worker_killed_at_any_time_loses_nothing_and_nothing_is_done_twice(tmp_path, splits):
-    folder, root = tmp_path / "table", str(splits["train"].samples[0].image.parents[2])
+    folder, root = tmp_path / "table", str(splits["train"].samples[0].image.parents[3])
     code = WORKER.format(tests=str(os.path.dirname(__file__)), root=root, folder=str(folder))
     process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
     started = time.time()
