@@ -16,8 +16,9 @@ import psutil
 import torch
 import typer
 
+from ..core.load import WATCH, busy_text
 from ..core.machine import available_cores, bf16_instructions, cache_folder, instruction_sets, package_version, processor_record
-from ..core.speed import SpeedScore, busy_text, cores_taken, speed_score
+from ..core.speed import SpeedScore, speed_score
 from ..runtimes.runtimes import RUNTIMES, why_absent
 
 # %% ../../nbs/cli/11_doctor.ipynb #cell004
@@ -35,7 +36,7 @@ def disk_free(path: Path) -> float:
 
 def examine(*, score: SpeedScore | None = None, taken: float | None = None) -> dict:
     """What `rtseg doctor` tells, as plain data; `score` and `taken` (cores that others use) are measured unless given."""
-    taken = cores_taken() if taken is None else taken
+    taken = WATCH.look(0.5)[0] if taken is None else taken
     memory, gpu = psutil.virtual_memory(), torch.cuda.is_available()
     return {
         "processor": processor_record(),
@@ -47,7 +48,7 @@ def examine(*, score: SpeedScore | None = None, taken: float | None = None) -> d
         "speed": (score or speed_score()).to_dict(),
         "memory": {"free_gb": round(memory.available / 1e9, 1), "total_gb": round(memory.total / 1e9, 1)},
         "disk": {str(path): disk_free(path) for path in (Path.cwd(), cache_folder())},
-        "busy": {"cores_taken": taken, "cores": available_cores(), "text": busy_text(taken)},
+        "busy": {"cores_taken": taken, "cores": available_cores(), "text": busy_text(taken, available_cores())},
     }
 
 
