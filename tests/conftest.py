@@ -10,6 +10,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores: more thr
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
 
+os.environ.setdefault("RTSEG_WAIT_FOR_QUIET", "0")  # tests run beside others: nothing waits for a quiet machine, here or in the kernels that tests start
+
 LONG_FIRST = ("test_demo", "test_end_to_end", "test_guides", "test_recipe_runs", "test_pipeline")
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from ..core.errors import ConfigError, RtsegError, check_choice
+from ..core.load import LoadWatch, measure_watched
 from ..core.values import Latency
 from .machine_state import machine_state
 from ..runtimes.runtimes import Runtime, TorchRuntime, device_name
@@ -165,8 +166,8 @@ def trial_image(runtime: Runtime, shape: tuple[int, ...], *, seed: int = 0) -> n
 
 def measure_latency(target: nn.Module | Runtime, shape: tuple[int, ...], *, tolerance: float = 0.05, rounds: int = 3, min_runs: int = 10, max_runs: int = 1000,
                     max_seconds: float = 20.0, threads: int | None = None, includes: tuple[str, ...] = ("network", "upsampling"), seed: int = 0,
-                    launch: str = "eager", settle: Callable[[], object] | None = None) -> Latency:
-    """The latency of `target` on a random image of `shape` (N x C x H x W); modes and threads are restored. `settle` waits for a target that works in the background.
+                    launch: str = "eager", settle: Callable[[], object] | None = None, watch: LoadWatch | None = None) -> Latency:
+    """The latency of `target` on a random image of `shape` (N x C x H x W); modes and threads are restored. `settle` waits for a target that works in the background, `watch` for others.
 
     Raises `ConfigError` for an impossible request, and `RtsegError` if the target returns before its work is done."""
     _check_request(target, shape, tolerance, rounds, includes)
@@ -177,12 +178,16 @@ def measure_latency(target: nn.Module | Runtime, shape: tuple[int, ...], *, tole
     clock, state = clock_of(runtime.device), machine_state(runtime.device)
     with runtime.ready(trial_image(runtime, shape, seed=seed)) as ready:
         call = graph_call(ready, runtime.device) if launch == "graph" else ready
-        warm = warm_up(call, clock, max_seconds=max_seconds / 4)
-        seen = check_clock(call, runtime.device, settle=settle)
-        times, medians = measure_rounds(call, clock, rounds=rounds, max_seconds=max_seconds, tolerance=tolerance, min_runs=min_runs, max_runs=max_runs)
+
+        def attempt() -> tuple[list[float], float, list[float], list[float]]:
+            warm = warm_up(call, clock, max_seconds=max_seconds / 4)
+            seen = check_clock(call, runtime.device, settle=settle)
+            return warm, seen, *measure_rounds(call, clock, rounds=rounds, max_seconds=max_seconds, tolerance=tolerance, min_runs=min_runs, max_runs=max_runs)
+
+        (warm, seen, times, medians), load = measure_watched(attempt, watch)
     protocol = {"tolerance": tolerance, "reached": round(relative_error(times), 4), "warm_up_runs": len(warm), "round_medians_ms": [round(m, 4) for m in medians],
                 "statistic": "median of the quietest round", "clock": clock.__name__, "clock_sees": round(seen, 3), "launch": launch,
-                "outliers": outlier_report(times), "machine": state}
+                "outliers": outlier_report(times), "machine": state, "load": load.to_dict()}
     return latency_record(runtime, times, shape, includes, protocol)
 
 # %% ../../nbs/latency/02_measuring.ipynb #cell032

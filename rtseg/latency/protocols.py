@@ -120,6 +120,6 @@ def protocol_table(rows: Sequence[ProtocolRow]) -> list[dict]:
     for row in rows:
         cells = {"protocol": row.protocol.name, "runtime": f"{row.runtime} {row.precision}", "ms": None, "frames/s": None, "times the fastest": None, "note": row.reason}
         if row.latency is not None:
-            cells |= {"ms": row.latency.median_ms, "frames/s": row.latency.fps, "times the fastest": row.latency.median_ms / best}
+            cells |= {"ms": row.latency.median_ms, "frames/s": row.latency.fps, "times the fastest": row.latency.median_ms / best, "note": row.latency.disturbance}
         table.append(cells)
     return table

@@ -11,7 +11,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,6 +20,7 @@ import numpy as np
 from ..core.architecture import STRIDES, Architecture, Branch, OpSpec, channels
 from ..core.errors import ArtifactError, ConfigError, DeviceMismatch
 from ..core.files import read_json, write_json
+from ..core.load import WATCH, LoadWatch, in_stretches
 from ..core.values import Latency, Value
 from ..runtimes.runtimes import device_name, load_runtime
 from .probes import PROTOCOL, CacheStirrer, Entry, Probe, Protocol, time_probes
@@ -79,6 +80,7 @@ class TableHeader(Value):
     protocol: dict = field(default_factory=dict)
     versions: dict = field(default_factory=dict)
     created: str = ""
+    load: dict = field(default_factory=dict)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -86,7 +88,15 @@ class TableHeader(Value):
         return self.height, self.width
 
     def __str__(self) -> str:
-        return f"{self.runtime} {self.precision}, {self.height} x {self.width}, {self.num_classes} classes, {self.threads} threads, {self.device}"
+        busy = len(self.load.get("busy", ()))
+        disturbed = f"; busy: {busy} entries were timed while others used the machine" if busy else ""
+        return f"{self.runtime} {self.precision}, {self.height} x {self.width}, {self.num_classes} classes, {self.threads} threads, {self.device}{disturbed}"
+
+    def with_load(self, keys: Sequence[str], *, busy: bool, taken: float | None, cores: int, waited: float = 0.0) -> "TableHeader":
+        """The header after entries were timed beside others who used `taken` of `cores`: keys of disturbed entries, the most that others used, seconds waited."""
+        kept = [key for key in self.load.get("busy", ()) if key not in keys]
+        most = max(self.load.get("most", 0.0), taken or 0.0)
+        return replace(self, load={"busy": [*kept, *(keys if busy else ())], "most": most, "cores": cores, "waited_s": round(self.load.get("waited_s", 0.0) + waited, 1)})
 
 
 MUST_AGREE = ("device", "runtime", "precision", "threads", "height", "width", "num_classes")
@@ -169,20 +179,22 @@ def read_table(path: str | Path) -> LatencyTable:
 # %% ../../nbs/search/08_latency_table.ipynb #cell020
 def build_table(space: SearchSpace | Sequence[OpSpec], *, size: tuple[int, int], num_classes: int = 19, runtime: str = "torch", threads: int = 1, precision: str = "fp32",
                 path: str | Path | None = None, protocol: Protocol = PROTOCOL, log: Callable[[str], None] | None = None, batch: int = 25,
-                start: LatencyTable | None = None) -> LatencyTable:
-    """Time all operators of `space` for images of `size` (height, width); with a `path` it is saved as it grows and resumed; rows of `start` are kept.
+                start: LatencyTable | None = None, watch: LoadWatch | None = None) -> LatencyTable:
+    """Time all operators of `space` for images of `size` (height, width); with a `path` it is saved as it grows and resumed; rows of `start` are kept; `watch` waits for others.
 
     Raises `DeviceMismatch` if the file at `path`, or `start`, is a table of another device, runtime, precision, resolution or number of classes."""
     specs = table_specs(space, size, num_classes) if isinstance(space, SearchSpace) else list(space)
     table = _begin(path, make_header(size, num_classes=num_classes, runtime=runtime, threads=threads, precision=precision, protocol=protocol, versions=_versions(runtime)), start)
-    options = dict(runtime=runtime, threads=threads, precision=precision, protocol=protocol)
+    watch, options = watch or WATCH, dict(runtime=runtime, threads=threads, precision=precision, protocol=protocol)
     missing = [spec for spec in specs if spec.key() not in table.entries]
-    _measure(table, missing, path, log, batch, options)
+    _measure(table, missing, path, log, batch, options, watch)
     kept = start.ms if start is not None else {}
-    again = [spec for spec in suspects(table.ms) if spec.key() not in kept] if missing else []  # a finished table stays as it is: the same seed finds the same architecture
+    disturbed = set() if watch.gave_up else set(table.header.load.get("busy", ()))
+    odd = {spec.key() for spec in suspects(table.ms)}
+    again = [spec for spec in specs if spec.key() in odd | disturbed and spec.key() not in kept] if missing else []  # a finished table stays as it is: the same seed finds the same architecture
     if again:
-        _say(log, f"{len(again)} entries look out of line and are timed again")
-        _measure(table, again, path, log, batch, options)
+        _say(log, f"{len(again)} entries look out of line or were disturbed and are timed again")
+        _measure(table, again, path, log, batch, options, watch)
     return table
 
 
@@ -205,13 +217,20 @@ def _say(log: Callable[[str], None] | None, text: str) -> None:
         log(text)
 
 # %% ../../nbs/search/08_latency_table.ipynb #cell021
-def _measure(table: LatencyTable, specs: Sequence[OpSpec], path: str | Path | None, log: Callable[[str], None] | None, batch: int, options: dict) -> None:
+def _measure(table: LatencyTable, specs: Sequence[OpSpec], path: str | Path | None, log: Callable[[str], None] | None, batch: int, options: dict,
+             watch: LoadWatch) -> None:
     """Time `specs` into `table`, keeping the smaller of two values where an entry is there already; saves after every batch."""
     stir, start, done = CacheStirrer(options["protocol"].cache_mb, options["threads"]), time.perf_counter(), 0
+    if specs:
+        watch.wait()
     for part in _batches(specs, batch):
-        for spec, entry in time_probes(part, stir=stir, **options):
-            known = table.entries.get(spec.key())
-            table.entries[spec.key()] = entry if known is None or entry.ms < known.ms else known
+        for timed, taken, cores in in_stretches(time_probes(part, stir=stir, **options), watch):
+            for spec, entry in timed:
+                known = table.entries.get(spec.key())
+                table.entries[spec.key()] = entry if known is None or entry.ms < known.ms else known
+            busy = watch.is_busy(taken, cores)
+            waited = watch.wait()[1] if busy else 0.0
+            table.header = table.header.with_load([spec.key() for spec, _ in timed], busy=busy, taken=taken, cores=cores, waited=waited)
         done += len(part)
         if path is not None:
             table.save(path)

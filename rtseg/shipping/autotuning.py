@@ -6,7 +6,6 @@
 __all__ = ['SWITCHES', 'time_in_turns', 'Row', 'Trial', 'Tuned', 'autotune', 'latency_record', 'ship']
 
 # %% ../../nbs/shipping/07_autotuning.ipynb #cell002
-import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +17,8 @@ import onnx
 
 from ..core.errors import ConfigError, RtsegError
 from ..core.files import read_json, write_json
-from ..core.values import LabelSet, Latency
+from ..core.load import LoadRecord, LoadWatch, measure_watched
+from ..core.values import LabelSet, Latency, others_text
 from ..data.datasets import SegDataset
 from .candidates import BASELINE, EAGER, FILE_RUNTIMES, Builder, Candidate, images_key, list_candidates, network_key, why_not
 from .cards import Card, Preprocessing, class_facts, write_shipped
@@ -132,6 +132,11 @@ class Tuned:
         return [{"form": row.candidate.name, "ms": row.median_ms, "times as fast": base.median_ms / row.median_ms if row.median_ms and base and base.median_ms else None,
                  "agreement": row.agreement, "mIoU": row.miou_after, "verdict": row.status + (f": {row.reason}" if row.reason else "")} for row in ordered]
 
+    @property
+    def disturbance(self) -> str:
+        "In words, how others used the machine while the forms were timed; empty where they did not."
+        return others_text(self.facts.get("load"))
+
     def int8_verdict(self) -> str:
         "Whether int8 has earned its place here, in words."
         tried = [row for row in self.rows if row.candidate.precision == "int8" and row.status != "absent"]
@@ -157,8 +162,8 @@ def _kept(row: Row) -> str:
 # %% ../../nbs/shipping/07_autotuning.ipynb #cell017
 def autotune(model: SegNetwork, calibration: SegDataset | Sequence, *, judged: SegDataset | Sequence | None = None, shape: tuple[int, ...] = (1, 3, 512, 1024), device: str = "cpu", max_drop: float = 0.005, min_agreement: float = 0.99,
              threads: int | None = None, images: int = 16, candidates: Sequence[Candidate] | None = None, files_only: bool = False, switches: bool = True, rounds: int = 10, seconds: float = 120.0,
-             ignore_index: int = 255, folder: str | Path | None = None, say: Callable[[str], None] | None = None) -> Tuned:
-    """The fastest form of `model` for `shape` (1 x 3 x H x W) whose masks agree on the images `judged`, or on those of `calibration` where none are given; train ids where known.
+             ignore_index: int = 255, folder: str | Path | None = None, say: Callable[[str], None] | None = None, watch: LoadWatch | None = None) -> Tuned:
+    """The fastest form of `model` for `shape` (1 x 3 x H x W) whose masks agree on the images `judged`, or on those of `calibration` where none are given; train ids where known. `watch` waits for others while it times.
 
     Raises `ConfigError`, `DataError`."""
     check_limits(min_agreement=min_agreement, max_drop=max_drop)
@@ -171,14 +176,15 @@ def autotune(model: SegNetwork, calibration: SegDataset | Sequence, *, judged: S
     seen, shown = images_key(builder.calibration), images_key(examples)
     key = network_key(model, shape, threads, shown, seen, max_drop, min_agreement)
     rows, loaded = _judge_all(list(candidates) if candidates is not None else list_candidates(device), trial, builder, _Kept(folder, key), say)
-    _time_all(rows, loaded, examples[0].image, rounds=rounds, seconds=seconds, say=say)
+    loads = [_time_all(rows, loaded, examples[0].image, rounds=rounds, seconds=seconds, say=say, watch=watch)]
     best = _fastest(rows, files_only)
     if switches:
-        best = _try_switches(best, rows, loaded, trial, builder, rounds=rounds, seconds=seconds / 4)
+        best, load = _try_switches(best, rows, loaded, trial, builder, rounds=rounds, seconds=seconds / 4, watch=watch)
+        loads += [load] if load is not None else []
     best.status = "chosen"
     facts = {"shape": list(shape), "threads": eager.threads, "device": device_name(device), "images": len(examples), "calibrated_with_them": shown == seen, "labels": examples[0].mask is not None, "max_drop": max_drop,
              "min_agreement": min_agreement, "rounds": rounds,
-             "load": round(os.getloadavg()[0], 2), "versions": loaded[best.candidate.name].versions(), "protocol": "photograph to labels, forms in turns"}
+             "load": max(loads, key=lambda load: (load.busy, load.during or 0.0)).to_dict(), "versions": loaded[best.candidate.name].versions(), "protocol": "photograph to labels, forms in turns"}
     tuned = Tuned(best, loaded[best.candidate.name], builder.graph(best.candidate) if best.candidate.runtime in FILE_RUNTIMES else None, rows, facts)
     if folder is not None:
         write_json(folder / "autotune.json", tuned.to_dict())
@@ -211,16 +217,20 @@ def _judge_all(candidates: list[Candidate], trial: Trial, builder: Builder, kept
     return rows, loaded
 
 
-def _time_all(rows: list[Row], loaded: dict[str, Runtime], image: np.ndarray, *, rounds: int, seconds: float, say: Callable[[str], None]) -> None:
+def _time_all(rows: list[Row], loaded: dict[str, Runtime], image: np.ndarray, *, rounds: int, seconds: float, say: Callable[[str], None], watch: LoadWatch | None) -> LoadRecord:
     ready = [row for row in rows if row.candidate.name in loaded]
     if not ready:
         raise ConfigError("no form passed the limits, not even PyTorch's own: give real images, or other limits")
     best = min(row.first_ms for row in ready)
     chosen = [row for row in ready if row.first_ms <= 3 * best or row.candidate in (BASELINE, EAGER)]
     say(f"timing {len(chosen)} forms in turns")
-    times = time_in_turns({row.candidate.name: (lambda run=loaded[row.candidate.name]: run(image)) for row in chosen}, rounds=rounds, seconds=seconds)
+    calls = {row.candidate.name: (lambda run=loaded[row.candidate.name]: run(image)) for row in chosen}
+    times, load = measure_watched(lambda: time_in_turns(calls, rounds=rounds, seconds=seconds), watch)
     for row in chosen:
         row.timed(times[row.candidate.name])
+    if load.busy:
+        say(f"busy: {load}")
+    return load
 
 
 def _fastest(rows: list[Row], files_only: bool) -> Row:
@@ -233,7 +243,7 @@ def _fastest(rows: list[Row], files_only: bool) -> Row:
 SWITCHES = {"openvino": ({"ENABLE_CPU_PINNING": True}, {"ENABLE_CPU_PINNING": False})}
 
 
-def _try_switches(best: Row, rows: list[Row], loaded: dict[str, Runtime], trial: Trial, builder: Builder, *, rounds: int, seconds: float) -> Row:
+def _try_switches(best: Row, rows: list[Row], loaded: dict[str, Runtime], trial: Trial, builder: Builder, *, rounds: int, seconds: float, watch: LoadWatch | None) -> tuple[Row, LoadRecord | None]:
     "The chosen form with its runtime's switches set, if one of them is at least 2 % faster; else as it was. Their times are relative to it, on the scale of the first timing."
     found = [best]
     for switch in SWITCHES.get(best.candidate.runtime, ()):
@@ -244,13 +254,14 @@ def _try_switches(best: Row, rows: list[Row], loaded: dict[str, Runtime], trial:
             rows.append(row)
             found.append(row)
     if len(found) == 1:
-        return best
-    times = time_in_turns({row.candidate.name: (lambda run=loaded[row.candidate.name]: run(trial.examples[0].image)) for row in found}, rounds=rounds, seconds=seconds)
+        return best, None
+    calls = {row.candidate.name: (lambda run=loaded[row.candidate.name]: run(trial.examples[0].image)) for row in found}
+    times, load = measure_watched(lambda: time_in_turns(calls, rounds=rounds, seconds=seconds), watch)
     medians = {name: statistics.median(t) for name, t in times.items()}
     for row in found[1:]:
         row.timed([t * best.median_ms / medians[best.candidate.name] for t in times[row.candidate.name]])
     quickest = min(found, key=lambda row: row.median_ms)
-    return quickest if quickest.median_ms < 0.98 * best.median_ms else best
+    return (quickest if quickest.median_ms < 0.98 * best.median_ms else best), load
 
 # %% ../../nbs/shipping/07_autotuning.ipynb #cell023
 def latency_record(tuned: Tuned) -> Latency:

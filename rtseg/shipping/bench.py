@@ -214,9 +214,10 @@ def bench_rows(record: BenchRecord, ratios: dict[str, float] | None = None) -> l
     rows = []
     for row in sorted(record.rows, key=lambda row: (row.status != "measured", row.case.model, row.case.height * row.case.width)):
         case, latency, whole, memory = row.case, row.latency, row.end_to_end, row.memory
+        disturbed = next((text for text in (latency and latency.disturbance, whole and whole.whole.disturbance) if text), "")
         rows.append({
             "network": case.model, "size": f"{case.height}x{case.width}", "runtime": case.runtime, "precision": case.precision, "threads": case.threads,
             "ms": latency and latency.median_ms, "quartiles": f"{latency.q1_ms:.2f} to {latency.q3_ms:.2f}" if latency else None, "fps": latency and latency.fps,
             "end to end ms": whole and whole.whole.median_ms, "before": whole and whole.before_ms, "after": whole and whole.after_ms,
-            "peak MB": memory and memory.peak_mb, "ratio": (ratios or {}).get(str(case)), "note": row.reason or ""})
+            "peak MB": memory and memory.peak_mb, "ratio": (ratios or {}).get(str(case)), "note": "; ".join(filter(None, (row.reason, disturbed)))})
     return rows

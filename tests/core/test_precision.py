@@ -12,7 +12,7 @@ from rtseg.core.errors import ArtifactError, ConfigError
 from rtseg.core.machine import available_cores, bf16_instructions, cache_folder, instruction_sets, processor_record
 from rtseg.core.precision import Way, answer, cpu_ways
 from rtseg.core.run_folder import RunFolder
-from rtseg.core.speed import SpeedScore, busy_text, cores_taken, speed_score
+from rtseg.core.speed import SpeedScore, speed_score
 from rtseg.data.augmentation import Augmentation
 from rtseg.data.datasets import open_dataset
 from rtseg.data.loading import Batch, reading_workers
@@ -467,17 +467,6 @@ def test_the_score_counts_operations():
     score = speed_score(lambda ways: {name: {"memory": 0.01}.get(name, 0.1 if "bf16" in name else 0.01) for name in ways})
     assert score.product_fp32 == round(2 * 1024**3 / 0.01 / 1e9, 1) and score.product_bf16 == round(2 * 1024**3 / 0.1 / 1e9, 1)
     assert score.convolution_fp32 == round(2 * 9 * 64 * 64 * 96 * 96 / 0.01 / 1e9, 1) and score.memory == round(2 * 2**26 / 0.01 / 1e9, 1)
-
-
-@pytest.mark.parametrize("taken, cores, word", [(0.0, 2, "quiet"), (0.19, 2, "quiet"), (0.21, 2, "busy"), (1.0, 64, "quiet"), (20.0, 64, "busy")])
-def test_a_tenth_of_the_cores_is_busy(taken, cores, word):
-    assert busy_text(taken, cores).startswith(word)
-
-
-@pytest.mark.parametrize("states, taken", [([(10.0, 3.0), (11.0, 3.0)], 2.0), ([(10.0, 3.0), (11.0, 4.0)], 0.0), ([(10.0, 3.0), (10.75, 3.5)], 0.5), ([(10.0, 3.0), (10.1, 3.3)], 0.0)])
-def test_own_work_is_not_the_others_load(states, taken):
-    seen, clock = iter(states), iter((5.0, 5.5))
-    assert cores_taken(0.5, state=lambda: next(seen), clock=lambda: next(clock), sleep=lambda seconds: None) == taken
 
 
 def test_the_doctor_tells_in_words():
