@@ -68,7 +68,7 @@ def export_auto(source: Source, out: Path, *, size: tuple[int, int] | None = Non
     card = ship(tuned, out, model=source.name, labels=source.data.labels, source_sha256=sha256_file(source.weights))
     gain = f"{tuned.speedup():.2f} times as fast as the plain export in ONNX Runtime" if tuned.speedup() else "the plain export was not timed"
     drop = "" if card.miou_after is None else f", mIoU {card.miou_before:.4f} before and {card.miou_after:.4f} after"
-    return (f"{table(tuned.table())}\n{tuned.int8_verdict()}\n{out}: {tuned.best.candidate.name}, {card.latency.median_ms:.2f} ms from photograph to labels, {gain}; "
+    return (f"{table(tuned.table())}\n{tuned.int8_verdict()}\n{f'busy: {tuned.disturbance}{chr(10)}' if tuned.disturbance else ''}{out}: {tuned.best.candidate.name}, {card.latency.median_ms:.2f} ms from photograph to labels, {gain}; "
             f"{card.agreement:.2%} of the labels agree{drop}\nserve it: python {out.parent / 'serve.py'} {out} PHOTOGRAPH")
 
 # %% ../../nbs/cli/06_export.ipynb #cell011

@@ -60,6 +60,9 @@ def run(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on in a run folder, also with changed settings.")
     ] = False,
+    accept_noisy: Annotated[
+        bool, typer.Option("--accept-noisy", help="Go on with a latency table that whole networks contradict.")
+    ] = False,
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Repeat the search with this many seeds and report how much it varies.")
     ] = None,
@@ -73,7 +76,8 @@ def run(
 
     ICNet in two stages and a compression: rtseg run --preset icnet-demo --out runs/icnet
     """
-    config, folder = chosen_config(preset, out, data, read_settings(set_ or []), seeds)
+    settings = read_settings(set_ or []) | ({"latency.accept_noisy": "true"} if accept_noisy else {})
+    config, folder = chosen_config(preset, out, data, settings, seeds)
     names = [name.strip() for name in stages.split(",")] if stages is not None else None
     if estimate:
         typer.echo(estimate_text(estimate_run(config, stages=names)))

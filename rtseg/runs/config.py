@@ -51,7 +51,7 @@ class DataConfig(Config):
 
 
 class LatencyConfig(Config):
-    """The latency table: runtime, size (H, W), threads, tolerance, seconds an entry and a whole network may take, random networks that check it."""
+    """The latency table: runtime, size (H, W), threads, tolerance, seconds an entry and a whole network may take, random networks that check it, and the mean error (a share) from which on it stops the run unless noise is accepted."""
 
     runtime: str = "torch"
     size: tuple[int, int] = (128, 256)
@@ -62,6 +62,8 @@ class LatencyConfig(Config):
     cache: bool = True
     network_seconds: float = Field(15.0, gt=0)
     check_networks: int = Field(20, ge=2)
+    max_error: float = Field(0.5, gt=0)
+    accept_noisy: bool = False
 
     @model_validator(mode="after")
     def _fits(self) -> "LatencyConfig":

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['seeded', 'settled_training', 'train_network', 'new_network', 'load_network', 'finished_network', 'draw_random',
            'measure_network', 'measure_random', 'settled_scoring', 'score_network', 'comparison_row', 'deployment_row',
-           'spread', 'predict_samples', 'masks_of']
+           'disturbed_text', 'spread', 'predict_samples', 'masks_of']
 
 # %% ../../nbs/runs/07_networks.ipynb #cell002
 import shutil
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -219,6 +220,11 @@ def deployment_row(runtime: str, latency: Latency, predicted_ms: float | None) -
     }
 
 # %% ../../nbs/runs/07_networks.ipynb #cell014
+def disturbed_text(measured: Mapping[str, Latency]) -> str:
+    """Which of these measurements were disturbed by others, in a sentence for the page; empty if none was."""
+    return "; ".join(f"{name}: {latency.disturbance}" for name, latency in measured.items() if latency.disturbance)
+
+
 def spread(count: int, length: int) -> list[int]:
     """`count` indices at equal distances over `length` (fewer where there are fewer)."""
     count = min(count, length)

@@ -132,10 +132,12 @@ def open_run(config: AnyConfig, out: str | Path, *, resume: bool = False) -> Run
                 f"run folder {out} holds a run of plan '{begun.get('plan', 'fasterseg')}', not of '{config.plan}': choose another --out"
             )
         config = parse_run(keep_settled(config.to_dict(), begun))
+        if begun.get("latency", {}).get("accept_noisy"):  # noise that was accepted once stays accepted
+            config = config.with_values({"latency.accept_noisy": True})
         changes = changed_settings(begun, config.to_dict())
         if not changes:
             return run
-        if not resume:
+        if not resume and any(not change.startswith("latency.accept_noisy:") for change in changes):
             more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
             raise ConfigError(
                 f"run folder {out} holds another configuration ({'; '.join(changes[:3])}{more}): choose another --out, or go on in this one with --resume"

@@ -4,21 +4,21 @@
 
 # %% auto #0
 __all__ = ['data_root', 'open_splits', 'splits_record', 'load_splits', 'label_set', 'cached_table', 'usable_cache',
-           'measure_table', 'load_table']
+           'measure_table', 'load_table', 'require_accurate']
 
 # %% ../../nbs/runs/05_steps.ipynb #cell002
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
 from ..core.choosing import put_aside
-from ..core.errors import ArtifactError, ConfigError, DataError, check_choice
+from ..core.errors import ArtifactError, ConfigError, DataError, NoisyMeasurement, check_choice
 from ..core.files import read_json, sha256_bytes
 from ..core.machine import cache_folder, package_version, processor_record
 from ..core.run_folder import fingerprint
-from ..core.values import LabelSet
+from ..core.values import LabelSet, Latency
 from ..data.datasets import LAYOUTS, SegDataset, open_dataset
 from ..data.labels import get_labels
 from ..data.scenes import make_scenes
@@ -101,7 +101,7 @@ def label_set(config: DataConfig) -> LabelSet:
 
 def cached_table(config: RunConfig) -> Path:
     """Where this machine keeps the table of a configuration, between runs: by processor, instructions in use and versions."""
-    latency = config.latency.to_dict()
+    latency = {name: value for name, value in config.latency.to_dict().items() if name not in ("max_error", "accept_noisy")}
     key = fingerprint(
         {
             "space": config.space.to_dict(),
@@ -163,3 +163,21 @@ def load_table(stage: Stage) -> LatencyTable:
         width=latency.size[1],
         num_classes=classes,
     )
+
+# %% ../../nbs/runs/05_steps.ipynb #cell_require_accurate
+def require_accurate(found: dict, checked: Sequence[tuple[object, Latency]], config: RunConfig, path: Path, *, say: Callable[[str], object] = print) -> str:
+    """What has to be said about a table at `path` that errs as `compare_predictions` has `found` (empty: nothing).
+
+    Raises `NoisyMeasurement` above `latency.max_error` unless noise is accepted; a table that quiet measurements contradict is put aside."""
+    latency, error = config.latency, found["mean_absolute_error"]
+    disturbed = [measured.disturbance for _, measured in checked if measured.disturbance]
+    beside = f", {len(disturbed)} of them measured while {disturbed[0].replace(' meanwhile', '')}" if disturbed else ""
+    if error <= latency.max_error:
+        return f"Of {len(checked)} networks{beside.replace(' of them', '')}." if disturbed else ""
+    told = f"the latency table misses {len(checked)} random networks{beside} by {error:.0%} on average, and at most {latency.max_error:.0%} is allowed"
+    if latency.accept_noisy:
+        return f"Noise is accepted: {told}."
+    if not disturbed and path.is_file():
+        put_aside(path, "the latency table contradicts the networks", say=say)
+    again = "on a quiet machine (the table is kept)" if disturbed else "which times the table anew"
+    raise NoisyMeasurement(f"{told}: give the same command again, {again}, or add --accept-noisy to go on")

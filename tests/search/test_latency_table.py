@@ -1,5 +1,6 @@
 """The latency table: enumeration, the published table, files, building, faults. No timings are asserted here."""
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from rtseg.core.architecture import Architecture, OpSpec
 from rtseg.core.environment import make_generator
 from rtseg.core.errors import ArtifactError, ConfigError, DeviceMismatch
 from rtseg.core.files import load_foreign_npy
+from rtseg.core.load import LoadWatch, Reading
 from rtseg.deployment import load_runtime
 from rtseg.models.fasterseg import STUDENT, FasterSeg
 from rtseg.search import latency_table as module
@@ -274,3 +276,52 @@ def test_a_finished_table_is_not_measured_again(tmp_path):
     outlier = {**built.entries, spec.key(): Entry(1e6, 1e6, 1e6, 5)}
     LatencyTable(built.header, outlier).save(options["path"])
     assert build_table([spec], **options).ms == {spec.key(): 1e6}
+
+
+# --- beside others ----------------------------------------------------------------------------------------------------
+
+class BusyMachine:
+    """Others use what `taken` lists, one number (of two cores) for each step of the clock."""
+
+    def __init__(self, *taken):
+        self.taken, self.now, self.worked = list(taken), 0.0, 0.0
+
+    def read(self):
+        return Reading(self.now, self.worked, 0.0, 2)
+
+    def sleep(self, seconds):
+        self.now, self.worked = self.now + seconds, self.worked + seconds * (self.taken.pop(0) if self.taken else 0.0)
+
+
+def timed_beside_others(monkeypatch, machine, wait_s=30.0):
+    """A table of eight entries that take half a second each, and how often each was timed."""
+    counts = Counter()
+
+    def probes(specs, **options):
+        for spec in specs:
+            machine.sleep(0.5)
+            counts[spec.key()] += 1
+            yield spec, Entry(1.0 + 0.1 * counts[spec.key()], 1.0, 1.0, 3)
+
+    monkeypatch.setattr(module, "time_probes", probes)
+    specs = [OpSpec("conv", 8, 8, 8, 8 * (i + 1)) for i in range(4)]
+    watch = LoadWatch(wait_s=wait_s, read=machine.read, clock=lambda: machine.now, sleep=machine.sleep)
+    return build_table(specs, size=SIZE, num_classes=5, protocol=FAST, watch=watch), [counts[s.key()] for s in specs], [s.key() for s in specs]
+
+
+def test_a_quiet_table_is_timed_once(monkeypatch):
+    table, counts, _ = timed_beside_others(monkeypatch, BusyMachine())
+    assert counts == [1, 1, 1, 1] and table.header.load == {"busy": [], "most": 0.0, "cores": 2, "waited_s": 0.0} and "busy" not in str(table.header)
+
+
+def test_disturbed_entries_are_timed_again_when_it_is_quiet(monkeypatch):
+    table, counts, keys = timed_beside_others(monkeypatch, BusyMachine(0.0, 0.0, 1.0))  # a look, the first entry, the second entry
+    assert counts == [1, 2, 1, 1] and table.header.load["busy"] == [] and table.header.load["most"] == 1.0
+    assert table.ms[keys[1]] == 1.1  # the smaller of both
+
+
+def test_entries_of_a_machine_that_never_gets_quiet_are_marked(monkeypatch, tmp_path):
+    table, counts, keys = timed_beside_others(monkeypatch, BusyMachine(*[1.5] * 500), wait_s=3.0)
+    assert counts == [1, 1, 1, 1] and table.header.load["busy"] == keys and "busy: 4 entries were timed while others used the machine" in str(table.header)
+    table.save(tmp_path / "t.json")
+    assert LatencyTable.load(tmp_path / "t.json").header.load["busy"] == keys
