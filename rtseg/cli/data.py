@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['data_app', 'existing_splits', 'data_check', 'data_synthetic', 'data_prepare', 'add_data']
 
-# %% ../../nbs/cli/02_data.ipynb #f68a9c3f
+# %% ../../nbs/cli/02_data.ipynb #cell002
 from pathlib import Path
 from typing import Annotated
 
@@ -19,12 +19,12 @@ from ..data.prepare import prepare_cityscapes
 from ..data.scenes import make_scenes
 from .options import LabelsOption, RootOption, read_size
 
-# %% ../../nbs/cli/02_data.ipynb #6b67192c
+# %% ../../nbs/cli/02_data.ipynb #cell003
 data_app = typer.Typer(
     no_args_is_help=True, help="Prepare, check and draw data.\n\nExample: rtseg data check camvid --data ~/camvid"
 )
 
-# %% ../../nbs/cli/02_data.ipynb #5f0f2853
+# %% ../../nbs/cli/02_data.ipynb #cell004
 def existing_splits(name: str, root: Path, labels: str | None, splits: str) -> dict[str, SegDataset]:
     """The named splits of a data set, opened."""
     return {split: open_dataset(name, root, split, labels=labels) for split in splits.split(",")}
@@ -80,7 +80,7 @@ def data_prepare(
     done = prepare_cityscapes(root, progress=lambda images: tqdm(images, desc="prepare", unit="image"))
     typer.echo(f"images: {done.images}; labels from: {done.sources}; lists written: {', '.join(done.lists)}")
 
-# %% ../../nbs/cli/02_data.ipynb #a7f6f84e
+# %% ../../nbs/cli/02_data.ipynb #cell007
 def add_data(app: typer.Typer) -> None:
     """Hang the commands on the program."""
     app.add_typer(data_app, name="data")

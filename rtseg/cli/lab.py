@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['lab_start', 'lab_words', 'lab', 'add_lab']
 
-# %% ../../nbs/cli/16_lab.ipynb #d9d73eb6
+# %% ../../nbs/cli/16_lab.ipynb #cell002
 import os
 import subprocess
 import sys
@@ -17,7 +17,7 @@ import typer
 from ..core.errors import ConfigError
 from ..runs.plan import notebooks_folder
 
-# %% ../../nbs/cli/16_lab.ipynb #55861a79
+# %% ../../nbs/cli/16_lab.ipynb #cell003
 def lab_start(folder: Path | None) -> tuple[Path, str]:
     """The folder that JupyterLab serves and the page it opens on, relative to it (empty: the folder itself); `ConfigError` where there is no folder."""
     if folder is not None and not folder.is_dir():
@@ -49,7 +49,7 @@ def lab(
     words = lab_words(start, port=port, browser=browser, page=page)
     raise typer.Exit(subprocess.run(words, check=False, env={**os.environ, "JUPYTER_PREFER_ENV_PATH": "1"}).returncode)
 
-# %% ../../nbs/cli/16_lab.ipynb #b8552e83
+# %% ../../nbs/cli/16_lab.ipynb #cell005
 def add_lab(app: typer.Typer) -> None:
     """Hang the command on the program."""
     app.command("lab")(lab)

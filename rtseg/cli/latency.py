@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['latency_app', 'latency_build', 'latency_show', 'latency_measure', 'add_latency']
 
-# %% ../../nbs/cli/13_latency.ipynb #1f73b338
+# %% ../../nbs/cli/13_latency.ipynb #cell002
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +20,7 @@ from ..search.latency_table import LatencyTable
 from ..viz.tables import table
 from .options import ModelOption, build_network, read_settings, read_size
 
-# %% ../../nbs/cli/13_latency.ipynb #f0e2e03a
+# %% ../../nbs/cli/13_latency.ipynb #cell003
 latency_app = typer.Typer(
     no_args_is_help=True,
     help="Build a latency table, look into one, or measure one network.\n\nExample: rtseg latency build table.json --preset demo",
@@ -82,7 +82,7 @@ def latency_measure(
         )
     )
 
-# %% ../../nbs/cli/13_latency.ipynb #c8c7f199
+# %% ../../nbs/cli/13_latency.ipynb #cell005
 def add_latency(app: typer.Typer) -> None:
     """Hang the commands on the program."""
     app.add_typer(latency_app, name="latency")

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COMMANDS', 'app', 'USAGE_ERROR', 'CLICK_ERROR', 'Command', 'Imported', 'LazyGroup', 'program', 'one_line', 'main']
 
-# %% ../../nbs/cli/10_main.ipynb #02291a55
+# %% ../../nbs/cli/10_main.ipynb #cell002
 import sys
 from collections.abc import Iterator, Mapping
 from importlib import import_module
@@ -16,7 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from ..core.errors import RtsegError
 
-# %% ../../nbs/cli/10_main.ipynb #2e8a2f2e
+# %% ../../nbs/cli/10_main.ipynb #cell004
 class Command(NamedTuple):
     """Where a command is: `module:function` in `rtseg.cli`, which hangs it on a program; and what it does, in one line."""
 
@@ -45,7 +45,7 @@ COMMANDS = {
     "latency": Command("latency:add_latency", "Build a latency table, look into one, or measure one network."),
 }
 
-# %% ../../nbs/cli/10_main.ipynb #3a59bc0a
+# %% ../../nbs/cli/10_main.ipynb #cell005
 class Imported(Mapping):
     """Name -> command, imported when it is asked for."""
 
@@ -77,7 +77,7 @@ class LazyGroup(TyperGroup):
         lines = {name: TyperCommand(name, help=command.help) for name, command in COMMANDS.items()}
         TyperGroup(commands=lines).format_commands(ctx, formatter)
 
-# %% ../../nbs/cli/10_main.ipynb #9fe45227
+# %% ../../nbs/cli/10_main.ipynb #cell007
 app = typer.Typer(
     name="rtseg",
     cls=LazyGroup,
@@ -92,7 +92,7 @@ app = typer.Typer(
 def program() -> None:
     """Typer asks for a function where no command is there yet; the help is the program's own."""
 
-# %% ../../nbs/cli/10_main.ipynb #334b3244
+# %% ../../nbs/cli/10_main.ipynb #cell009
 USAGE_ERROR = typer.BadParameter.__mro__[1]
 CLICK_ERROR = USAGE_ERROR.__mro__[1]
 

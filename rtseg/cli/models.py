@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['models_command', 'add_models']
 
-# %% ../../nbs/cli/12_models.ipynb #9cf016e1
+# %% ../../nbs/cli/12_models.ipynb #cell002
 from typing import Annotated
 
 import typer
@@ -14,7 +14,7 @@ from ..models.facts import facts_of
 from ..models.gallery import COLUMNS, FORMATS, gallery, gallery_row
 from ..viz.tables import table
 
-# %% ../../nbs/cli/12_models.ipynb #16e265c0
+# %% ../../nbs/cli/12_models.ipynb #cell003
 def models_command(
     name: Annotated[str | None, typer.Argument(help="A network; without it, all of them are listed.")] = None,
     sort: Annotated[str, typer.Option(help="name, year, params, gmacs, miou or fps.")] = "year",
@@ -33,7 +33,7 @@ def models_command(
     for key, value in {**gallery_row(name), "name": name, **facts_of(name)}.items():
         typer.echo(f"{key:<18} {value}")
 
-# %% ../../nbs/cli/12_models.ipynb #299b6259
+# %% ../../nbs/cli/12_models.ipynb #cell006
 def add_models(app: typer.Typer) -> None:
     """Hang the command on the program."""
     app.command("models")(models_command)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['chosen_config', 'print_result', 'run', 'stage', 'add_run']
 
-# %% ../../nbs/cli/15_run.ipynb #d8283c63
+# %% ../../nbs/cli/15_run.ipynb #cell002
 from pathlib import Path
 from typing import Annotated
 
@@ -21,7 +21,7 @@ from ..runs.runner import run as run_pipeline
 from ..runs.stage import find_run
 from .options import read_parameters, read_settings
 
-# %% ../../nbs/cli/15_run.ipynb #f9680c55
+# %% ../../nbs/cli/15_run.ipynb #cell004
 def chosen_config(
     preset: str | None, out: Path | None, data: Path | None, settings: dict[str, str], seeds: int | None
 ) -> tuple[AnyConfig, Path]:
@@ -34,7 +34,7 @@ def chosen_config(
     extra |= {"seeds": seeds} if seeds is not None else {}
     return config.with_values({**extra, **settings}), out or Path("runs") / config.preset
 
-# %% ../../nbs/cli/15_run.ipynb #d1e61a7b
+# %% ../../nbs/cli/15_run.ipynb #cell007
 def print_result(result: RunResult) -> None:
     """The last lines of a run: how long it took and where the report lies."""
     typer.echo(
@@ -84,7 +84,7 @@ def run(
         return
     print_result(run_pipeline(config, folder, stages=names, resume=resume or preset is None, say=typer.echo))
 
-# %% ../../nbs/cli/15_run.ipynb #05d8e6f7
+# %% ../../nbs/cli/15_run.ipynb #cell009
 def stage(
     context: typer.Context,
     name: Annotated[
@@ -110,7 +110,7 @@ def stage(
         executed = run_stage(spec, opened, notebooks=notebooks_folder(), settings=given)
     typer.echo(f"{name}: done, executed notebook {executed}")
 
-# %% ../../nbs/cli/15_run.ipynb #1a91ea36
+# %% ../../nbs/cli/15_run.ipynb #cell010
 def add_run(app: typer.Typer) -> None:
     """Hang the commands on the program."""
     app.command("run")(run)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['train', 'add_train']
 
-# %% ../../nbs/cli/14_train.ipynb #0d49c9bd
+# %% ../../nbs/cli/14_train.ipynb #cell002
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +15,7 @@ from ..core.environment import seed_everything
 from ..runs.training_runs import RecipeOption, ResumeOption, SetOption, SettingsOption, result_line, run_training, start_training, training_settings, training_splits
 from .options import DatasetOption, ForceOption, LabelsOption, ModelOption, OptionsOption, RootOption, build_network, read_settings
 
-# %% ../../nbs/cli/14_train.ipynb #d4543fa3
+# %% ../../nbs/cli/14_train.ipynb #cell003
 def train(
     model: ModelOption,
     root: RootOption,
@@ -46,7 +46,7 @@ def train(
         typer.echo(f"start from {weights}: {start}")
     typer.echo(result_line(run_training(network, splits, settings, out, pretrained_on=pretrained_on, resume=resume)))
 
-# %% ../../nbs/cli/14_train.ipynb #d6158212
+# %% ../../nbs/cli/14_train.ipynb #cell004
 def add_train(app: typer.Typer) -> None:
     """Hang the command on the program."""
     app.command("train")(train)

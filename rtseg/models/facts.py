@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['facts_in', 'published_facts', 'known_facts', 'facts_of']
 
-# %% ../../nbs/models/89_facts.ipynb #8d90e9fa
+# %% ../../nbs/models/89_facts.ipynb #cell002
 import ast
 from collections.abc import Iterator
 from functools import lru_cache
@@ -15,7 +15,7 @@ from typing import Any
 from ..core.errors import ConfigError, check_choice
 from .registry import MODELS
 
-# %% ../../nbs/models/89_facts.ipynb #e94590c5
+# %% ../../nbs/models/89_facts.ipynb #cell004
 def facts_in(source: str, where: str = "this text") -> dict[str, dict[str, Any]]:
     """Name -> facts of the networks that a module's source registers; `ConfigError` where they are not literals."""
     body = ast.parse(source).body
@@ -43,7 +43,7 @@ def _facts(call: ast.Call, shared: dict[str, ast.expr]) -> Iterator[tuple[str, A
         value = shared[keyword.value.id] if isinstance(keyword.value, ast.Name) else keyword.value
         yield from (_facts(value, shared) if isinstance(value, ast.Call) else ast.literal_eval(value).items())
 
-# %% ../../nbs/models/89_facts.ipynb #5aeac315
+# %% ../../nbs/models/89_facts.ipynb #cell007
 @lru_cache
 def published_facts() -> dict[str, dict[str, Any]]:
     """Name -> facts of the networks in `rtseg.models`, from their sources."""

@@ -24,7 +24,8 @@ from papermill.exceptions import PapermillExecutionError
 
 from ..core.errors import ConfigError, RtsegError
 from ..core.files import atomic_write
-from ..core.run_folder import RunFolder, checksum
+from ..core.run_folder import HOLDER, LOCK, RunFolder, checksum
+from .kernels import kernel_managers
 from .config import AnyConfig, keep_settled, parse_run
 from .plan import StageSpec, check_plan, choose_stages, notebooks_folder
 from .plans import plan_of
@@ -92,7 +93,7 @@ def run_notebook(notebook: Path, executed: Path, *, parameters: dict, what: str,
     executed.parent.mkdir(parents=True, exist_ok=True)
     try:
         with kernel_environment(KERNEL_ENVIRONMENT | (environment or {})):
-            papermill.execute_notebook(notebook, executed, parameters=parameters, kernel_name="python3", language="python", cwd=str(cwd), progress_bar=False, extra_arguments=KERNEL_ARGUMENTS, stderr_file=sys.stderr if show_progress else None)
+            papermill.execute_notebook(notebook, executed, parameters=parameters, kernel_name="python3", language="python", cwd=str(cwd), progress_bar=False, extra_arguments=KERNEL_ARGUMENTS, stderr_file=sys.stderr if show_progress else None, **kernel_managers())
     except PapermillExecutionError as error:
         raise StageFailed(failure_line(what, error, executed)) from None
     except DeadKernelError:
@@ -142,7 +143,7 @@ def open_run(config: AnyConfig, out: str | Path, *, resume: bool = False) -> Run
             raise ConfigError(
                 f"run folder {out} holds another configuration ({'; '.join(changes[:3])}{more}): choose another --out, or go on in this one with --resume"
             )
-    elif run.root.is_dir() and any(path.name != ".lock" for path in run.root.iterdir()):
+    elif run.root.is_dir() and any(path.name not in (LOCK, HOLDER) for path in run.root.iterdir()):
         raise ConfigError(f"{out} is not empty and no run folder: choose a new folder with --out")
     return RunFolder.create(out, config.to_dict())
 

@@ -23,7 +23,7 @@ from PIL import Image
 
 from ..core.errors import ArtifactError, ConfigError
 from ..core.files import write_json, write_yaml
-from ..core.run_folder import RunFolder
+from ..core.run_folder import RunFolder, holder
 from .config import AnyConfig, load_preset, parse_run
 from .plan import STAGES, StageSpec, find_stage, maker_of
 from .plans import plan_of
@@ -65,8 +65,8 @@ OWNER = "RTSEG_RUN_OWNER"
 
 def held_by_runner(run: RunFolder) -> bool:
     """Whether the lock of `run` belongs to the runner that started this process."""
-    lock = run.path(".lock")
-    return lock.is_file() and lock.read_text().split()[:1] == [os.environ.get(OWNER)]
+    note = holder(run.root)
+    return note is not None and str(note["pid"]) == os.environ.get(OWNER)
 
 
 def take_lock(run: RunFolder) -> ExitStack:

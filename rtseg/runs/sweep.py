@@ -22,7 +22,7 @@ import nbformat
 from ..core.errors import ArtifactError, ConfigError, RtsegError, check_choice, suggest
 from ..core.config import parse_value
 from ..core.files import read_json, sha256_file, write_json
-from ..core.run_folder import RunFolder, fingerprint
+from ..core.run_folder import HOLDER, LOCK, RunFolder, fingerprint
 from .pages import write_page, write_plotly
 from .parameters import read_numbers, read_parameters, settled
 from .plan import StageSpec, find_stage, maker_of, notebooks_folder
@@ -262,7 +262,7 @@ def open_sweep(target: Target, grid: Mapping[str, Sequence[str]], fixed: Mapping
     told = out / "sweep.json"
     if told.is_file() and read_json(told)["target"] != target.name:
         raise ConfigError(f"{out} holds a sweep over '{read_json(told)['target']}': choose another --out")
-    if not told.is_file() and out.is_dir() and any(path.name != ".lock" for path in out.iterdir()):
+    if not told.is_file() and out.is_dir() and any(path.name not in (LOCK, HOLDER) for path in out.iterdir()):
         raise ConfigError(f"{out} is not empty and holds no sweep: choose a new folder with --out")
     write_json(told, {"target": target.name, "grid": dict(grid), "fixed": dict(fixed)})
 

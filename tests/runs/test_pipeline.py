@@ -11,7 +11,7 @@ import nbformat
 import pytest
 
 from rtseg.core.errors import ArtifactError, ConfigError
-from rtseg.core.run_folder import RunBusy, RunFolder
+from rtseg.core.run_folder import RunBusy, RunFolder, holder
 from rtseg.runs.config import list_presets, load_preset, parse_run
 from rtseg.runs.plan import STAGES, StageSpec, check_plan, choose_stages, find_stage, notebooks_folder
 from rtseg.runs.plans import ICNET, PLANS, plan_of
@@ -138,7 +138,7 @@ def test_a_run_folder_in_use_is_refused(toys):
     write_toy(folder, TOYS[1], "import time\ntime.sleep(60)")
     other = start_script(folder)
     try:
-        wait_for((folder / "run/.lock").is_file)
+        wait_for((folder / "run/.holder").is_file)
         with pytest.raises(RunBusy, match=f"in use by process {other.pid}"):
             go()
         with pytest.raises(RunBusy, match="in use"):
@@ -160,7 +160,7 @@ def test_a_killed_run_goes_on_where_it_was(toys):
     wait_for(lambda: steps() and len(json.loads(steps()[0].read_text())) >= 3)
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
-    assert (folder / "run/.lock").is_file(), "a killed process leaves its lock"
+    assert holder(folder / "run")["pid"] == killed.pid, "a killed process leaves its note"
     time.sleep(2.5)  # the orphaned kernel notices within a second
     before = json.loads(steps()[0].read_text())
     assert len(before) < 8
@@ -168,7 +168,7 @@ def test_a_killed_run_goes_on_where_it_was(toys):
     assert result.skipped == ("count",) and result.ran == ("double",)
     after = json.loads((folder / "run/double/n.json").read_text())
     assert after[: len(before)] == before and len(after) == 8 and len({pid for _, _, pid in after}) == 2
-    assert not steps() and not (folder / "run/.lock").exists()
+    assert not steps() and holder(folder / "run") is None
 
 
 def test_work_of_other_settings_is_not_resumed(tmp_path):

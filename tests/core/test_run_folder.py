@@ -1,0 +1,88 @@
+"""The run folder's lock: one process at a time, whatever notes lie there."""
+
+import socket
+from multiprocessing import get_context
+
+import pytest
+
+from rtseg.core.files import write_json
+from rtseg.core.run_folder import HOLDER, LOCK, RunBusy, RunFolder, holder
+
+def hold(folder, talk):
+    """In another process: wait for a word, try to take the folder, tell how that went, keep it until the next word."""
+    talk.recv()
+    try:
+        with RunFolder(folder).lock():
+            talk.send("held")
+            talk.recv()
+    except RunBusy:
+        talk.send("busy")
+
+
+def start(folder):
+    """Another process and the line to it."""
+    processes = get_context("fork")
+    ours, theirs = processes.Pipe()
+    other = processes.Process(target=hold, args=(folder, theirs), daemon=True)
+    other.start()
+    return other, ours
+
+
+@pytest.fixture
+def held(tmp_path):
+    other, talk = start(tmp_path)
+    talk.send("take it")
+    assert talk.recv() == "held"
+    yield tmp_path, other
+    other.kill()
+    other.join()
+
+
+def test_one_line_names_who_holds_it(held):
+    folder, other = held
+    with pytest.raises(RunBusy, match=f"in use by process {other.pid}, since 20") as refused, RunFolder(folder).lock():
+        pass
+    assert "\n" not in str(refused.value) and "--out" in str(refused.value)
+
+
+def test_a_holder_on_another_machine_is_named_and_not_taken_for_dead(held):
+    folder, _ = held
+    write_json(folder / HOLDER, {"pid": 2**22 + 1, "host": "elsewhere", "since": "now"})  # no such process here
+    with pytest.raises(RunBusy, match="process 4194305 on elsewhere"), RunFolder(folder).lock():
+        pass
+
+
+def test_nobody_can_take_it_before_the_note_is_written(held):
+    folder, _ = held
+    (folder / HOLDER).unlink()
+    with pytest.raises(RunBusy, match="which has just taken it"), RunFolder(folder).lock():
+        pass
+
+
+def test_a_dead_process_holds_nothing(held):
+    folder, other = held
+    other.kill()
+    other.join()
+    assert holder(folder)["pid"] == other.pid and holder(folder)["host"] == socket.gethostname()
+    with RunFolder(folder).lock():
+        assert holder(folder)["pid"] != other.pid
+    assert holder(folder) is None
+
+
+@pytest.mark.parametrize("note", ['{"pid": 1, "host": "elsewhere", "since": "long ago"}', "{", "1 0.0", "1", '{"pid": 1}'])
+def test_old_and_damaged_notes_hold_nothing(tmp_path, note):
+    (tmp_path / HOLDER).write_text(note)
+    (tmp_path / LOCK).write_text("1 0.0")  # what earlier versions wrote
+    with RunFolder(tmp_path).lock():
+        assert holder(tmp_path)["pid"] > 1
+
+
+def test_of_several_that_ask_at_once_one_gets_it(tmp_path):
+    others = [start(tmp_path) for _ in range(6)]
+    for _, talk in others:
+        talk.send("now")
+    answers = sorted(talk.recv() for _, talk in others)
+    for other, _ in others:
+        other.kill()
+        other.join()
+    assert answers == ["busy"] * 5 + ["held"]
