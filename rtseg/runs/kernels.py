@@ -7,6 +7,7 @@ __all__ = ['WARM', 'LOADED', 'serve_forks', 'become_kernel', 'read_on_loading', 
            'WarmProvisioner', 'WarmKernelManager', 'kernel_managers']
 
 # %% ../../nbs/runs/18_kernels.ipynb #cell002
+import atexit
 import gc
 import json
 import os
@@ -15,6 +16,7 @@ import socket
 import subprocess
 import sys
 import threading
+import traceback
 import uuid
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -51,7 +53,6 @@ def serve_forks(number: int, modules: Sequence[str] = WARM) -> None:
         if os.fork() == 0:
             requests.close()
             become_kernel(asked)
-            return
         asked.close()
 
 
@@ -68,7 +69,15 @@ def become_kernel(asked: socket.socket) -> None:
     np.random.seed(None)  # forks would begin with the same numbers
     sys.argv = ["ipykernel_launcher", *orders["arguments"], f"--IPKernelApp.parent_handle={os.getppid()}"]  # without its parent it ends
     sys.path[:] = [path for path in sys.path if path]  # as ipykernel_launcher does; IPython adds the kernel's own folder
-    IPKernelApp.launch_instance(sys.argv[1:])
+    try:
+        IPKernelApp.launch_instance(sys.argv[1:])
+        atexit._run_exitfuncs()
+    except Exception:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)  # the libraries' own ends would wait for threads that a fork does not have
 
 # %% ../../nbs/runs/18_kernels.ipynb #cell006
 LOADED = ("ATEN_", "CUDA_", "DNNL_", "GOMP_", "KMP_", "LD_", "MKL_", "OMP_", "ONEDNN_", "OPENBLAS_", "PYTHON", "PYTORCH_", "TORCH", "TQDM_")

@@ -25,14 +25,21 @@ def start(folder):
     ours, theirs = processes.Pipe()
     other = processes.Process(target=hold, args=(folder, theirs), daemon=True)
     other.start()
+    theirs.close()
     return other, ours
+
+
+def told(talk):
+    """The other process's next word."""
+    assert talk.poll(60), "the other process says nothing"
+    return talk.recv()
 
 
 @pytest.fixture
 def held(tmp_path):
     other, talk = start(tmp_path)
     talk.send("take it")
-    assert talk.recv() == "held"
+    assert told(talk) == "held"
     yield tmp_path, other
     other.kill()
     other.join()
@@ -81,7 +88,7 @@ def test_of_several_that_ask_at_once_one_gets_it(tmp_path):
     others = [start(tmp_path) for _ in range(6)]
     for _, talk in others:
         talk.send("now")
-    answers = sorted(talk.recv() for _, talk in others)
+    answers = sorted(told(talk) for _, talk in others)
     for other, _ in others:
         other.kill()
         other.join()
