@@ -26,6 +26,7 @@ from ..core.environment import evaluating
 from ..core.errors import ArtifactError, ConfigError
 from ..core.files import atomic_write, sha256_bytes
 from ..core.values import Value
+from ..layers.merging import merged
 
 # %% ../../nbs/runtimes/01_export.ipynb #cell009
 @contextmanager
@@ -41,7 +42,8 @@ def _quiet() -> Iterator[None]:
 
 
 def to_onnx(model: nn.Module, shape: tuple[int, ...], *, opset: int = 18, dynamic_batch: bool = True, outputs: tuple[str, ...] = ("logits",), dtype: torch.dtype = torch.float32) -> onnx.ModelProto:
-    """Trace `model` (evaluation mode, input N x C x H x W of `shape`) into an ONNX model; raises `ConfigError` where it cannot be traced."""
+    """Trace `model` (evaluation mode, parallel branches merged, input N x C x H x W of `shape`) into an ONNX model; raises `ConfigError` where it cannot be traced."""
+    model = merged(model)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     example = torch.zeros((max(2, shape[0]) if dynamic_batch else shape[0], *shape[1:]), dtype=dtype, device=device)
     free = ({0: torch.export.Dim("batch")},) if dynamic_batch else None

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from rtseg.core.errors import ConfigError
-from rtseg.models import count_parameters, create_model
-from rtseg.models.checking import check_training
+from rtseg.models import count_parameters, create_model, list_models, model_info
+from rtseg.models.checking import check_training, smallest_of_families
 from rtseg.models.smp import DECODERS
 
 VARIANTS = [("icnet", {"encoder": "resnet50"}), ("icnet", {"encoder": "mobilenetv2_100"}), ("icnet", {"encoder": "resnet34"}), ("pspnet", {"encoder": "resnet18"}),
@@ -13,7 +13,7 @@ VARIANTS = [("icnet", {"encoder": "resnet50"}), ("icnet", {"encoder": "mobilenet
             ("bisenetv1", {"encoder": "resnet34"}), ("swiftnet", {"encoder": "resnet34"}), ("fanet", {"encoder": "resnet34"}), ("linknet", {"encoder": "resnet34"}),
             ("farseenet", {"encoder": "resnet34"}), ("shelfnet", {"encoder": "resnet34"}), ("stdc", {"encoder": "stdc2", "aux": True, "detail": True}),
             ("ppliteseg", {"encoder": "stdc2"}), ("stdcseg2", {"detail_strides": (2, 4, 8)}), *(("smp", {"decoder": decoder}) for decoder in DECODERS),
-            ("smp", {"encoder": "resnet101", "decoder": "deeplabv3plus"})]
+            ("smp", {"encoder": "resnet101", "decoder": "deeplabv3plus"}), *((name, {}) for name in sorted({*list_models()} - {*smallest_of_families()}))]
 
 
 @pytest.mark.parametrize(("name", "options"), VARIANTS, ids=lambda value: value if isinstance(value, str) else "-".join(map(str, value.values())))
@@ -25,6 +25,16 @@ def test_variant_keeps_the_contract(name, options):
         assert network.eval()(torch.randn(1, 3, 65, 97)).shape == (1, 5, 65, 97)
     assert shapes == [(360, 480), (375, 1242), (721, 1281)]
     assert check_training(network).startswith("batch of 1")
+
+
+def test_a_family_is_asked_for_by_size():
+    """Every size of every family, and what is left of its name is the size."""
+    families = {name: model_info(name)["family"] for name in list_models() if "family" in model_info(name)}
+    assert {"pidnet_s", "ddrnet_39", "ffnet78s"} <= set(families)
+    with torch.device("meta"):
+        for name, family in families.items():
+            sized = create_model(family, 5, size=name.removeprefix(family).lstrip("_"))
+            assert type(sized) is type(create_model(name, 5)) and count_parameters(sized) == count_parameters(create_model(name, 5))
 
 
 @pytest.mark.parametrize(("small", "large"), [(("cgnet", {}), ("cgnet", {"blocks": (3, 21)})), (("ddrnet", {}), ("ddrnet", {"width": 64})),

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from rtseg.core.errors import ArtifactError
+from rtseg.layers.merging import can_merge, merged
 from rtseg.models import convert_checkpoint, count_macs, count_parameters, create_model, list_models
 from rtseg.models.checkpoints import list_sources
 from rtseg.models.contract import SegNetwork
@@ -176,3 +177,15 @@ def test_keys_that_do_not_fit_are_named(shared, entry):
     for changed, named in changes:
         with pytest.raises(ArtifactError, match=named.replace(".", r"\.")):
             convert_checkpoint(name, changed, source=source, **options)
+
+
+@pytest.mark.parametrize("entry", ("rdrnet_s_simple", "rdrnet_m"))
+def test_merged_network_is_the_deployed_one(shared, entry):
+    """Parameters and operations of the authors' deployed network, and the same logits as before merging."""
+    facts = json.loads((shared / "zoo/summary.json").read_text())[entry]["deployed"]
+    network, image, wanted = published(shared, entry)
+    small = merged(network)
+    assert count_parameters(small) == facts["params"] and not can_merge(small) and can_merge(network)
+    assert count_macs(small, (1, 3, 512, 1024)) / 1e9 == pytest.approx(facts["gmacs_512x1024"], rel=1e-3)
+    with torch.no_grad():
+        assert relative(small(image), network(image)) < 3e-5 and relative(small.double()(image.double()), network.double()(image.double())) < 1e-5

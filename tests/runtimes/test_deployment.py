@@ -11,9 +11,11 @@ from torch import nn
 from rtseg.core.environment import make_generator
 from rtseg.core.errors import ArtifactError, ConfigError, MissingExtra, RtsegError
 from rtseg.core.values import Latency
+from rtseg.layers.merging import merged
 from rtseg.deployment import RUNTIMES, export_onnx, load_runtime, measure_latency
-from rtseg.runtimes.export import evaluating
+from rtseg.runtimes.export import compare_onnx, evaluating, to_onnx
 from rtseg.latency.measuring import check_clock, cuda_clock, measure_rounds, median_interval, repeat, warm_up
+from rtseg.models import count_parameters, create_model
 from rtseg.models.fasterseg import FasterSeg
 from rtseg.search.space import SearchSpace, sample
 
@@ -210,3 +212,14 @@ def test_cuda_network_is_measured_with_the_cuda_clock():
 def test_importing_deployment_is_quiet():
     done = subprocess.run([sys.executable, "-c", "import rtseg.deployment"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and done.stdout == "" and done.stderr == ""
+
+
+def test_parallel_branches_are_merged_before_export():
+    """One convolution a block in the file, the same logits, and the network itself as it was."""
+    torch.manual_seed(0)
+    network = create_model("rdrnet_s_simple", 5).eval()
+    before = count_parameters(network)
+    graph = to_onnx(network, (1, 3, 64, 96))
+    convolutions = sum(node.op_type == "Conv" for node in graph.graph.node)
+    assert convolutions == sum(isinstance(m, nn.Conv2d) for n, m in merged(network).named_modules() if not n.startswith("aux_heads")) < 60
+    assert compare_onnx(graph, network, (1, 3, 64, 96))[0] < 1e-3 and count_parameters(network) == before

@@ -12,7 +12,8 @@ from rtseg.core.errors import ArtifactError, ConfigError
 from rtseg.core.files import save_tensors
 from rtseg.core.values import SegOutput
 from rtseg.evaluation.evaluator import save_trained
-from rtseg.models import create_model, list_models
+from rtseg.models import create_model
+from rtseg.models.checking import smallest_of_families
 from rtseg.models.fasterseg import FasterSeg
 from rtseg.training.distillation import (
     DistillationConfig, Distiller, TeacherCache, build_distiller, cwd_distillation, kl_distillation, load_teacher, mse_distillation, weights_checksum,
@@ -133,7 +134,7 @@ def test_settings_and_refusals():
             DistillationConfig.parse(data)
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", smallest_of_families())
 def test_every_network_teaches_and_learns(name):
     torch.manual_seed(0)
     images = torch.randn(2, 3, 64, 96)
