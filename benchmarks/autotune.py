@@ -2,12 +2,14 @@
 
     python benchmarks/autotune.py --data ../shared/camvid --runs ../runs/camvid_training
     python benchmarks/autotune.py --data ../shared/camvid --runs ../runs/camvid_training --models fastscnn,stdc --student ../runs/camvid-cpu
+    ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 python benchmarks/autotune.py ... --precisions fp32,int8 --runtimes onnxruntime,openvino --out benchmarks/results/autotune_avx2.json
     python benchmarks/autotune.py --report
 
 Work that is compared: the bytes of a photograph in, the bytes of its labels out. The baseline is what a plain export gives: ONNX Runtime fp32 from normalised floats to full-size logits,
 the host normalises before and takes the best class after it. All forms of a network take turns within one process. `network_only` is the same export and the chosen form without a host's work
 (logits of a normalised image; labels of a photograph), again in turns. `served_ms` is what the shipped serve.py prints in a Python that can import neither torch nor rtseg. Calibration: training images; masks are compared, and mIoU taken, on validation images that calibration has not seen.
 Wanted: median speed-up >= 2.2 over ONNX Runtime fp32 and >= 4 over eager; agreement >= 0.99 and mIoU drop <= 0.005 everywhere; no network slower than with ONNX Runtime fp32.
+The two variables limit PyTorch and OpenVINO to AVX2. ONNX Runtime's own kernels know no such switch: its figures there are those of the whole processor, the baseline as well as int8 (with VNNI where it has that).
 Run on a quiet machine. Rows already in results/autotune.json are kept, so that a killed run goes on; --again NAME measures one anew. Networks without trained weights are left out, by name.
 """
 import argparse
@@ -26,6 +28,7 @@ from rtseg.core.architecture import Architecture
 from rtseg.core.environment import environment_record, git_state
 from rtseg.core.errors import RtsegError
 from rtseg.core.files import read_json, sha256_file, write_json
+from rtseg.core.machine import processor_record
 from rtseg.data import open_dataset
 from rtseg.shipping.autotuning import Tuned, autotune, ship, time_in_turns
 from rtseg.shipping.candidates import BASELINE, EAGER, Builder, list_candidates
@@ -78,7 +81,7 @@ def folder(words: argparse.Namespace, name: str) -> Path:
 def measure(name: str, network: SegNetwork, weights: Path | None, splits: dict, words: argparse.Namespace) -> dict:
     shape, work = (1, 3, *words.size), folder(words, name)
     runtimes = words.runtimes.split(",") if words.runtimes else None
-    tuned = autotune(network, splits["train"], judged=splits["val"], shape=shape, threads=words.threads, images=words.images, candidates=list_candidates("cpu", runtimes=runtimes), files_only=True, rounds=words.rounds,
+    tuned = autotune(network, splits["train"], judged=splits["val"], shape=shape, threads=words.threads, images=words.images, candidates=list_candidates("cpu", runtimes=runtimes, precisions=words.precisions.split(",")), files_only=True, rounds=words.rounds,
                      seconds=words.seconds, folder=work, say=lambda text: print("   ", text, flush=True))
     judged, best = read_examples(splits["val"], words.size, count=words.images), tuned.best
     ship(tuned, work / "network.onnx", model=name, labels=splits["val"].labels, source_sha256=sha256_file(weights) if weights else None)
@@ -112,7 +115,7 @@ def summary(rows: dict[str, dict]) -> dict:
 
 
 def keep(rows: dict[str, dict], words: argparse.Namespace) -> None:
-    write_json(words.out, {"rows": rows, "summary": summary(rows), "size": words.size, "threads": words.threads, "git": git_state(), "environment": environment_record()})
+    write_json(words.out, {"rows": rows, "summary": summary(rows), "size": words.size, "threads": words.threads, "git": git_state(), "environment": environment_record(), "processor": processor_record()})
 
 
 def report(rows: dict[str, dict]) -> str:
@@ -134,6 +137,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--runtimes", help="only these, separated by commas; all of this machine by default")
+    parser.add_argument("--precisions", default="fp32,bf16,int8", help="only these, separated by commas")
     parser.add_argument("--again", default="", help="measure these networks anew")
     parser.add_argument("--untrained", action="store_true", help="take random weights where there are no trained ones: a trial of the tool, no result")
     parser.add_argument("--work", type=Path, default=ROOT.parent / "runs" / "autotune", help="quantised graphs and shipped files")
