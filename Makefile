@@ -4,9 +4,13 @@ VENV   ?= .venv
 PRESET ?= demo
 OUT    ?= runs/$(PRESET)
 DATA   ?=
+ROOM   ?=
+NETWORKS ?= enet,fastscnn,fasterseg
 BIN    := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+QUICK  := tests/house/test_house.py tests/core tests/layers tests/data tests/models/test_models.py nbs/core nbs/layers
 
-.PHONY: run test test-browser docs lab install
+.PHONY: run test quick test-browser docs lab install
 
 run: $(VENV)/.installed
 	$(BIN)/rtseg run --preset $(PRESET) --out $(OUT) --resume $(if $(DATA),--data $(DATA))
@@ -14,8 +18,12 @@ run: $(VENV)/.installed
 test: export RTSEG_WAIT_FOR_QUIET ?= 0  # seconds that a measurement waits for a quiet machine
 test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/nbdev_test --skip_folder_re '^(stages|recipes|guides|[_.])'
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) --durations=25
+
+# Two minutes. `make quick ROOM=models` tries one room, its tests and pages; NETWORKS are those that sweeps over the registry are limited to.
+quick: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(PYTEST) -m 'not slow and not long' --networks $(NETWORKS) --durations=5 $(if $(ROOM),tests/house/test_house.py $(wildcard tests/$(ROOM) nbs/$(ROOM)),$(QUICK))
 
 # Chromium is looked for in RTSEG_CHROMIUM, then on the PATH; without one the tests are skipped with that reason.
 test-browser: $(VENV)/.installed-browser

@@ -20,6 +20,7 @@ from rtseg.models.icnet import start_from_pspnet
 from rtseg.models.starting import start_from
 from rtseg.cli import main as cli
 from rtseg.runs.config import load_preset
+from rtseg.runs.kernels import kernel_managers
 from rtseg.runs.plans import ICNET
 from rtseg.runs.runner import run
 
@@ -126,10 +127,11 @@ def test_every_recipe_page_is_tried():
     assert sorted(PAGES) == sorted(path.name for path in RECIPES.glob("*.ipynb"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_a_recipe_page_runs(page, scenes, tmp_path):
     given = {"root": str(scenes), "out": str(tmp_path / "out"), "changes": FAST, **PAGES[page]}
-    papermill.execute_notebook(RECIPES / page, tmp_path / page, parameters=given, kernel_name="python3", progress_bar=False)
+    papermill.execute_notebook(RECIPES / page, tmp_path / page, parameters=given, kernel_name="python3", progress_bar=False, **kernel_managers())
     executed = nbformat.read(tmp_path / page, as_version=4)
     assert not any(output.output_type == "error" for cell in executed.cells for output in cell.get("outputs", []))
     if page == "03_compression.ipynb":
@@ -162,6 +164,7 @@ def test_a_teacher_teaches_from_the_command_line(typed, scenes, tmp_path):
     assert code == 1 and err.count("\n") == 1 and not (tmp_path / "v").exists()
 
 
+@pytest.mark.slow
 def test_a_network_is_compressed_and_goes_on_being_a_network(typed, scenes, tmp_path):
     save_tensors(tmp_path / "whole.safetensors", create_model("fastscnn", 19).state_dict())
     line = f"compress --model fastscnn --weights {tmp_path}/whole.safetensors --dataset synthetic --data {scenes} --out {tmp_path}/c --steps 2 --size 64x64 {TINY}"

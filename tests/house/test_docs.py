@@ -107,6 +107,7 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path):
         build_site(root, tmp_path / "out", host=HOST, only=["core/none.ipynb"])
 
 
+@pytest.mark.slow
 def test_a_few_real_notebooks_hold_together(tmp_path):
     few = ["index.ipynb", "guides/11_from_other_projects.ipynb", "training/01_losses.ipynb", "explore/02_architecture_explorer.ipynb"]
     count, dead = build_site(ROOT, tmp_path / "site", host=HOST, only=few)
@@ -131,6 +132,7 @@ def notebook_pages_without_outputs():
     return [Page(ROOT / "nbs" / name, name.replace(".ipynb", ".html"), "", name, "".join(markdown_html(c.source) for c in found if c.cell_type == "markdown")) for name, found in cells.items()]
 
 
+@pytest.mark.slow
 def test_the_reference_has_every_exported_function_and_class():
     pages = {page.target: page.body for page in reference_pages(ROOT)}
     for path in sorted((ROOT / "rtseg").glob("*/*.py")):

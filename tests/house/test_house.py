@@ -68,6 +68,7 @@ def test_no_import_hides_in_a_function(path):
             assert not imported_rooms(path, node), f"{name_of(path)}: {node.name} imports rtseg inside the function"
 
 
+@pytest.mark.slow
 def test_every_module_imports_alone():
     """No cycle: each module can be the first one that is imported."""
     names = [".".join(p.relative_to(ROOT).with_suffix("").parts) for p in MODULES]

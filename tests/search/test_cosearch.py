@@ -43,6 +43,7 @@ def same_tensors(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
 
 
+@pytest.mark.slow
 def test_same_seed_same_result_other_seed_another():
     first, again, other = (list(run(seed))[-1] for seed in (0, 0, 1))
     assert first.record() == again.record() and first.decoded == again.decoded

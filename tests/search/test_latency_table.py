@@ -237,6 +237,7 @@ def test_building_refuses_a_table_of_something_else(tmp_path, monkeypatch):
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])
 def test_a_real_build_of_a_toy_space(tmp_path, runtime):
     specs = table_specs(TOY, SIZE, 5)[::3]

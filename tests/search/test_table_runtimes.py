@@ -99,6 +99,7 @@ def test_a_fake_runtime_is_predicted_exactly(fake):
         assert abs(table.predict(arch) / whole - 1) < 1e-4, (arch, table.predict(arch), whole)
 
 
+@pytest.mark.slow
 def test_graphs_of_a_fake_runtime_add_up_too(fake_graphs):
     arch = sample(TOY, make_generator(1), lasts=(1, 0))
     table = build_table(arch.op_specs(*SIZE, 5), size=SIZE, num_classes=5, runtime="fake", protocol=ONCE)
@@ -342,6 +343,7 @@ def test_latency_of_hands_on_what_it_was_asked(monkeypatch):
             latency_of(**wrong)
 
 
+@pytest.mark.slow
 def test_pruning_aims_at_the_milliseconds_of_a_runtime(monkeypatch):
     monkeypatch.setattr(targets_module, "load_runtime", lambda model, **options: model)
     monkeypatch.setattr(targets_module, "measure_latency", lambda held, shape, **options: Latency(count_macs(held, shape) / 1e6, 1, 1, 3, shape, "d", "r", "fp32", 1))

@@ -78,6 +78,7 @@ def clock(monkeypatch):
     return known
 
 
+@pytest.mark.slow
 def test_the_fastest_that_is_faithful_is_chosen(network, pairs, clock):
     clock.update({BASELINE.name: 20.0, EAGER.name: 60.0, ORT.name: 10.0, ROUGH.name: 1.0})
     tuned = tune(network, pairs)

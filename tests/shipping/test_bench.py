@@ -197,6 +197,7 @@ def typed(capsys):
     return type_line
 
 
+@pytest.mark.slow
 def test_the_command(typed, tmp_path):
     line = f"bench --models fastscnn --runtimes torch,openvino --precision fp32,fp16 --sizes 64x96 --threads 1 --seconds 0.1 --no-memory --no-end-to-end --out {tmp_path}/b"
     code, out, _ = typed(line)

@@ -29,6 +29,7 @@ def exported(request):
     return net, to_onnx(net, SHAPE, dynamic_batch=False)
 
 
+@pytest.mark.slow
 def test_networks_agree_layer_by_layer(exported):
     net, graph = exported
     check = check_runtime(net, "onnxruntime", shape=SHAPE, graph=graph, threads=1, layers="all")
@@ -73,6 +74,7 @@ def test_pytorch_shows_its_own_layers(small):
     assert layers[0].relative < max(layer.relative for layer in layers)
 
 
+@pytest.mark.slow
 def test_a_serving_graph_is_compared_by_labels(small):
     check = check_runtime(ServingGraph(small[0]), "onnxruntime", shape=(1, 3, 64, 96), threads=1)
     assert check.relative_difference is None and check.label_agreement > 0.99 and check.agrees and check.shape == (1, 64, 96, 3)
