@@ -41,7 +41,7 @@ COMMANDS = {
     "sweep": Command("sweep:add_sweep", "Run a notebook once for every point of a grid; -p key value fixes the other parameters, for a stage also run and preset."),
     "tune": Command("tune:add_tuning", "Search for good training settings and options of the network; stop it at any moment, and go on with --resume."),
     "data": Command("data:add_data", "Prepare, check and draw data."),
-    "nas": Command("nas:add_nas", "Tables of trained networks, and searches on them: the best network for a budget in under a minute."),
+    "nas": Command("nas:add_nas", "Tables of trained networks, and searches on them."),
     "latency": Command("latency:add_latency", "Build a latency table, look into one, or measure one network."),
 }
 

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from ..core.run_folder import RunFolder
+from ..core.run_folder import RunFolder, refuse_foreign
 from ..runs.config import AnyConfig, list_presets, load_preset, parse_run
 from ..runs.estimate import estimate_run, estimate_text
 from ..runs.plan import find_stage, notebooks_folder
@@ -105,6 +105,7 @@ def stage(
     spec = find_stage(name, plan_of(config.to_dict()))
     config.with_values(given)  # refuses unknown names before anything starts
     opened = RunFolder(folder)
+    refuse_foreign(folder, "config.yaml", "no run folder")
     with opened.lock():
         opened = open_run(config, folder)
         executed = run_stage(spec, opened, notebooks=notebooks_folder(), settings=given)

@@ -24,7 +24,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from ..core.errors import ConfigError, RtsegError
 from ..core.files import atomic_write
-from ..core.run_folder import HOLDER, LOCK, RunFolder, checksum
+from ..core.run_folder import RunFolder, checksum, refuse_foreign
 from .kernels import kernel_managers
 from .config import AnyConfig, keep_settled, parse_run
 from .plan import StageSpec, check_plan, choose_stages, notebooks_folder
@@ -143,8 +143,7 @@ def open_run(config: AnyConfig, out: str | Path, *, resume: bool = False) -> Run
             raise ConfigError(
                 f"run folder {out} holds another configuration ({'; '.join(changes[:3])}{more}): choose another --out, or go on in this one with --resume"
             )
-    elif run.root.is_dir() and any(path.name not in (LOCK, HOLDER) for path in run.root.iterdir()):
-        raise ConfigError(f"{out} is not empty and no run folder: choose a new folder with --out")
+    refuse_foreign(run.root, "config.yaml", "no run folder")
     return RunFolder.create(out, config.to_dict())
 
 # %% ../../nbs/runs/09_runner.ipynb #cell015
@@ -215,6 +214,7 @@ def run(
     chosen, started = choose_stages(stages, plan), time.monotonic()
     data_root(config.data, Path(out))  # a missing folder is told at once, not by the first notebook
     folder = RunFolder(out)
+    refuse_foreign(folder.root, "config.yaml", "no run folder")
     with folder.lock():
         check_artifacts(folder, chosen, remake=stages is not None)
         folder = open_run(config, out, resume=resume)

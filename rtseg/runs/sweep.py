@@ -22,7 +22,7 @@ import nbformat
 from ..core.errors import ArtifactError, ConfigError, RtsegError, check_choice, suggest
 from ..core.config import parse_value
 from ..core.files import read_json, sha256_file, write_json
-from ..core.run_folder import HOLDER, LOCK, RunFolder, fingerprint
+from ..core.run_folder import RunFolder, fingerprint, refuse_foreign
 from .pages import write_page, write_plotly
 from .parameters import read_numbers, read_parameters, settled
 from .plan import StageSpec, find_stage, maker_of, notebooks_folder
@@ -258,12 +258,10 @@ def run_point(target: Target, values: dict[str, str], fixed: Mapping[str, str], 
 
 # %% ../../nbs/runs/15_sweep.ipynb #cell017
 def open_sweep(target: Target, grid: Mapping[str, Sequence[str]], fixed: Mapping[str, str], out: Path) -> None:
-    """Make the sweep's folder, or go on in it; `ConfigError` where it holds something else, or another notebook's sweep."""
+    """Make the sweep's folder, or go on in it; `ConfigError` where it holds another notebook's sweep."""
     told = out / "sweep.json"
     if told.is_file() and read_json(told)["target"] != target.name:
         raise ConfigError(f"{out} holds a sweep over '{read_json(told)['target']}': choose another --out")
-    if not told.is_file() and out.is_dir() and any(path.name not in (LOCK, HOLDER) for path in out.iterdir()):
-        raise ConfigError(f"{out} is not empty and holds no sweep: choose a new folder with --out")
     write_json(told, {"target": target.name, "grid": dict(grid), "fixed": dict(fixed)})
 
 
@@ -277,6 +275,7 @@ def sweep(target: Target, grid: Mapping[str, Sequence[str]], *, out: str | Path,
     for values in points:
         target.check({**fixed, **values})  # a mistyped key or value is told before an hour is spent
     records = []
+    refuse_foreign(out, "sweep.json", "holds no sweep")
     with RunFolder(out).lock():
         open_sweep(target, grid, fixed, out)
         write_plotly(out)

@@ -5,8 +5,11 @@ from multiprocessing import get_context
 
 import pytest
 
+from rtseg.core.errors import ConfigError
 from rtseg.core.files import write_json
 from rtseg.core.run_folder import HOLDER, LOCK, RunBusy, RunFolder, holder
+from rtseg.runs.config import load_preset
+from rtseg.runs.runner import run
 
 def hold(folder, talk):
     """In another process: wait for a word, try to take the folder, tell how that went, keep it until the next word."""
@@ -93,3 +96,11 @@ def test_of_several_that_ask_at_once_one_gets_it(tmp_path):
         other.kill()
         other.join()
     assert answers == ["busy"] * 5 + ["held"]
+
+
+def test_a_folder_of_somebody_else_is_refused_and_left_as_it_is(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/work.txt").write_text("x")
+    with pytest.raises(ConfigError, match="is not empty and no run folder"):
+        run(load_preset("smoke"), tmp_path / "mine", say=lambda _: None)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["work.txt"]
