@@ -144,7 +144,7 @@ def test_training_starts_from_weights_of_other_classes_and_says_so(typed, scenes
     save_trained(tmp_path / "camvid.safetensors", create_model("fastscnn", 11).state_dict(), epoch=7, which="best", seed=0, pretrained_on="ImageNet")
     code, out, err = typed(f"train --model fastscnn --dataset synthetic --data {scenes} --out {tmp_path}/t --weights {tmp_path}/camvid.safetensors --detail {TINY}")
     assert code == 0, err
-    assert "taken over; fresh: head.2" in out and out.count("\n") == 2
+    assert "taken over; fresh: head.2" in out and out.count("\n") == 3 and re.search(r": (fp32|bf16) [^\n]*\n1 steps", out)
     origin = load_trained(tmp_path / "t").origin
     assert re.fullmatch(r"camvid.safetensors [0-9a-f]{8} \(best, epoch 7, from ImageNet\)", origin.pretrained_on)
     losses = json.loads((tmp_path / "t/metrics.jsonl").read_text().splitlines()[-1])["losses"]
