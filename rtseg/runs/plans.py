@@ -20,7 +20,7 @@ CASCADE = (
               ("pspnet/model.safetensors", "pspnet/training.json")),
     StageSpec("icnet", "21_icnet.ipynb", "Stage 1: ICNet", (*NETWORK, "icnet"), ("data/splits.json", "pspnet/model.safetensors"),
               ("icnet/model.safetensors", "icnet/training.json")),
-    StageSpec("compress", "22_compression.ipynb", "Stage 2: half of the kernels", (*NETWORK, "compress", "latency.size", "evaluate"), ("data/splits.json", "icnet/model.safetensors"),
+    StageSpec("compress", "22_compression.ipynb", "Stage 2: half of the kernels", (*NETWORK, "compress", "latency.size", "evaluate.masks"), ("data/splits.json", "icnet/model.safetensors"),
               ("compress/model.json", "compress/model.safetensors", "compress/plan.json")),
     StageSpec("retrain", "23_retraining.ipynb", "Stage 2: training again", (*NETWORK, "retrain"), ("data/splits.json", "compress/model.json", "compress/model.safetensors"),
               ("retrain/model.json", "retrain/model.safetensors", "retrain/training.json")),
