@@ -179,7 +179,7 @@ def _ignored(data: dict, taken: set[int]) -> list[int]:
 
 # %% ../../nbs/core/04_values.ipynb #cell016
 def others_text(load: object) -> str:
-    """What a measurement's record of load by others (see [load](14_load.ipynb)) has to say; empty for a quiet machine, or where there is no record."""
+    """What a measurement's record of load by others (see load) has to say; empty for a quiet machine, or where there is no record."""
     if not isinstance(load, dict) or not load.get("busy"):
         return ""
     taken = load["during"] if load.get("during") is not None else load.get("before")
