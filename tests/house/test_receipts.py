@@ -28,7 +28,7 @@ def test_every_figure_has_its_receipt(page):
 
 
 def test_the_pages_have_figures_and_their_records_are_committed():
-    shown = {page.name: [f for block in receipts.blocks(page.read_text()) for f in receipts.figures(block)] for page in PAGES}
+    shown = {str(page.relative_to(ROOT)): [f for block in receipts.blocks(page.read_text()) for f in receipts.figures(block)] for page in PAGES}
     assert len(shown["README.md"]) >= 4 and len(shown["RESULTS.md"]) >= 20
     if not (ROOT / ".git").exists():
         pytest.skip("not a checkout: whether the records are committed cannot be asked")
