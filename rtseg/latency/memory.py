@@ -70,6 +70,7 @@ class Memory(Value):
 
 def observe_memory(source: nn.Module | onnx.ModelProto, shape: tuple[int, ...], options: dict) -> Memory:
     """Load `source` with load_runtime's `options`, run it three times, and look at this process before, between and after."""
+    RUNTIMES.names()  # imports every runtime's module: their memory is not the network's
     before = resident_mb()
     runtime = load_runtime(source, shape=shape, **options)
     facts = (runtime.name, runtime.precision, runtime.threads, tuple(shape))
