@@ -110,12 +110,20 @@ class Part(nn.Module):
         return {cls.name: (lambda spec: cls(spec.in_channels, spec.out_channels, stride=spec.stride), {})}
 
 # %% ../../nbs/search/20_parts.ipynb #cell013
+def _named(build: Callable[[OpSpec], nn.Module], cls: type[Part], kind: str) -> Callable[[OpSpec], nn.Module]:
+    def built(spec: OpSpec) -> nn.Module:
+        return build(spec)
+
+    built.__module__, built.__qualname__ = cls.__module__, f"{cls.__qualname__}.{kind}"  # so that a page may define its part again
+    return built
+
+
 def register_part(cls: type[Part]) -> type[Part]:
     """Class decorator that enters a part and its pieces; raises `ConfigError` for an unknown role or a name that is taken."""
     check_choice(cls.role, ROLES, what=f"role of part '{cls.name}'")
     PARTS.register(cls.name, role=cls.role, picture=cls.picture)(cls)
     for kind, (build, facts) in cls.pieces().items():
-        register_piece(kind, **facts)(build)
+        register_piece(kind, **facts)(_named(build, cls, kind))
     return cls
 
 
