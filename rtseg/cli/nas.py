@@ -121,7 +121,7 @@ def search_command(
 # %% ../../nbs/cli/17_nas.ipynb #cell010
 def add_nas(app: typer.Typer) -> None:
     """Hang the group `nas` on the program."""
-    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Tables of trained networks, and searches on them: the best network for a budget in under a minute.\n\nExample: rtseg nas search --table camvid-street --budget-ms 10")
+    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Tables of trained networks, and searches on them.\n\nExample: rtseg nas search --table camvid-street --budget-ms 10")
     group.command("table")(table_command)
     group.command("search")(search_command)
     app.add_typer(group, name="nas")
