@@ -37,3 +37,17 @@ def threads_restored():
 def one_thread(threads_restored):
     """One thread for the test, so that its sums do not depend on the machine's load."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def typed(capsys):
+    """Type a command line; returns its exit code, stdout and stderr."""
+    from rtseg.cli import main as cli  # the command line is imported by the tests that type
+
+    def type_line(line):
+        with pytest.raises(SystemExit) as end:
+            cli.main(line if isinstance(line, list) else line.split())
+        out, err = capsys.readouterr()
+        return end.value.code, out, err
+
+    return type_line

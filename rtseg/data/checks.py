@@ -22,7 +22,7 @@ from ..core.errors import DataError
 from ..core.machine import available_cores
 from ..core.values import Value
 from .datasets import SegDataset, check_sizes
-from .pictures import grey_numbers, open_mask, read_image, read_train_ids
+from .pictures import grey_numbers, open_mask, read_image, train_ids_of
 
 # %% ../../nbs/data/10_checks.ipynb #cell005
 def difference_hash(picture: np.ndarray) -> np.ndarray:
@@ -64,7 +64,8 @@ def inspect(dataset: SegDataset, index: int) -> Finding:
 # %% ../../nbs/data/10_checks.ipynb #cell008
 def inspect_ids(dataset: SegDataset, path) -> tuple[np.ndarray, tuple[str, ...]]:
     """Train ids of a label image and warnings about it; raises `DataError` on ids and colours outside the label set."""
-    train, numbers, warnings = read_train_ids(path, dataset.labels), grey_numbers(open_mask(path)), ()
+    mask, warnings = open_mask(path), ()
+    train, numbers = train_ids_of(mask, dataset.labels, path=path), grey_numbers(mask)
     values = [] if numbers is None else np.unique(numbers).tolist()
     if len(np.unique(train)) == 1:
         warnings = (f"{path} holds one value only ({values[0] if len(values) == 1 else train.flat[0]})",)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'UPRIGHT', 'READER', 'NEAR', 'LOST', 'cut_short', 'decode_image', 'to_eight_bits', 'read_image',
            'open_mask', 'grey_numbers', 'check_numbers', 'read_mask', 'colours_to_train_ids', 'palette_speaks',
-           'read_train_ids']
+           'read_train_ids', 'train_ids_of']
 
 # %% ../../nbs/data/12_pictures.ipynb #cell002
 import io
@@ -159,7 +159,11 @@ def palette_speaks(palette: np.ndarray, used: np.ndarray, labels: LabelSet) -> b
 # %% ../../nbs/data/12_pictures.ipynb #cell012
 def read_train_ids(path: str | Path, labels: LabelSet) -> np.ndarray:
     """A mask as train ids (H x W uint8, `VOID` where ignored): by number, or by the label set's colours; raises `DataError` naming the file."""
-    picture = open_mask(path)
+    return train_ids_of(open_mask(path), labels, path=path)
+
+
+def train_ids_of(picture: PILImage.Image, labels: LabelSet, *, path: str | Path) -> np.ndarray:
+    """`read_train_ids` of a mask that is open already; `path` names it in errors."""
     ids = grey_numbers(picture)
     if ids is None:
         pixels = np.array(picture.convert("RGBA"))

@@ -7,14 +7,12 @@ __all__ = ['MODELS', 'FACTS', 'register_model', 'discover', 'list_models', 'mode
            'create_model']
 
 # %% ../../nbs/models/02_registry.ipynb #cell002
-import importlib
 import inspect
-import pkgutil
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ConfigError, check_choice
-from ..core.registry import Registry
+from ..core.registry import Registry, import_modules
 
 if TYPE_CHECKING:  # the registry itself needs no PyTorch
     from rtseg.models.contract import SegNetwork
@@ -34,9 +32,7 @@ def register_model(name: str, *, title: str, paper: str, year: int, **facts: Any
 # %% ../../nbs/models/02_registry.ipynb #cell006
 def discover() -> None:
     """Import every module of `rtseg.models`, so that all networks are registered."""
-    package = importlib.import_module("rtseg.models")
-    for module in pkgutil.iter_modules(package.__path__, "rtseg.models."):
-        importlib.import_module(module.name)
+    import_modules("rtseg.models")
 
 
 def list_models() -> list[str]:

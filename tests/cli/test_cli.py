@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from rtseg.cli import main as cli
 from rtseg.cli.options import read_settings, read_size
 from rtseg.core.errors import ConfigError
 
@@ -33,19 +32,6 @@ COMMANDS = [
     "latency show",
     "latency measure",
 ]
-
-
-@pytest.fixture
-def typed(capsys):
-    """Type a command line; returns its exit code, stdout and stderr."""
-
-    def type_line(line):
-        with pytest.raises(SystemExit) as end:
-            cli.main(line if isinstance(line, list) else line.split())
-        out, err = capsys.readouterr()
-        return end.value.code, out, err
-
-    return type_line
 
 
 @pytest.mark.parametrize("command", COMMANDS)

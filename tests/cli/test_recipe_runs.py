@@ -18,7 +18,6 @@ from rtseg.evaluation.evaluator import load_trained, save_trained
 from rtseg.models import count_parameters, create_model
 from rtseg.models.icnet import start_from_pspnet
 from rtseg.models.starting import start_from
-from rtseg.cli import main as cli
 from rtseg.runs.config import load_preset
 from rtseg.runs.plans import ICNET
 from rtseg.runs.runner import run
@@ -33,19 +32,6 @@ def one_thread(monkeypatch):
     """One thread here and in the kernels that a test starts."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
-
-
-@pytest.fixture
-def typed(capsys):
-    """Type a command line; returns its exit code, stdout and stderr."""
-
-    def type_line(line):
-        with pytest.raises(SystemExit) as end:
-            cli.main(line.split())
-        out, err = capsys.readouterr()
-        return end.value.code, out, err
-
-    return type_line
 
 
 @pytest.fixture(scope="module")

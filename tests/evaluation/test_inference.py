@@ -30,7 +30,6 @@ from rtseg.evaluation.metrics import cityscapes_categories, class_iou, join_clas
 from rtseg.evaluation.prediction import predict
 from rtseg.evaluation.video import read_frames, video_facts, write_video
 from rtseg.models.registry import create_model
-from rtseg.cli import main as cli
 
 
 @pytest.fixture(scope="module")
@@ -483,19 +482,6 @@ def test_a_corrupt_image_is_named(tmp_path, val):
 
 
 # the command line -----------------------------------------------------------------------------------------------------
-
-@pytest.fixture
-def typed(capsys):
-    """Type a command line; returns its exit code, stdout and stderr."""
-
-    def type_line(line):
-        with pytest.raises(SystemExit) as end:
-            cli.main(line.split())
-        out, err = capsys.readouterr()
-        return end.value.code, out, err
-
-    return type_line
-
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):

@@ -10,7 +10,6 @@ from rtseg.core.files import read_json, write_json
 from rtseg.shipping import bench as bench_module
 from rtseg.shipping.bench import Bench, BenchCase, BenchRecord, BenchSettings, bench_cases, bench_rows, compare_bench, open_bench, run_bench
 from rtseg.models.contract import SegNetwork
-from rtseg.cli import main as cli
 from rtseg.cli.bench import bench_figure, bench_table, read_models
 
 QUICK = BenchSettings(max_seconds=0.1, rounds=1, end_to_end=False, memory=False)
@@ -182,19 +181,6 @@ def test_the_picture_has_a_view_for_each_size(record):
     assert figure.data[0].x[0] == record.rows[0].latency.median_ms
     with pytest.raises(ConfigError, match="nothing was measured"):
         bench_figure(BenchRecord(record.machine, "", {}))
-
-
-@pytest.fixture
-def typed(capsys):
-    """Type a command line; returns its exit code, stdout and stderr."""
-
-    def type_line(line):
-        with pytest.raises(SystemExit) as end:
-            cli.main(line.split())
-        out, err = capsys.readouterr()
-        return end.value.code, out, err
-
-    return type_line
 
 
 @pytest.mark.slow

@@ -453,20 +453,6 @@ def test_pictures_hold_every_trial_and_say_no_when_there_is_nothing():
 # ---- the command
 
 
-@pytest.fixture
-def typed(capsys):
-    """Type a command line; returns its exit code, stdout and stderr."""
-    from rtseg.cli import main as cli
-
-    def type_line(line):
-        with pytest.raises(SystemExit) as end:
-            cli.main(line.split())
-        out, err = capsys.readouterr()
-        return end.value.code, out, err
-
-    return type_line
-
-
 def test_rtseg_tune_searches_resumes_and_hands_on_to_rtseg_train(typed, data, tmp_path):
     scenes, out = data[0].samples[0].image.parents[3], tmp_path / "tune"
     write_text(tmp_path / "space.yaml", "lr: {kind: float, low: 1e-3, high: 0.1, log: true}\nmodel.aux: {kind: choice, choices: [true, false]}\n")
