@@ -220,7 +220,7 @@ def test_an_unknown_recipe_is_refused_with_the_nearest_name():
 
 def test_recipes_are_package_data():
     root = Path(__file__).resolve().parents[2]
-    assert 'package_data={"rtseg": ["**/*.yaml"]' in (root / "setup.py").read_text()
+    assert 'package_data={"rtseg": ["**/*.yaml", "**/*.pyi", "search/trained_tables/*/*.json*"]' in (root / "setup.py").read_text()
     assert RECIPES == root / "rtseg" / "training" / "recipes" and all(isinstance(yaml.safe_load(p.read_text()), dict) for p in RECIPES.glob("*.yaml"))
     code = "import rtseg.training.recipes as r; assert r.__file__.endswith('recipes.py') and 'stdc' in r.list_recipes()"
     assert subprocess.run([sys.executable, "-c", code], cwd="/", env={"PYTHONPATH": str(root)}, capture_output=True).returncode == 0

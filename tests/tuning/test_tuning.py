@@ -21,6 +21,7 @@ from rtseg.data.datasets import open_dataset  # noqa: E402
 from rtseg.data.scenes import make_scenes  # noqa: E402
 from rtseg.training import LossConfig, TrainConfig  # noqa: E402
 from rtseg.training.guards import DivergenceError  # noqa: E402
+from rtseg.training.ways import SETTLED
 from rtseg.tuning import Space, TrialRecord, TuneResult, importance, list_spaces, load_space, tune  # noqa: E402
 from rtseg.tuning import tuner  # noqa: E402
 from rtseg.tuning.space import apply_values, check_space, network_builder  # noqa: E402
@@ -299,7 +300,9 @@ def test_every_trial_is_a_run_in_its_own_folder(searched):
     for t in searched.trials:
         folder = searched.trial_folder(t.number)
         config, _ = searched.settings(t)
-        assert load_config(TrainConfig, folder / "config.yaml") == config and config.lr == t.values["lr"] and config.epochs == 2
+        written = load_config(TrainConfig, folder / "config.yaml")  # with the machine's answer to what the settings leave open
+        assert "auto" not in {getattr(written, name) for name in SETTLED} and written.model_copy(update={name: getattr(config, name) for name in SETTLED}) == config
+        assert config.lr == t.values["lr"] and config.epochs == 2
         assert [epoch for epoch, _ in t.curve] == [1, 2] and t.scores["miou"] == max(miou for _, miou in t.curve) == json.loads((folder / "best.json").read_text())["miou"]
     best = load_config(TrainConfig, searched.folder / "best.yaml")
     assert best == searched.settings(searched.best)[0] and best.lr == searched.best.values["lr"]
