@@ -18,12 +18,14 @@ run: $(VENV)/.installed
 test: export RTSEG_WAIT_FOR_QUIET ?= 0  # seconds that a measurement waits for a quiet machine
 test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/nbdev_test --skip_folder_re '^(stages|recipes|guides|[_.])'
 	$(PYTEST) --durations=25
 
 # While working: the house, core, layers, data and a few networks. `make quick ROOM=models` tries one room, its tests and pages; NETWORKS are those that sweeps over the registry are limited to.
 quick: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(PYTEST) -m 'not slow' --networks $(NETWORKS) --durations=5 $(if $(ROOM),tests/house/test_house.py $(wildcard tests/$(ROOM) nbs/$(ROOM)),$(QUICK))
 
 # Chromium is looked for in RTSEG_CHROMIUM, then on the PATH; without one the tests are skipped with that reason.

@@ -1,4 +1,5 @@
 """Packaging: everything is read from settings.ini, so that each fact stands in one place."""
+
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -9,9 +10,7 @@ config = ConfigParser(delimiters=["="], interpolation=None)
 config.read(here / "settings.ini", encoding="utf-8")
 settings = config["DEFAULT"]
 extras = {
-    key.removesuffix("_requirements"): value.split()
-    for key, value in settings.items()
-    if key.endswith("_requirements")
+    key.removesuffix("_requirements"): value.split() for key, value in settings.items() if key.endswith("_requirements")
 }
 
 setup(
@@ -26,7 +25,10 @@ setup(
     packages=[*find_packages(include=["rtseg", "rtseg.*"]), "rtseg.runs.stages"],
     # the stage notebooks travel with the package, so that `rtseg run` needs no checkout
     package_dir={"rtseg.runs.stages": "nbs/stages"},
-    package_data={"rtseg": ["**/*.yaml", "**/*.pyi", "search/trained_tables/*/*.json*"], "rtseg.runs.stages": ["*.ipynb"]},
+    package_data={
+        "rtseg": ["**/*.yaml", "**/*.pyi", "search/trained_tables/*/*.json*"],
+        "rtseg.runs.stages": ["*.ipynb"],
+    },
     install_requires=settings["requirements"].split(),
     extras_require=extras,
     entry_points={"console_scripts": settings["console_scripts"].split()},

@@ -8,6 +8,7 @@ Fast-SCNN from scratch, one thread. `plain`: 20 epochs. `distilled` and `detail`
 (half of the channels at once, then 10 epochs) and `pruned-steps` (half of the channels in five steps, 2 epochs after each). Killed, it goes on where it stopped.
 Writes results/camvid-comparisons/ARM-seedN.json: scores on the test images of the last weights' average, parameters, GMAC, processor minutes.
 """
+
 import argparse
 import time
 from pathlib import Path
@@ -32,11 +33,31 @@ ARMS = ("plain", "distilled", "detail", "longer", "pruned-once", "pruned-steps")
 
 
 def settings(epochs: int, seed: int, *, lr: float = 0.04, warmup: int = 200, **more: dict) -> TrainConfig:
-    return TrainConfig.parse({
-        "epochs": epochs, "steps_per_epoch": None, "batch_size": 8, "lr": lr, "weight_decay": 2e-4, "decay_norms": False,
-        "schedule": {"kind": "polynomial", "warmup_steps": warmup}, "loss": {"kind": "cross_entropy", "class_weights": WEIGHTS, "aux_weight": 0.4},
-        "augmentation": {"crop": [240, 320], "scale_range": [0.75, 1.5], "brightness": 0.2, "contrast": 0.2, "saturation": 0.2},
-        "ema_decay": 0.998, "evaluate_every": epochs, "eval_batch_size": 4, "seed": seed, "device": "cpu", **more})
+    return TrainConfig.parse(
+        {
+            "epochs": epochs,
+            "steps_per_epoch": None,
+            "batch_size": 8,
+            "lr": lr,
+            "weight_decay": 2e-4,
+            "decay_norms": False,
+            "schedule": {"kind": "polynomial", "warmup_steps": warmup},
+            "loss": {"kind": "cross_entropy", "class_weights": WEIGHTS, "aux_weight": 0.4},
+            "augmentation": {
+                "crop": [240, 320],
+                "scale_range": [0.75, 1.5],
+                "brightness": 0.2,
+                "contrast": 0.2,
+                "saturation": 0.2,
+            },
+            "ema_decay": 0.998,
+            "evaluate_every": epochs,
+            "eval_batch_size": 4,
+            "seed": seed,
+            "device": "cpu",
+            **more,
+        }
+    )
 
 
 def plain_network(seed: int) -> nn.Module:
@@ -55,8 +76,18 @@ def trained(network: nn.Module, folder: Path, which: str = "ema") -> nn.Module:
     return network
 
 
-def fit(network: nn.Module, splits: dict[str, SegDataset], folder: Path, config: TrainConfig, **more: object) -> nn.Module:
-    Trainer(network, splits["train"], config=config, folder=folder, resume=(folder / "state.pt").exists(), progress=False, **more).fit()
+def fit(
+    network: nn.Module, splits: dict[str, SegDataset], folder: Path, config: TrainConfig, **more: object
+) -> nn.Module:
+    Trainer(
+        network,
+        splits["train"],
+        config=config,
+        folder=folder,
+        resume=(folder / "state.pt").exists(),
+        progress=False,
+        **more,
+    ).fit()
     return trained(network, folder)
 
 
@@ -65,7 +96,13 @@ def run_arm(arm: str, seed: int, splits: dict[str, SegDataset], runs: Path) -> n
     if arm == "plain":
         return fit(plain_network(seed), splits, folder, settings(20, seed))
     if arm == "distilled":
-        return fit(plain_network(seed), splits, folder, settings(20, seed, distillation={"kind": "kl", "temperature": 4.0, "weight": 1.0}), teacher=teacher(runs))
+        return fit(
+            plain_network(seed),
+            splits,
+            folder,
+            settings(20, seed, distillation={"kind": "kl", "temperature": 4.0, "weight": 1.0}),
+            teacher=teacher(runs),
+        )
     if arm == "detail":
         return fit(plain_network(seed), splits, folder, settings(20, seed, detail={"strides": [8]}))
     begun = trained(plain_network(seed), runs / f"plain-seed{seed}")
@@ -75,7 +112,7 @@ def run_arm(arm: str, seed: int, splits: dict[str, SegDataset], runs: Path) -> n
     if arm == "pruned-once":
         return fit(prune(begun, ratio=0.5, example_size=(240, 320)).model, splits, folder, again)
     for step in range(5):
-        begun = prune(begun, ratio=1 - 0.5 ** 0.2, example_size=(240, 320)).model
+        begun = prune(begun, ratio=1 - 0.5**0.2, example_size=(240, 320)).model
         begun = fit(begun, splits, folder / f"step{step}", settings(2, seed, lr=0.01, warmup=20))
     return begun
 
@@ -91,16 +128,33 @@ def measure(arm: str, seed: int, splits: dict[str, SegDataset], runs: Path) -> N
     finally:
         write_json(clock, {"seconds": spent + time.process_time() - started})
     report = evaluate(network, splits["test"], batch_size=4)
-    write_json(done, {"arm": arm, "seed": seed, "student": STUDENT, "teacher": TEACHER if arm == "distilled" else None, "report": report.to_dict(),
-                      "params": count_parameters(network), "gmacs": count_macs(network, (1, 3, 360, 480)) / 1e9,
-                      "processor_minutes": read_json(clock)["seconds"] / 60, "git": git_state(), "environment": environment_record()})
+    write_json(
+        done,
+        {
+            "arm": arm,
+            "seed": seed,
+            "student": STUDENT,
+            "teacher": TEACHER if arm == "distilled" else None,
+            "report": report.to_dict(),
+            "params": count_parameters(network),
+            "gmacs": count_macs(network, (1, 3, 360, 480)) / 1e9,
+            "processor_minutes": read_json(clock)["seconds"] / 60,
+            "git": git_state(),
+            "environment": environment_record(),
+        },
+    )
     print(arm, seed, f"{report.miou:.4f}", f"{read_json(clock)['seconds'] / 60:.1f} min", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="CamVid's folder")
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "camvid-comparisons", help="checkpoints, to go on from; the teacher's lie beside it")
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        default=ROOT / "runs" / "camvid-comparisons",
+        help="checkpoints, to go on from; the teacher's lie beside it",
+    )
     parser.add_argument("--arms", default=",".join(ARMS))
     parser.add_argument("--seeds", default="0,1,2")
     args = parser.parse_args()

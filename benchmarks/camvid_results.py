@@ -1,9 +1,10 @@
 """The CamVid part of RESULTS.md: networks trained from scratch, and recipes with and without, from their records.
 
-    python benchmarks/camvid_training.py --data ../shared/camvid
-    python benchmarks/camvid_comparisons.py --data ../shared/camvid
-    python benchmarks/results_page.py
+python benchmarks/camvid_training.py --data ../shared/camvid
+python benchmarks/camvid_comparisons.py --data ../shared/camvid
+python benchmarks/results_page.py
 """
+
 import statistics
 from pathlib import Path
 
@@ -16,9 +17,13 @@ from rtseg.viz import plot_iou, plot_training, render_png
 ROOT = Path(__file__).resolve().parent.parent
 TRAINING, COMPARISONS = ROOT / "results" / "camvid-training", ROOT / "results" / "camvid-comparisons"
 ARMS = {
-    "plain": "20 epochs", "distilled": "20 epochs, DDRNet teaches (KL, T = 4)", "detail": "20 epochs with detail guidance",
-    "longer": "plain, 10 epochs more", "pruned-once": "plain, half of the channels cut at once, 10 epochs more",
-    "pruned-steps": "plain, half cut in five steps, 2 epochs after each"}
+    "plain": "20 epochs",
+    "distilled": "20 epochs, DDRNet teaches (KL, T = 4)",
+    "detail": "20 epochs with detail guidance",
+    "longer": "plain, 10 epochs more",
+    "pruned-once": "plain, half of the channels cut at once, 10 epochs more",
+    "pruned-steps": "plain, half cut in five steps, 2 epochs after each",
+}
 PAIRS = (("distilled", "plain"), ("detail", "plain"), ("pruned-once", "longer"), ("pruned-steps", "pruned-once"))
 
 
@@ -33,34 +38,65 @@ def training_row(record: dict) -> str:
     """One network as a line of Markdown."""
     val, test, config = record["reports"]["val"], record["reports"]["test"], record["config"]
     origin = test["origin"]
-    return (f"| {record['model']} | {test['miou']:.4f} | {test['pixel_accuracy']:.4f} | {val['miou']:.4f} | {config['epochs']} | {record['processor_minutes']:.0f} | "
-            f"{origin['which']}, epoch {origin['epoch']}, seed {record['seed']}, sha256 {origin['checkpoint_sha256'][:8]}, pretrained on: {record['pretrained_on']} |")
+    return (
+        f"| {record['model']} | {test['miou']:.4f} | {test['pixel_accuracy']:.4f} | {val['miou']:.4f} | {config['epochs']} | {record['processor_minutes']:.0f} | "
+        f"{origin['which']}, epoch {origin['epoch']}, seed {record['seed']}, sha256 {origin['checkpoint_sha256'][:8]}, pretrained on: {record['pretrained_on']} |"
+    )
 
 
 def class_rows(records: list[dict]) -> list[str]:
     """IoU of each class on the test images, a column a network."""
     reports = [EvalReport.from_dict(record["reports"]["test"]) for record in records]
     lines = ["| class | " + " | ".join(record["model"] for record in records) + " |", "|---|" + "---|" * len(records)]
-    return lines + [f"| {name} | " + " | ".join(f"{report.iou[place]:.4f}" for report in reports) + " |" for place, name in enumerate(reports[0].classes)]
+    return lines + [
+        f"| {name} | " + " | ".join(f"{report.iou[place]:.4f}" for report in reports) + " |"
+        for place, name in enumerate(reports[0].classes)
+    ]
 
 
 def training_section() -> list[str]:
     """Table, curves, IoU by class and masks of the networks trained on CamVid; nothing where there are no records."""
-    records = sorted((read_json(path) for path in TRAINING.glob("*-seed*.json")), key=lambda r: -r["reports"]["test"]["miou"])
+    records = sorted(
+        (read_json(path) for path in TRAINING.glob("*-seed*.json")), key=lambda r: -r["reports"]["test"]["miou"]
+    )
     if not records:
         return []
     first = records[0]
     curves = {r["model"]: r["curve"] for r in records}
     reports = {r["model"]: EvalReport.from_dict(r["reports"]["test"]) for r in records}
-    lines = ["## Networks trained on CamVid", "",
-             f"From scratch on the 367 training images at 360 x 480, crops of 240 x 320, batch {first['config']['batch_size']}; the epoch is chosen on the 101 validation images; the 233 test images are looked at once. "
-             f"One thread of {first['environment']['device']['name']}, bfloat16 convolutions (DABNet: fp32); the minutes are of processor time, on a machine that did other work beside, so they are an upper bound. One seed.", "",
-             "```sh", "python benchmarks/camvid_training.py --data ../shared/camvid", "```", "",
-             "| network | test mIoU | test pixel accuracy | validation mIoU | epochs | core-minutes | weights |", "|---|---|---|---|---|---|---|", *map(training_row, records), "",
-             *class_rows(records), "", picture("curves", plot_training(curves, title="CamVid, from scratch")), "", picture("iou", plot_iou(reports, title="Test IoU by class")), ""]
+    lines = [
+        "## Networks trained on CamVid",
+        "",
+        f"From scratch on the 367 training images at 360 x 480, crops of 240 x 320, batch {first['config']['batch_size']}; the epoch is chosen on the 101 validation images; the 233 test images are looked at once. "
+        f"One thread of {first['environment']['device']['name']}, bfloat16 convolutions (DABNet: fp32); the minutes are of processor time, on a machine that did other work beside, so they are an upper bound. One seed.",
+        "",
+        "```sh",
+        "python benchmarks/camvid_training.py --data ../shared/camvid",
+        "```",
+        "",
+        "| network | test mIoU | test pixel accuracy | validation mIoU | epochs | core-minutes | weights |",
+        "|---|---|---|---|---|---|---|",
+        *map(training_row, records),
+        "",
+        *class_rows(records),
+        "",
+        picture("curves", plot_training(curves, title="CamVid, from scratch")),
+        "",
+        picture("iou", plot_iou(reports, title="Test IoU by class")),
+        "",
+    ]
     for record in records:
         name = f"masks-{record['model']}"
-        lines += [f"![{name}](results/camvid-training/{name}.png)", "", f"{record['model']}: image, label, prediction, errors in red.", ""] if (TRAINING / f"{name}.png").exists() else []
+        lines += (
+            [
+                f"![{name}](results/camvid-training/{name}.png)",
+                "",
+                f"{record['model']}: image, label, prediction, errors in red.",
+                "",
+            ]
+            if (TRAINING / f"{name}.png").exists()
+            else []
+        )
     return lines
 
 
@@ -69,7 +105,7 @@ def arm_row(name: str, records: list[dict]) -> str:
     found = [r["report"]["miou"] for r in records]
     spread = f"{statistics.stdev(found):.4f}" if len(found) > 1 else "one seed"
     minutes = max(r["processor_minutes"] for r in records)
-    return (f"| {name} | {ARMS[name]} | {statistics.mean(found):.4f} | {spread} | {', '.join(f'{v:.4f}' for v in found)} | {records[0]['params']:,} | {records[0]['gmacs']:.3f} | {minutes:.1f} |")
+    return f"| {name} | {ARMS[name]} | {statistics.mean(found):.4f} | {spread} | {', '.join(f'{v:.4f}' for v in found)} | {records[0]['params']:,} | {records[0]['gmacs']:.3f} | {minutes:.1f} |"
 
 
 def difference(arms: dict[str, list[dict]], name: str, base: str) -> str:
@@ -85,8 +121,19 @@ def comparison_section() -> list[str]:
     arms = {name: records for name, records in arms.items() if records}
     if not arms:
         return []
-    return ["## Recipes with and without, on CamVid", "",
-            "Fast-SCNN from scratch, test mIoU of the averaged weights after the last epoch; the same images, order, steps and seed on both sides of a comparison.", "",
-            "```sh", "python benchmarks/camvid_comparisons.py --data ../shared/camvid", "```", "",
-            "| arm | training | mean mIoU | standard deviation | seeds 0, 1, 2 | parameters | GMAC | core-minutes, longest seed |", "|---|---|---|---|---|---|---|---|",
-            *(arm_row(name, records) for name, records in arms.items()), "", *(difference(arms, a, b) for a, b in PAIRS if a in arms and b in arms), ""]
+    return [
+        "## Recipes with and without, on CamVid",
+        "",
+        "Fast-SCNN from scratch, test mIoU of the averaged weights after the last epoch; the same images, order, steps and seed on both sides of a comparison.",
+        "",
+        "```sh",
+        "python benchmarks/camvid_comparisons.py --data ../shared/camvid",
+        "```",
+        "",
+        "| arm | training | mean mIoU | standard deviation | seeds 0, 1, 2 | parameters | GMAC | core-minutes, longest seed |",
+        "|---|---|---|---|---|---|---|---|",
+        *(arm_row(name, records) for name, records in arms.items()),
+        "",
+        *(difference(arms, a, b) for a, b in PAIRS if a in arms and b in arms),
+        "",
+    ]

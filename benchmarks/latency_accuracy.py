@@ -9,6 +9,7 @@ Networks and operators are measured in turns, in several passes of different ord
 --zoo measures the registry's networks too and predicts them from the table's rows and from one another: the out-of-domain case.
 Writes results/latency_accuracy_<runtime>_<precision>_<threads>.json, the table beside it, and scatter plots (HTML).
 """
+
 import argparse
 import os
 import random
@@ -70,26 +71,50 @@ class Bench:
     def __init__(self, args: argparse.Namespace):
         self.args, self.size = args, tuple(int(side) for side in args.size.split("x"))
         count = args.networks + args.fit + args.calibration
-        self.archs = {f"net{i:03d}": sample(SearchSpace(), make_generator(args.seed, i), lasts=BRANCHES[i % len(BRANCHES)]) for i in range(count)}
-        self.specs = list(dict.fromkeys(spec for arch in self.archs.values() for spec in arch.op_specs(*self.size, CLASSES)))
-        self.zoo = [name for name in list_models() if name != "fasterseg" and not name.startswith("smp")] if args.zoo else []
+        self.archs = {
+            f"net{i:03d}": sample(SearchSpace(), make_generator(args.seed, i), lasts=BRANCHES[i % len(BRANCHES)])
+            for i in range(count)
+        }
+        self.specs = list(
+            dict.fromkeys(spec for arch in self.archs.values() for spec in arch.op_specs(*self.size, CLASSES))
+        )
+        self.zoo = (
+            [name for name in list_models() if name != "fasterseg" and not name.startswith("smp")] if args.zoo else []
+        )
         self.cache = args.cache / f"{args.size}-seed{args.seed}"
         self.path = args.out / f"latency_accuracy_{args.runtime}_{args.precision}_{args.threads}.json"
         self.modules = RUNTIMES.metadata(args.runtime)["package"] == "torch"
         self.stir, self.record = CacheStirrer(PROTOCOL.cache_mb, args.threads), self.begin()
 
     def begin(self) -> dict:
-        asked = {"device": device_name(), "runtime": self.args.runtime, "precision": self.args.precision, "threads": self.args.threads, "size": list(self.size), "seed": self.args.seed}
+        asked = {
+            "device": device_name(),
+            "runtime": self.args.runtime,
+            "precision": self.args.precision,
+            "threads": self.args.threads,
+            "size": list(self.size),
+            "seed": self.args.seed,
+        }
         if self.path.exists():
             found = read_json(self.path)
             if found["asked"] != asked:
                 raise ConfigError(f"{self.path} holds a record of {found['asked']}, not of {asked}: give another --out")
             return found
-        return {"asked": asked, "protocol": PROTOCOL.to_dict(), "networks": {}, "operators": {}, "zoo": {}, "loads": [], "environment": environment_record()}
+        return {
+            "asked": asked,
+            "protocol": PROTOCOL.to_dict(),
+            "networks": {},
+            "operators": {},
+            "zoo": {},
+            "loads": [],
+            "environment": environment_record(),
+        }
 
     def network(self, name: str) -> torch.nn.Module:
         torch.manual_seed(0)
-        return (FasterSeg(self.archs[name], CLASSES, aux=False) if name in self.archs else create_model(name, CLASSES)).eval()
+        return (
+            FasterSeg(self.archs[name], CLASSES, aux=False) if name in self.archs else create_model(name, CLASSES)
+        ).eval()
 
     def exported(self, name: str, make: Callable[[], onnx.ModelProto]) -> Path:
         path = self.cache / f"{name}.onnx"
@@ -113,14 +138,20 @@ class Bench:
 
     def export_like(self, spec: OpSpec) -> None:
         """Export a batch of operators of one input size at once, `spec` first."""
-        alike = [s for s in self.specs if (s.height, s.width) == (spec.height, spec.width) and not (self.cache / f"{s.key()}_full.onnx").exists()]
+        alike = [
+            s
+            for s in self.specs
+            if (s.height, s.width) == (spec.height, spec.width) and not (self.cache / f"{s.key()}_full.onnx").exists()
+        ]
         batch = [spec, *(s for s in alike if s != spec)][:BATCH]
         for s, pair in zip(batch, probe_sources(batch, self.args.runtime), strict=True):
             for part, proto in zip(("empty", "full"), pair, strict=True):
                 self.exported(f"{s.key()}_{part}", lambda proto=proto: proto)
 
     def load(self, source: object, shape: tuple[int, ...]):
-        return load_runtime(source, runtime=self.args.runtime, threads=self.args.threads, precision=self.args.precision, shape=shape)
+        return load_runtime(
+            source, runtime=self.args.runtime, threads=self.args.threads, precision=self.args.precision, shape=shape
+        )
 
 
 def time_network(bench: Bench, name: str) -> dict:
@@ -132,7 +163,11 @@ def time_network(bench: Bench, name: str) -> dict:
         for _ in range(3):
             call()
         rounds = [[clock(call) for _ in range(5)] for _ in range(6)]
-    return {"ms": round(min(map(statistics.median, rounds)), 5), "rounds": [round(statistics.median(r), 4) for r in rounds], "load": round(os.getloadavg()[0], 1)}
+    return {
+        "ms": round(min(map(statistics.median, rounds)), 5),
+        "rounds": [round(statistics.median(r), 4) for r in rounds],
+        "load": round(os.getloadavg()[0], 1),
+    }
 
 
 def time_operator(bench: Bench, spec: OpSpec) -> list[float]:
@@ -147,7 +182,11 @@ def time_operator(bench: Bench, spec: OpSpec) -> list[float]:
 
 def one_pass(bench: Bench, number: int) -> None:
     """Networks and operators in turns, in an order of this pass; what the record already holds of this pass is left out."""
-    order = [("networks", name) for name in bench.archs] + [("operators", spec) for spec in bench.specs] + [("zoo", name) for name in bench.zoo]
+    order = (
+        [("networks", name) for name in bench.archs]
+        + [("operators", spec) for spec in bench.specs]
+        + [("zoo", name) for name in bench.zoo]
+    )
     random.Random(number).shuffle(order)
     for done, (kind, what) in enumerate(order):
         key = what.key() if isinstance(what, OpSpec) else what
@@ -165,9 +204,22 @@ def table_of(bench: Bench) -> LatencyTable:
     """The operators' quietest values as a table."""
     args = bench.args
     tiny = bench.load(bench.source(next(iter(bench.archs))), (1, 3, *bench.size))
-    header = make_header(bench.size, num_classes=CLASSES, runtime=args.runtime, threads=args.threads, precision=args.precision, protocol=PROTOCOL, versions=tiny.versions())
-    ms = {key: max(0.0, min(full for _, full in rows) - min(empty for empty, _ in rows)) for key, rows in bench.record["operators"].items()}
-    return LatencyTable(header, {key: Entry(round(v, 5), round(v, 5), round(v, 5), PROTOCOL.calls) for key, v in ms.items()})
+    header = make_header(
+        bench.size,
+        num_classes=CLASSES,
+        runtime=args.runtime,
+        threads=args.threads,
+        precision=args.precision,
+        protocol=PROTOCOL,
+        versions=tiny.versions(),
+    )
+    ms = {
+        key: max(0.0, min(full for _, full in rows) - min(empty for empty, _ in rows))
+        for key, rows in bench.record["operators"].items()
+    }
+    return LatencyTable(
+        header, {key: Entry(round(v, 5), round(v, 5), round(v, 5), PROTOCOL.calls) for key, v in ms.items()}
+    )
 
 
 def quietest(rows: list[dict]) -> float:
@@ -182,21 +234,38 @@ def zoo_verdict(bench: Bench, table: LatencyTable) -> dict:
         if table.latency(spec) > 0:
             row_features.append(np.maximum(full - empty, 0))
             row_ms.append(table.latency(spec))
-    zoo = {name: (layer_features(onnx.load(bench.source(name))), quietest(bench.record["zoo"][name])) for name in bench.zoo}
-    return {"from_records": from_records(np.array(row_features), np.array(row_ms), zoo), "from_networks": from_networks(zoo)}
+    zoo = {
+        name: (layer_features(onnx.load(bench.source(name))), quietest(bench.record["zoo"][name])) for name in bench.zoo
+    }
+    return {
+        "from_records": from_records(np.array(row_features), np.array(row_ms), zoo),
+        "from_networks": from_networks(zoo),
+    }
 
 
 def verdict_of(bench: Bench, table: LatencyTable) -> dict:
     args = bench.args
-    measured: list[tuple[Architecture, float]] = [(arch, quietest(bench.record["networks"][name])) for name, arch in bench.archs.items()]
-    fit, calibration, kept_out = measured[:args.fit], measured[args.fit:args.fit + args.calibration], measured[args.fit + args.calibration:]
+    measured: list[tuple[Architecture, float]] = [
+        (arch, quietest(bench.record["networks"][name])) for name, arch in bench.archs.items()
+    ]
+    fit, calibration, kept_out = (
+        measured[: args.fit],
+        measured[args.fit : args.fit + args.calibration],
+        measured[args.fit + args.calibration :],
+    )
     predictor = fit_predictor(table, fit, calibration, coverage=args.coverage)
-    found = {"predictor": predictor.to_dict(), **judge(predictor, kept_out), "dealt_again": deal_again(table, measured, fit=args.fit, calibration=args.calibration, coverage=args.coverage)}
+    found = {
+        "predictor": predictor.to_dict(),
+        **judge(predictor, kept_out),
+        "dealt_again": deal_again(table, measured, fit=args.fit, calibration=args.calibration, coverage=args.coverage),
+    }
     names = [arch.id for arch, _ in kept_out]
     title = f"{args.runtime} {args.precision}, {args.threads} thread(s), {args.size}"
     predictions = [predictor.predict(arch) for arch, _ in kept_out]
-    for name, figure in (("scatter", plot_agreement([p.ms for p in predictions], [ms for _, ms in kept_out], names=names, title=title)),
-                         ("intervals", plot_intervals(predictions, [ms for _, ms in kept_out], names=names, title=title))):
+    for name, figure in (
+        ("scatter", plot_agreement([p.ms for p in predictions], [ms for _, ms in kept_out], names=names, title=title)),
+        ("intervals", plot_intervals(predictions, [ms for _, ms in kept_out], names=names, title=title)),
+    ):
         write_text(bench.path.with_name(f"{bench.path.stem}_{name}.html"), figure.to_html(include_plotlyjs="cdn"))
     return found
 
@@ -218,10 +287,14 @@ def main() -> None:
     bench.record.update(verdict=found, zoo_verdict=zoo_verdict(bench, table) if bench.zoo and not bench.modules else {})
     write_json(bench.path, bench.record)
     for name in ("sum", "corrected"):
-        print(f"{name:>9}: Pearson {found[name]['pearson']:.4f}, mean absolute error {found[name]['mean_absolute_error']:.2%}, mean error {found[name]['mean_error']:+.2%}, greatest {found[name]['greatest_error']:.1%}")
+        print(
+            f"{name:>9}: Pearson {found[name]['pearson']:.4f}, mean absolute error {found[name]['mean_absolute_error']:.2%}, mean error {found[name]['mean_error']:+.2%}, greatest {found[name]['greatest_error']:.1%}"
+        )
     again = found["dealt_again"]
-    print(f"interval ± {found['predictor']['half_width']:.1%}: promised {found['coverage_promised']:.0%}, held {found['coverage_measured']:.0%} of {found['networks']}, "
-          f"{again['coverage_measured']:.1%} over {again['deals']} deals: {bench.path}")
+    print(
+        f"interval ± {found['predictor']['half_width']:.1%}: promised {found['coverage_promised']:.0%}, held {found['coverage_measured']:.0%} of {found['networks']}, "
+        f"{again['coverage_measured']:.1%} over {again['deals']} deals: {bench.path}"
+    )
 
 
 if __name__ == "__main__":

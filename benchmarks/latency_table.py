@@ -6,6 +6,7 @@
 Run on a quiet machine (`flock /tmp/bench.lock` where several people share one). Killed, it goes on where it stopped.
 Writes results/latency_table_<runtime>_<H>x<W>.json, and how long that took beside it.
 """
+
 import argparse
 import time
 from pathlib import Path
@@ -43,11 +44,26 @@ def main() -> None:
 
     def log(text: str) -> None:
         seconds = round(before + time.perf_counter() - start, 1)
-        write_json(timing, {"seconds": seconds, "entries": len(table_specs(space, (height, width), args.classes)), "environment": environment_record()})
+        write_json(
+            timing,
+            {
+                "seconds": seconds,
+                "entries": len(table_specs(space, (height, width), args.classes)),
+                "environment": environment_record(),
+            },
+        )
         print(text, flush=True)
 
-    table = LatencyTable.build(space, size=(height, width), num_classes=args.classes, runtime=args.runtime, threads=args.threads, path=path,
-                               protocol=Protocol(cache_mb=args.cache_mb, max_seconds=args.max_seconds), log=log)
+    table = LatencyTable.build(
+        space,
+        size=(height, width),
+        num_classes=args.classes,
+        runtime=args.runtime,
+        threads=args.threads,
+        path=path,
+        protocol=Protocol(cache_mb=args.cache_mb, max_seconds=args.max_seconds),
+        log=log,
+    )
     log(f"{len(table.entries)} entries in {before + time.perf_counter() - start:.0f} s: {path}")
 
 

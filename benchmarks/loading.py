@@ -8,6 +8,7 @@ Writes results/loading.json; a model and cache that were measured before on this
 Where loading has no core of its own, the two share the cores, and the time of both is the sum of their times; "kept_of_shared" compares with that.
 The three are measured in turn, round after round, so that other work on the machine meets all alike. "cpu_ms_per_image" is processor time, which other work hardly changes.
 """
+
 import argparse
 import os
 import tempfile
@@ -20,7 +21,16 @@ import torch
 from rtseg.core.environment import environment_record
 from rtseg.core.files import read_json, write_json
 from rtseg.core.machine import available_cores
-from rtseg.data import Augmentation, SegDataset, augmentation_preset, build_augmentation, make_loader, make_scenes, normalize, open_dataset
+from rtseg.data import (
+    Augmentation,
+    SegDataset,
+    augmentation_preset,
+    build_augmentation,
+    make_loader,
+    make_scenes,
+    normalize,
+    open_dataset,
+)
 from rtseg.data.loading import Batch
 from rtseg.models import create_model
 from rtseg.training import TrainConfig
@@ -80,7 +90,13 @@ def measure(data: SegDataset, name: str, args: argparse.Namespace) -> dict:
     device = torch.device(args.device)
     step = step_of(name, data.labels.num_classes, device, args.precision)
     augment = build_augmentation(augmentation_preset(args.augmentation, crop=(360, 480)))
-    options = {"batch_size": args.batch_size, "augmentation": augment, "shuffle": True, "steps": 10**6, "device": device}
+    options = {
+        "batch_size": args.batch_size,
+        "augmentation": augment,
+        "shuffle": True,
+        "steps": 10**6,
+        "device": device,
+    }
     here, there = make_loader(data, **options), iter(make_loader(data, **options, workers=args.workers))
     fixed, steps = here.batch(0), iter(range(10**6))
     stock, rounds = 4 * args.workers + 2, {"loading": [], "both": [], "step": []}
@@ -93,7 +109,10 @@ def measure(data: SegDataset, name: str, args: argparse.Namespace) -> dict:
         rounds["both"].append(rate(there, step, args.seconds))
         time.sleep(1 + 2 * stock * args.batch_size * rounds["loading"][-1][1] / rounds["loading"][-1][0])
         rounds["step"].append(rate(iter(lambda: fixed, None), step, args.seconds))
-    cpu = {"loading": cpu_per_image(lambda: here.batch(next(steps)), 80), "step": cpu_per_image(lambda: step(fixed) or fixed, 3 * args.batch_size)}
+    cpu = {
+        "loading": cpu_per_image(lambda: here.batch(next(steps)), 80),
+        "step": cpu_per_image(lambda: step(fixed) or fixed, 3 * args.batch_size),
+    }
     return {**summary(rounds), "cpu_ms_per_image": {kind: round(value, 2) for kind, value in cpu.items()}}
 
 
@@ -102,9 +121,13 @@ def summary(rounds: dict[str, list[tuple[int, float]]]) -> dict:
     per_second = {kind: sum(n for n, _ in values) / sum(t for _, t in values) for kind, values in rounds.items()}
     loading, both, step = per_second["loading"], per_second["both"], per_second["step"]
     each = [b[0] / b[1] / min(a[0] / a[1], c[0] / c[1]) for a, b, c in zip(*rounds.values(), strict=True)]
-    return {**{f"{kind}_images_per_second": round(value, 2) for kind, value in per_second.items()},
-            "kept": round(both / min(loading, step), 3), "kept_of_shared": round(both * (1 / loading + 1 / step), 3),
-            "loading_over_step": round(loading / step, 2), "kept_of_each_round": [round(value, 3) for value in each]}
+    return {
+        **{f"{kind}_images_per_second": round(value, 2) for kind, value in per_second.items()},
+        "kept": round(both / min(loading, step), 3),
+        "kept_of_shared": round(both * (1 / loading + 1 / step), 3),
+        "loading_over_step": round(loading / step, 2),
+        "kept_of_each_round": [round(value, 3) for value in each],
+    }
 
 
 def main() -> None:
@@ -114,8 +137,15 @@ def main() -> None:
     parser.add_argument("--augmentation", default="camvid", help="an augmentation preset; its crop becomes 360 x 480")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=max(available_cores() - 1, 1), help="threads of the step on a CPU")
-    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: the faster one here, by the first network's own step")
+    parser.add_argument(
+        "--threads", type=int, default=max(available_cores() - 1, 1), help="threads of the step on a CPU"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16"),
+        default="auto",
+        help="auto: the faster one here, by the first network's own step",
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=4)
@@ -123,23 +153,45 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.precision == "auto":
-        asked = TrainConfig(augmentation=Augmentation(crop=(360, 480)), channels_last=True, device="cpu" if args.device == "cpu" else "auto")
+        asked = TrainConfig(
+            augmentation=Augmentation(crop=(360, 480)),
+            channels_last=True,
+            device="cpu" if args.device == "cpu" else "auto",
+        )
         args.precision = settle(asked, create_model(args.models.split(",")[0], 11), device=args.device)[0].precision
-    settings = {name: getattr(args, name) for name in ("augmentation", "batch_size", "workers", "threads", "precision", "device", "seconds", "rounds")}
+    settings = {
+        name: getattr(args, name)
+        for name in ("augmentation", "batch_size", "workers", "threads", "precision", "device", "seconds", "rounds")
+    }
     with tempfile.TemporaryDirectory() as work:
         data = training_set(Path(work))
-        record = {"environment": environment_record(), "data": data.name, "images": len(data), "size": [360, 480], "runs": []}
+        record = {
+            "environment": environment_record(),
+            "data": data.name,
+            "images": len(data),
+            "size": [360, 480],
+            "runs": [],
+        }
         if args.out.exists() and read_json(args.out)["environment"]["device"] == record["environment"]["device"]:
             record["runs"] = read_json(args.out)["runs"]
         for cache in args.caches.split(","):
             kept = data.cached(None if cache == "none" else cache, Path(work) / "cache").preload()
             for name in args.models.split(","):
                 load = os.getloadavg()[0]
-                row = {"model": name, "cache": cache, **measure(kept, name, args), "load_average": [round(load, 1), round(os.getloadavg()[0], 1)], "settings": settings}
+                row = {
+                    "model": name,
+                    "cache": cache,
+                    **measure(kept, name, args),
+                    "load_average": [round(load, 1), round(os.getloadavg()[0], 1)],
+                    "settings": settings,
+                }
                 record["runs"] = [r for r in record["runs"] if (r["model"], r["cache"]) != (name, cache)] + [row]
-                print(f"{name:12s} cache {cache:7s} loading {row['loading_images_per_second']:8.1f}  step {row['step_images_per_second']:7.1f}"
-                      f"  both {row['both_images_per_second']:7.1f} images/s: {100 * row['kept']:.0f} % of the slower one;"
-                      f" processor time {row['cpu_ms_per_image']['loading']:.1f} and {row['cpu_ms_per_image']['step']:.1f} ms an image", flush=True)
+                print(
+                    f"{name:12s} cache {cache:7s} loading {row['loading_images_per_second']:8.1f}  step {row['step_images_per_second']:7.1f}"
+                    f"  both {row['both_images_per_second']:7.1f} images/s: {100 * row['kept']:.0f} % of the slower one;"
+                    f" processor time {row['cpu_ms_per_image']['loading']:.1f} and {row['cpu_ms_per_image']['step']:.1f} ms an image",
+                    flush=True,
+                )
                 write_json(args.out, record)
 
 

@@ -4,6 +4,7 @@
 
 Writes benchmarks/results/protocols_MODEL_HxW.json, which results_page.py renders. Run it on a quiet machine.
 """
+
 import argparse
 from pathlib import Path
 
@@ -31,9 +32,20 @@ def main() -> None:
     given = parser.parse_args()
     torch.manual_seed(0)
     pairs = [pair for pair in PAIRS if why_absent(pair[0]) is None]
-    rows = compare_protocols(create_model(given.model).eval(), given.size, runtimes=pairs, threads=given.threads, max_seconds=given.seconds)
+    rows = compare_protocols(
+        create_model(given.model).eval(), given.size, runtimes=pairs, threads=given.threads, max_seconds=given.seconds
+    )
     out = given.out or ROOT / "benchmarks" / "results" / f"protocols_{given.model}_{given.size[0]}x{given.size[1]}.json"
-    write_json(out, {"model": given.model, "size": list(given.size), "threads": default_threads(given.threads), "machine": machine_record(), "rows": [row.to_dict() for row in rows]})
+    write_json(
+        out,
+        {
+            "model": given.model,
+            "size": list(given.size),
+            "threads": default_threads(given.threads),
+            "machine": machine_record(),
+            "rows": [row.to_dict() for row in rows],
+        },
+    )
     print(table(protocol_table(rows), formats={"ms": ".2f", "frames/s": ".1f", "times the fastest": ".2f"}))
 
 

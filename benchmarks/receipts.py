@@ -9,6 +9,7 @@ A block of Markdown (a paragraph, a list, a table) that holds such figures is fo
 Each entry is FILE:PATH. PATH goes down by keys and list positions, `*` stands for all of them, and every number below its end counts; fps(...) turns milliseconds into frames per second. A figure is explained
 if one of these numbers, rounded to the figure's decimals, is the figure. What is no measurement (a limit, a question) is named in words: <!-- not measured: 20 ms -->.
 """
+
 import re
 import sys
 from collections.abc import Iterator
@@ -48,7 +49,12 @@ class Block:
 
 def pages(root: Path = ROOT) -> list[Path]:
     """The pages on which figures have to be explained."""
-    return [root / "README.md", root / "RESULTS.md", *sorted((root / "results").rglob("*.md")), *sorted((root / "benchmarks").rglob("*.md"))]
+    return [
+        root / "README.md",
+        root / "RESULTS.md",
+        *sorted((root / "results").rglob("*.md")),
+        *sorted((root / "benchmarks").rglob("*.md")),
+    ]
 
 
 def blocks(page: str) -> list[Block]:
@@ -58,7 +64,10 @@ def blocks(page: str) -> list[Block]:
     for match in re.finditer(r"(?:[^\n]*\S[^\n]*(?:\n|$))+", hidden):
         comments = COMMENT.findall(match[0])
         text = COMMENT.sub(lambda c: " " * len(c[0]), match[0])
-        receipts, exempt = tuple(body for kind, body in comments if kind == "receipt"), " ".join(body for kind, body in comments if kind == "not measured")
+        receipts, exempt = (
+            tuple(body for kind, body in comments if kind == "receipt"),
+            " ".join(body for kind, body in comments if kind == "not measured"),
+        )
         if text.strip() or not found:
             found.append(Block(text, match.start(), receipts, exempt))
         else:  # a comment alone belongs to the block before it
@@ -101,7 +110,9 @@ def promised(receipt: str, root: Path = ROOT) -> list[float]:
     found: list[float] = []
     entries = ENTRY.findall(receipt)
     if not entries or ENTRY.sub("", receipt).strip(" ,\n"):
-        raise ArtifactError(f"receipt '{receipt}' cannot be read: write FILE.json:path, or fps(FILE.json:path), with commas between")
+        raise ArtifactError(
+            f"receipt '{receipt}' cannot be read: write FILE.json:path, or fps(FILE.json:path), with commas between"
+        )
     for fps, file, path in entries:
         if not (root / file).resolve().is_relative_to(root.resolve()):
             raise ArtifactError(f"receipt '{file}' lies outside the repository: point to a committed record")
@@ -122,9 +133,15 @@ def unexplained(page: str, root: Path = ROOT) -> list[str]:
     """A line for each figure without a receipt, and for each picture without a record beside it."""
     missing = []
     for block in blocks(page):
-        shown = [figure for figure in figures(block) if not re.search(rf"(?<![\w.]){re.escape(figure.text)}(?![\w.]*\d)", block.exempt)]
+        shown = [
+            figure
+            for figure in figures(block)
+            if not re.search(rf"(?<![\w.]){re.escape(figure.text)}(?![\w.]*\d)", block.exempt)
+        ]
         values = [value for receipt in block.receipts for value in promised(receipt, root)]
-        missing += [f"{figure.text} in '{figure.line[:120]}'" for figure in shown if not is_explained(figure.text, values)]
+        missing += [
+            f"{figure.text} in '{figure.line[:120]}'" for figure in shown if not is_explained(figure.text, values)
+        ]
         for picture in re.findall(r"!\[[^\]]*\]\(([^)\s]+\.(?:png|svg|jpg|html))\)", block.text):
             if not any((root / picture).parent.glob("*.json")):
                 missing.append(f"{picture} has no record (.json) beside it")
@@ -132,7 +149,11 @@ def unexplained(page: str, root: Path = ROOT) -> list[str]:
 
 
 def main() -> None:
-    found = [f"{page.relative_to(ROOT)}: {line}" for page in pages() for line in unexplained(page.read_text(encoding="utf-8"))]
+    found = [
+        f"{page.relative_to(ROOT)}: {line}"
+        for page in pages()
+        for line in unexplained(page.read_text(encoding="utf-8"))
+    ]
     print("\n".join(found) or "every millisecond and every frame rate has its record")
     sys.exit(bool(found))
 

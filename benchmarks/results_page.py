@@ -6,6 +6,7 @@
 Copies each run's results.json and its key figures (PNG; needs a browser for plotly's pictures) to results/NAME/, then writes the page from
 results/ and benchmarks/results/. Without arguments the page is written again from what lies there.
 """
+
 import argparse
 import base64
 import io
@@ -14,15 +15,33 @@ from pathlib import Path
 import plotly.graph_objects as go
 from camvid_results import comparison_section, training_section
 from PIL import Image
-from shipping_results import accuracy_section, agreement_section, autotune_section, bench_section, protocol_section, receipt, tails_section
+from shipping_results import (
+    accuracy_section,
+    agreement_section,
+    autotune_section,
+    bench_section,
+    protocol_section,
+    receipt,
+    tails_section,
+)
 
 from rtseg.core.files import atomic_write, read_json, write_json, write_text
 from rtseg.shipping.bench import BenchRecord
 from rtseg.viz import plot_agreement, render_png
 
 ROOT = Path(__file__).resolve().parent.parent
-KEY_FIGURES = (("search", "student"), ("search", "teacher"), ("search", "health"), ("search", "logits"), ("latency", "table"),
-               ("latency", "agreement"), ("student", "curves"), ("evaluate", "frontier"), ("evaluate", "iou"), ("evaluate", "masks-student"))
+KEY_FIGURES = (
+    ("search", "student"),
+    ("search", "teacher"),
+    ("search", "health"),
+    ("search", "logits"),
+    ("latency", "table"),
+    ("latency", "agreement"),
+    ("student", "curves"),
+    ("evaluate", "frontier"),
+    ("evaluate", "iou"),
+    ("evaluate", "masks-student"),
+)
 
 
 def picture(item: dict) -> bytes:
@@ -53,13 +72,18 @@ def collect(run: Path) -> None:
 
 def networks_table(results: dict) -> list[str]:
     """The comparison as lines of Markdown."""
-    lines = ["| network | mIoU | pixel accuracy | parameters | GMAC | predicted ms | measured ms (quartiles) | weights |", "|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| network | mIoU | pixel accuracy | parameters | GMAC | predicted ms | measured ms (quartiles) | weights |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for n in results["networks"]:
         low, high = n["quartiles_ms"]
         origin = n["origin"]
-        lines.append(f"| {n['name']} | {n['miou']:.4f} | {n['pixel_accuracy']:.4f} | {n['params']:,} | {n['gmac']:.3f} | {n['predicted_ms']:.2f} | "
-                     f"{n['measured_ms']:.2f} ({low:.2f} to {high:.2f}) | {origin['which']}, epoch {origin['epoch']}, seed {origin['seed']}, "
-                     f"sha256 {origin['checkpoint_sha256'][:8]}, pretrained on: {origin['pretrained_on']} |")
+        lines.append(
+            f"| {n['name']} | {n['miou']:.4f} | {n['pixel_accuracy']:.4f} | {n['params']:,} | {n['gmac']:.3f} | {n['predicted_ms']:.2f} | "
+            f"{n['measured_ms']:.2f} ({low:.2f} to {high:.2f}) | {origin['which']}, epoch {origin['epoch']}, seed {origin['seed']}, "
+            f"sha256 {origin['checkpoint_sha256'][:8]}, pretrained on: {origin['pretrained_on']} |"
+        )
     return lines
 
 
@@ -70,20 +94,36 @@ def run_section(folder: Path) -> list[str]:
     seconds = results["seconds"]
     height, width = results["size"]
     data = "" if config["data"]["root"] is None else " --data ROOT"
-    lines = [f"## {folder.name}", "",
-             f"{results['dataset']}, {results['split']} split, {results['images']} images, latency at {height} x {width}, {config['latency']['runtime']}, "
-             f"{config['latency']['threads']} thread(s), {machine['device']['name']}, torch {machine['versions']['torch']}. "
-             f"The stages' own work took {sum(seconds.values()) / 60:.1f} minutes ({', '.join(f'{k} {v:.0f} s' for k, v in seconds.items())}); "
-             "starting ten notebooks comes on top.",
-             "", "```sh", f"rtseg run --preset {config['preset']}{data} --out runs/{folder.name}", "```", "", *networks_table(results),
-             receipt(*(f"{record}:networks.*.{key}" for key in ("predicted_ms", "measured_ms", "quartiles_ms"))), ""]
+    lines = [
+        f"## {folder.name}",
+        "",
+        f"{results['dataset']}, {results['split']} split, {results['images']} images, latency at {height} x {width}, {config['latency']['runtime']}, "
+        f"{config['latency']['threads']} thread(s), {machine['device']['name']}, torch {machine['versions']['torch']}. "
+        f"The stages' own work took {sum(seconds.values()) / 60:.1f} minutes ({', '.join(f'{k} {v:.0f} s' for k, v in seconds.items())}); "
+        "starting ten notebooks comes on top.",
+        "",
+        "```sh",
+        f"rtseg run --preset {config['preset']}{data} --out runs/{folder.name}",
+        "```",
+        "",
+        *networks_table(results),
+        receipt(*(f"{record}:networks.*.{key}" for key in ("predicted_ms", "measured_ms", "quartiles_ms"))),
+        "",
+    ]
     deployment = results["deployment"]
-    lines += [f"Deployed with {deployment['runtime']}, {deployment['threads']} thread(s): {deployment['measured_ms']:.2f} ms measured "
-              f"({deployment['fps']:.1f} frames/s), {deployment['predicted_ms']:.2f} ms predicted for {deployment['predicted_for']}; "
-              f"{deployment['class_agreement']:.2%} of the pixels get PyTorch's class.",
-              receipt(*(f"{record}:deployment.{key}" for key in ("measured_ms", "fps", "predicted_ms"))), ""]
+    lines += [
+        f"Deployed with {deployment['runtime']}, {deployment['threads']} thread(s): {deployment['measured_ms']:.2f} ms measured "
+        f"({deployment['fps']:.1f} frames/s), {deployment['predicted_ms']:.2f} ms predicted for {deployment['predicted_for']}; "
+        f"{deployment['class_agreement']:.2%} of the pixels get PyTorch's class.",
+        receipt(*(f"{record}:deployment.{key}" for key in ("measured_ms", "fps", "predicted_ms"))),
+        "",
+    ]
     for name, caption in captions.items():
-        explained = [receipt(f"{record}:networks.*.predicted_ms", f"{record}:networks.*.measured_ms")] if " ms" in caption else []
+        explained = (
+            [receipt(f"{record}:networks.*.predicted_ms", f"{record}:networks.*.measured_ms")]
+            if " ms" in caption
+            else []
+        )
         lines += [f"![{name.removesuffix('.png')}](results/{folder.name}/{name})", "", caption, *explained, ""]
     return lines
 
@@ -103,9 +143,17 @@ def benchmark_lines(path: Path, record: dict) -> list[str]:
     if path.stem.startswith("protocols"):
         return protocol_section(f"benchmarks/results/{path.name}", record)
     if path.name == "search_step.json":
-        rows = [f"| {step} | {ours:.2f} | {record['naive_s'][step]:.2f} | {record['published_s'][step]:.1f} |" for step, ours in record["ours_s"].items()]
-        return [f"Search step, {record['threads']} threads, F = {record['base_width']}, L = {record['layers']}, 1 x {record['size'][0]} x {record['size'][1]}, {record['device']['name']}:", "",
-                "| step | ours (s) | naive, same run (s) | published implementation, other cores of this kind (s) |", "|---|---|---|---|", *rows]
+        rows = [
+            f"| {step} | {ours:.2f} | {record['naive_s'][step]:.2f} | {record['published_s'][step]:.1f} |"
+            for step, ours in record["ours_s"].items()
+        ]
+        return [
+            f"Search step, {record['threads']} threads, F = {record['base_width']}, L = {record['layers']}, 1 x {record['size'][0]} x {record['size'][1]}, {record['device']['name']}:",
+            "",
+            "| step | ours (s) | naive, same run (s) | published implementation, other cores of this kind (s) |",
+            "|---|---|---|---|",
+            *rows,
+        ]
     if path.name == "autotune.json":
         return autotune_section(f"benchmarks/results/{path.name}", record)
     if path.name == "tails.json":
@@ -115,16 +163,27 @@ def benchmark_lines(path: Path, record: dict) -> list[str]:
     table = record.get("table")
     if path.stem.endswith("_accuracy"):
         draw_scatter(path.with_suffix(".png"), record)
-        return [f"Prediction against measurement, {table['runtime']}, {table['height']} x {table['width']}, {table['threads']} thread(s), {len(record['networks'])} random networks: "
-                f"Pearson {record['pearson']:.4f}, mean absolute error {record['mean_absolute_error']:.1%}.", "", f"![predicted and measured](benchmarks/results/{path.stem}.png)"]
+        return [
+            f"Prediction against measurement, {table['runtime']}, {table['height']} x {table['width']}, {table['threads']} thread(s), {len(record['networks'])} random networks: "
+            f"Pearson {record['pearson']:.4f}, mean absolute error {record['mean_absolute_error']:.1%}.",
+            "",
+            f"![predicted and measured](benchmarks/results/{path.stem}.png)",
+        ]
     if path.stem.endswith("_build"):
-        return [f"Full latency table `{path.stem.removesuffix('_build')}`: {record['entries']} entries in {record['seconds'] / 60:.1f} minutes."]
+        return [
+            f"Full latency table `{path.stem.removesuffix('_build')}`: {record['entries']} entries in {record['seconds'] / 60:.1f} minutes."
+        ]
     return []
 
 
 def benchmark_section() -> list[str]:
     """Whatever benchmarks/results holds, record by record."""
-    lines = ["## Benchmarks", "", "The records lie in `benchmarks/results/`; the first lines of each script in `benchmarks/` say how to make them again.", ""]
+    lines = [
+        "## Benchmarks",
+        "",
+        "The records lie in `benchmarks/results/`; the first lines of each script in `benchmarks/` say how to make them again.",
+        "",
+    ]
     records = {path: read_json(path) for path in sorted((ROOT / "benchmarks" / "results").glob("*.json"))}
     for path, record in records.items():
         found = benchmark_lines(path, record)
@@ -138,9 +197,17 @@ def main() -> None:
     for run in parser.parse_args().runs:
         collect(run.resolve())
     folders = sorted(path.parent for path in (ROOT / "results").glob("*/results.json"))
-    intro = ["# Results", "", "Measured figures, with the commands that make them again. This page is written by `benchmarks/results_page.py` from records.", ""]
+    intro = [
+        "# Results",
+        "",
+        "Measured figures, with the commands that make them again. This page is written by `benchmarks/results_page.py` from records.",
+        "",
+    ]
     sections = [line for folder in folders for line in run_section(folder)]
-    write_text(ROOT / "RESULTS.md", "\n".join([*intro, *sections, *training_section(), *comparison_section(), *benchmark_section()]))
+    write_text(
+        ROOT / "RESULTS.md",
+        "\n".join([*intro, *sections, *training_section(), *comparison_section(), *benchmark_section()]),
+    )
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
 Where fp32 differs by more than the tolerance, eager fp32 is compared with eager fp64 as well: `rounding` says how much of it is the network's own sensitivity.
 What is in the record already is not computed again. Weights are random, and settled: batch norms have seen random images, so that every layer counts (rtseg.shipping.checking.settled).
 """
+
 import argparse
 import copy
 from collections.abc import Iterator
@@ -40,7 +41,9 @@ def forms(model: str, size: tuple[int, int], compiled: list[str]) -> Iterator[tu
 def complete(record: dict) -> bool:
     """Whether every network of the registry has been compared at both sizes in each runtime of this machine (compiled ones apart)."""
     done = {(r["model"], r["runtime"], r["precision"], tuple(r["size"])) for r in record["rows"]}
-    return all((model, *form, size) in done for model in list_models() for size in SIZES for form in forms(model, size, []))
+    return all(
+        (model, *form, size) in done for model in list_models() for size in SIZES for form in forms(model, size, [])
+    )
 
 
 def row(net: nn.Module, graph, model: str, runtime: str, precision: str, size: tuple[int, int]) -> dict:
@@ -50,7 +53,18 @@ def row(net: nn.Module, graph, model: str, runtime: str, precision: str, size: t
         check = check_runtime(net, runtime, shape=(1, 3, *size), graph=graph, precision=precision, threads=1)
     except RtsegError as error:
         return {**facts, "error": str(error)}
-    kept = ("tolerance", "max_difference", "relative_difference", "label_agreement", "layers", "first_layer", "first_operator", "first_difference", "note", "versions")
+    kept = (
+        "tolerance",
+        "max_difference",
+        "relative_difference",
+        "label_agreement",
+        "layers",
+        "first_layer",
+        "first_operator",
+        "first_difference",
+        "note",
+        "versions",
+    )
     return {**facts, "agrees": check.agrees, **{key: check.to_dict()[key] for key in kept}}
 
 
@@ -66,14 +80,23 @@ def rounding(net: nn.Module, size: tuple[int, int], images: int = 8) -> float:
     for seed in range(images):
         image = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(seed))
         with torch.inference_mode():
-            rough, exact = (getattr(logits, "logits", logits).double() for logits in (net(image), double(image.double())))
+            rough, exact = (
+                getattr(logits, "logits", logits).double() for logits in (net(image), double(image.double()))
+            )
         found.append(float((rough - exact).abs().max() / exact.abs().max()))
     return max(found)
 
 
 def write(record: dict) -> None:
-    write_json(RESULT, {"complete": complete(record), "protocol": {"classes": CLASSES, "settled_on": [BATCH, 3, 128, 192], "seed": 0, "threads": 1},
-                        "environment": environment_record(), **{key: record[key] for key in ("norms", "rounding", "rows")}})
+    write_json(
+        RESULT,
+        {
+            "complete": complete(record),
+            "protocol": {"classes": CLASSES, "settled_on": [BATCH, 3, 128, 192], "seed": 0, "threads": 1},
+            "environment": environment_record(),
+            **{key: record[key] for key in ("norms", "rounding", "rows")},
+        },
+    )
 
 
 def explain(record: dict) -> None:
@@ -101,11 +124,20 @@ def main() -> None:
                 continue
             net = trial(model)
             graph = to_onnx(net, (1, 3, *size), dynamic_batch=False)
-            record["norms"].setdefault(model, {"network": sum(isinstance(m, nn.BatchNorm2d) for m in net.modules()), **norms_left(graph)})
+            record["norms"].setdefault(
+                model, {"network": sum(isinstance(m, nn.BatchNorm2d) for m in net.modules()), **norms_left(graph)}
+            )
             for runtime, precision in todo:
                 record["rows"].append(row(net, graph, model, runtime, precision, size))
                 r = record["rows"][-1]
-                print(model, size, runtime, precision, r["error"] or f"{r['relative_difference']:.1e} {r['label_agreement']:.4f} {r['first_layer'] or ''}", flush=True)
+                print(
+                    model,
+                    size,
+                    runtime,
+                    precision,
+                    r["error"] or f"{r['relative_difference']:.1e} {r['label_agreement']:.4f} {r['first_layer'] or ''}",
+                    flush=True,
+                )
             write(record)
     explain(record)
     write(record)

@@ -6,6 +6,7 @@ A weight step is four passes (teacher, student, full width, least width) forward
 passes with gradients for the logits, the latency terms, and Adam. The naive computation takes one operator and one input of a cell at a time, in float32, and sums gradients as autograd
 does. The published implementation is quoted for context; it was measured on other cores of this kind.
 """
+
 import argparse
 import json
 import os
@@ -33,7 +34,12 @@ SIZE = (128, 256)
 def naive_convolution(x, weight, corner, stride, accumulate):
     """The library's convolution with a slice of the weights; autograd makes the gradient, a tensor of the whole weight's size."""
     first, last, out, inputs = corner
-    kernel = weight[first:last, :out, :, :, :inputs].flatten(0, 1).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+    kernel = (
+        weight[first:last, :out, :, :, :inputs]
+        .flatten(0, 1)
+        .permute(0, 3, 1, 2)
+        .contiguous(memory_format=torch.channels_last)
+    )
     return F.conv2d(x, kernel, stride=stride, padding=kernel.shape[-1] // 2)
 
 
@@ -42,7 +48,9 @@ def naive_mixed(op, x, small, width, active, coefficients, *, accumulate=False):
     total = 0
     for p, part in enumerate(x.chunk(len(coefficients))):
         for k, name in enumerate(active):
-            (y,) = slimmable.results(op, part, resize(part, half(part)) if name in slimmable.ZOOM else None, width, [name])
+            (y,) = slimmable.results(
+                op, part, resize(part, half(part)) if name in slimmable.ZOOM else None, width, [name]
+            )
             total = total + coefficients[p, k].to(y.dtype) * y
     return total
 
@@ -67,7 +75,9 @@ def steps(search: _Search, batch: Batch) -> dict:
         weight_step(search.supernet, search.sgd, batch, list(passes.values()), config, 1e-4)
 
     def architecture():
-        architecture_step(search.supernet, search.adam, batch, search.logits, search.latency, 0.01, config, search.generator)
+        architecture_step(
+            search.supernet, search.adam, batch, search.logits, search.latency, 0.01, config, search.generator
+        )
 
     return {"weight": weight, "architecture": architecture}
 
@@ -97,7 +107,7 @@ def convolution_gflop(search: _Search, batch: Batch) -> dict[str, float]:
 def product_gflops(precision: str, size: int = 2048) -> float:
     """Speed of one big matrix product in a precision, billions of operations a second: best of five."""
     a = torch.randn(size, size).to(torch.bfloat16 if precision == "bf16" else torch.float32)
-    return 2 * size ** 3 / min(seconds(lambda: a @ a, 5)) / 1e9
+    return 2 * size**3 / min(seconds(lambda: a @ a, 5)) / 1e9
 
 
 def as_naive(search: _Search) -> None:
@@ -119,23 +129,51 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     space = SearchSpace(layers=args.layers, base_width=args.base_width)
-    latency = ExpectedLatency(space, lambda spec: 0.01 + spec.height * spec.width * spec.in_channels * spec.out_channels / 1e9, (1024, 2048), 19)
+    latency = ExpectedLatency(
+        space,
+        lambda spec: 0.01 + spec.height * spec.width * spec.in_channels * spec.out_channels / 1e9,
+        (1024, 2048),
+        19,
+    )
     search = _Search(Supernet(space, 19), SearchConfig(precision=args.precision), latency, 0)
     g = torch.Generator().manual_seed(0)
-    batch = Batch(torch.randint(0, 256, (1, 3, *SIZE), dtype=torch.uint8, generator=g), torch.randint(0, 19, (1, *SIZE), generator=g), ("noise",))
+    batch = Batch(
+        torch.randint(0, 256, (1, 3, *SIZE), dtype=torch.uint8, generator=g),
+        torch.randint(0, 19, (1, *SIZE), generator=g),
+        ("noise",),
+    )
     product, work = product_gflops(args.precision), convolution_gflop(search, batch)
     ours = measure(search, batch, args.repeat)
     as_naive(search)
     naive = measure(search, batch, max(1, args.repeat - 1))
     share = {name: work[name] / ours[name] / product for name in ours}
     print(f"{args.precision}, a matrix product of 2048: {product:.0f} GFLOPS")
-    print(f"1 x {SIZE[0]} x {SIZE[1]}, F = {args.base_width}, L = {args.layers}, {args.threads} threads, {sum(p.numel() for p in search.supernet.parameters()) / 1e6:.0f} M weights")
-    print(f"{'step':14}{'ours (s)':>10}{'naive (s)':>11}{'ratio':>8}{'published (s)':>15}{'GFLOP':>8}{'of product':>12}")
+    print(
+        f"1 x {SIZE[0]} x {SIZE[1]}, F = {args.base_width}, L = {args.layers}, {args.threads} threads, {sum(p.numel() for p in search.supernet.parameters()) / 1e6:.0f} M weights"
+    )
+    print(
+        f"{'step':14}{'ours (s)':>10}{'naive (s)':>11}{'ratio':>8}{'published (s)':>15}{'GFLOP':>8}{'of product':>12}"
+    )
     for name in ours:
-        print(f"{name:14}{ours[name]:10.2f}{naive[name]:11.2f}{naive[name] / ours[name]:8.2f}{PUBLISHED[name]:15.1f}{work[name]:8.0f}{share[name]:12.0%}")
+        print(
+            f"{name:14}{ours[name]:10.2f}{naive[name]:11.2f}{naive[name] / ours[name]:8.2f}{PUBLISHED[name]:15.1f}{work[name]:8.0f}{share[name]:12.0%}"
+        )
     if args.json:
-        record = {"precision": args.precision, "ours_s": ours, "naive_s": naive, "published_s": PUBLISHED, "gflop": work, "product_gflops": product, "share_of_product": share,
-                  "onednn_isa": os.environ.get("ONEDNN_MAX_CPU_ISA"), "layers": args.layers, "base_width": args.base_width, "threads": args.threads, "size": SIZE, "device": device_record()}
+        record = {
+            "precision": args.precision,
+            "ours_s": ours,
+            "naive_s": naive,
+            "published_s": PUBLISHED,
+            "gflop": work,
+            "product_gflops": product,
+            "share_of_product": share,
+            "onednn_isa": os.environ.get("ONEDNN_MAX_CPU_ISA"),
+            "layers": args.layers,
+            "base_width": args.base_width,
+            "threads": args.threads,
+            "size": SIZE,
+            "device": device_record(),
+        }
         args.json.write_text(json.dumps(record, indent=1))
 
 

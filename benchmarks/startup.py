@@ -4,6 +4,7 @@
 
 A stage's overhead is the whole time of an executed notebook that imports what a stage imports and computes nothing. The ratio of both kinds of kernel is of one run. Writes results/startup_<instructions>.json.
 """
+
 import os
 import subprocess
 import sys
@@ -42,7 +43,14 @@ def stage_overheads(folder: Path, *, times: int = 4) -> dict[str, list[float]]:
 
     def seconds() -> float:
         begun = time.monotonic()
-        runner.run_notebook(folder / "stage.ipynb", folder / "out/stage.ipynb", parameters={}, what="stage", cwd=folder, show_progress=False)
+        runner.run_notebook(
+            folder / "stage.ipynb",
+            folder / "out/stage.ipynb",
+            parameters={},
+            what="stage",
+            cwd=folder,
+            show_progress=False,
+        )
         return round(time.monotonic() - begun, 2)
 
     warm = [seconds() for _ in range(times)]
@@ -58,8 +66,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         stages = stage_overheads(Path(folder))
     best = {kind: min(seconds[1:]) for kind, seconds in stages.items()}
-    print(f"a stage's overhead: {best['warm']:.2f} s with a warm kernel ({stages['warm'][0]:.1f} s for the first), {best['new']:.2f} s with a new one, ratio {best['new'] / best['warm']:.1f}")
-    record = {"commands": commands, "stage_s": stages, "ratio": round(best["new"] / best["warm"], 2), "busy": busy_text(taken), "processor": processor_record(), "environment": environment_record()}
+    print(
+        f"a stage's overhead: {best['warm']:.2f} s with a warm kernel ({stages['warm'][0]:.1f} s for the first), {best['new']:.2f} s with a new one, ratio {best['new'] / best['warm']:.1f}"
+    )
+    record = {
+        "commands": commands,
+        "stage_s": stages,
+        "ratio": round(best["new"] / best["warm"], 2),
+        "busy": busy_text(taken),
+        "processor": processor_record(),
+        "environment": environment_record(),
+    }
     kind = processor_record()["capability"].lower().replace(" ", "")
     write_json(Path(__file__).parent / f"results/startup_{kind}.json", record)
 

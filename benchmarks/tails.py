@@ -5,6 +5,7 @@
 Milliseconds: 19 classes from 64 x 128 to 512 x 1024 labels, in every runtime of this machine, all forms in turns; the logits come from a pooling and a 1 x 1 convolution, which is timed alone, too.
 mIoU: networks trained on CamVid, its test images, the same logits for every form. Writes results/tails.json. Run it on a quiet machine.
 """
+
 import argparse
 import statistics
 from pathlib import Path
@@ -30,7 +31,12 @@ from rtseg.runtimes.serving import ServingGraph
 from rtseg.models.contract import SegNetwork
 
 RESULT = Path(__file__).parent / "results" / "tails.json"
-FORMS = {"Resize, argmax after": ("resize", "after"), "products, argmax after": ("products", "after"), "products, argmax at half": ("products", "half"), "argmax before": ("products", "before")}
+FORMS = {
+    "Resize, argmax after": ("resize", "after"),
+    "products, argmax after": ("products", "after"),
+    "products, argmax at half": ("products", "half"),
+    "argmax before": ("products", "before"),
+}
 SIZE, STRIDE, OF_TAILS = (512, 1024), 8, 19
 
 
@@ -70,15 +76,31 @@ def times(threads: int, rounds: int) -> list[dict]:
     network, image = Coarse().eval(), torch.randn(1, 3, *SIZE, generator=torch.Generator().manual_seed(1)).numpy()
     graphs = {"logits alone": to_onnx(Small(network), image.shape, dynamic_batch=False)}
     for form, (upsampling, argmax) in FORMS.items():
-        graphs[form] = to_onnx(ServingGraph(network, image="float", upsampling=upsampling, argmax=argmax), image.shape, dynamic_batch=False, outputs=("labels",))
+        graphs[form] = to_onnx(
+            ServingGraph(network, image="float", upsampling=upsampling, argmax=argmax),
+            image.shape,
+            dynamic_batch=False,
+            outputs=("labels",),
+        )
     rows, wanted = [], None
     for runtime, precision in pairs():
-        loaded = {form: load_runtime(graph, runtime=runtime, precision=precision, threads=threads) for form, graph in graphs.items()}
+        loaded = {
+            form: load_runtime(graph, runtime=runtime, precision=precision, threads=threads)
+            for form, graph in graphs.items()
+        }
         taken = time_in_turns({form: (lambda run=run: run.run(image)) for form, run in loaded.items()}, rounds=rounds)
         labels = {form: np.asarray(run.run(image)) for form, run in loaded.items() if form in FORMS}
         wanted = labels["Resize, argmax after"] if wanted is None else wanted
-        rows += [{"runtime": runtime, "precision": precision, "form": form, "ms": statistics.median(taken[form]),
-                  "same_labels": float((labels[form] == wanted).mean()) if form in labels else None} for form in graphs]
+        rows += [
+            {
+                "runtime": runtime,
+                "precision": precision,
+                "form": form,
+                "ms": statistics.median(taken[form]),
+                "same_labels": float((labels[form] == wanted).mean()) if form in labels else None,
+            }
+            for form in graphs
+        ]
     return rows
 
 
@@ -93,7 +115,10 @@ def worth(name: str, network: SegNetwork, data: list[tuple[np.ndarray, np.ndarra
                 tail = ServingGraph(network, image="float", upsampling=upsampling, argmax=argmax)
                 found[form].append(tail.labels_of(getattr(logits, "logits", logits), x)[0].numpy())
     plain, truth = found["Resize, argmax after"], [mask for _, mask in data]
-    return [{"network": name, "form": form, "miou": miou(labels, truth), "agreement": agreement(labels, plain)} for form, labels in found.items()]
+    return [
+        {"network": name, "form": form, "miou": miou(labels, truth), "agreement": agreement(labels, plain)}
+        for form, labels in found.items()
+    ]
 
 
 def main() -> None:
@@ -108,9 +133,26 @@ def main() -> None:
     timed = times(given.threads, given.rounds)
     test = open_dataset("camvid", given.data, "test")
     data = [test.read(i) for i in range(len(test))]
-    judged = [row for name, (network, _) in networks(given.runs, given.models.split(","), 0, None, False).items() for row in worth(name, network, data)]
-    write_json(RESULT, {"size": list(SIZE), "stride": STRIDE, "classes": OF_TAILS, "threads": given.threads, "rows": timed, "trained": judged, "images": len(data), "trained_classes": CLASSES,
-                        "machine": machine_record(), "environment": environment_record()})
+    judged = [
+        row
+        for name, (network, _) in networks(given.runs, given.models.split(","), 0, None, False).items()
+        for row in worth(name, network, data)
+    ]
+    write_json(
+        RESULT,
+        {
+            "size": list(SIZE),
+            "stride": STRIDE,
+            "classes": OF_TAILS,
+            "threads": given.threads,
+            "rows": timed,
+            "trained": judged,
+            "images": len(data),
+            "trained_classes": CLASSES,
+            "machine": machine_record(),
+            "environment": environment_record(),
+        },
+    )
     for row in timed:
         print(f"{row['runtime']} {row['precision']:<6}{row['form']:<28}{row['ms']:8.2f} ms  {row['same_labels']}")
     for row in judged:

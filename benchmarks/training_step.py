@@ -7,6 +7,7 @@
 A step is forward, loss, backward and update on 4 x 240 x 320 pixels with 11 classes, as `TrainStep` does it. All ways of one network take turns and each is judged by its fastest run. Operations are two for each multiplication, three passes (forward, gradients of maps and
 of weights). Writes results/training_step_<instructions>.json; networks measured before stay. A busy machine is said in the record.
 """
+
 import argparse
 from collections.abc import Callable
 from pathlib import Path
@@ -38,7 +39,15 @@ def product_gflops(side: int = 2048) -> float:
 def step_of(name: str, batch: Batch, way: Way, compiled: bool) -> Callable[[], object]:
     """One training step of a network, again and again."""
     seed_everything(0)
-    config = TrainConfig(precision=way.precision, channels_last=way.channels_last, emulate_bf16=True, compile=compiled, device="cpu", augmentation=None, loss={"kind": "cross_entropy"})
+    config = TrainConfig(
+        precision=way.precision,
+        channels_last=way.channels_last,
+        emulate_bf16=True,
+        compile=compiled,
+        device="cpu",
+        augmentation=None,
+        loss={"kind": "cross_entropy"},
+    )
     train = TrainStep(create_model(name, CLASSES), config)
 
     def step() -> None:
@@ -58,11 +67,26 @@ def measure(name: str, args: argparse.Namespace) -> dict:
     steps = {str(way): step_of(name, batch, way, False) for way in ways}
     if args.compile:
         steps |= {f"{way} compiled": step_of(name, batch, way, True) for way in ways if way.channels_last}
-    taken, gflop, product = time_ways(steps, budget=args.seconds), 6 * count_macs(model, (IMAGES, 3, *SIZE)) / 1e9, product_gflops()
-    best = {precision: min(seconds for way, seconds in taken.items() if way.startswith(precision)) for precision in {way.precision for way in ways}}
-    return {"model": name, "gflop": round(gflop, 1), "product_gflops": round(product, 1), "ms": {way: round(1000 * seconds, 1) for way, seconds in taken.items()},
-            "gflops": {way: round(gflop / seconds, 1) for way, seconds in taken.items()}, "share_of_product": round(gflop / best["fp32"] / product, 3),
-            "faster_than_before": {precision: round(taken[str(BEFORE)] / seconds, 3) for precision, seconds in best.items()}}
+    taken, gflop, product = (
+        time_ways(steps, budget=args.seconds),
+        6 * count_macs(model, (IMAGES, 3, *SIZE)) / 1e9,
+        product_gflops(),
+    )
+    best = {
+        precision: min(seconds for way, seconds in taken.items() if way.startswith(precision))
+        for precision in {way.precision for way in ways}
+    }
+    return {
+        "model": name,
+        "gflop": round(gflop, 1),
+        "product_gflops": round(product, 1),
+        "ms": {way: round(1000 * seconds, 1) for way, seconds in taken.items()},
+        "gflops": {way: round(gflop / seconds, 1) for way, seconds in taken.items()},
+        "share_of_product": round(gflop / best["fp32"] / product, 3),
+        "faster_than_before": {
+            precision: round(taken[str(BEFORE)] / seconds, 3) for precision, seconds in best.items()
+        },
+    }
 
 
 def main() -> None:
@@ -73,13 +97,39 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     processor = processor_record()
-    out = args.out or Path(__file__).parent / "results" / f"training_step_{processor['capability'].lower()}{'_bf16' if processor['bf16'] else ''}.json"
-    rows = {row["model"]: row for row in read_json(out)["rows"]} if out.exists() and read_json(out)["processor"] == processor else {}
+    out = (
+        args.out
+        or Path(__file__).parent
+        / "results"
+        / f"training_step_{processor['capability'].lower()}{'_bf16' if processor['bf16'] else ''}.json"
+    )
+    rows = (
+        {row["model"]: row for row in read_json(out)["rows"]}
+        if out.exists() and read_json(out)["processor"] == processor
+        else {}
+    )
     for name in args.models.split(","):
         load = cores_taken()
         rows[name] = {**measure(name, args), "load": busy_text(load)}
-        print(name, rows[name]["ms"], f"{rows[name]['share_of_product']:.0%} of the matrix product;", rows[name]["faster_than_before"], rows[name]["load"], flush=True)
-        write_json(out, {"processor": processor, "images": IMAGES, "size": SIZE, "classes": CLASSES, "environment": environment_record(), "rows": list(rows.values())})
+        print(
+            name,
+            rows[name]["ms"],
+            f"{rows[name]['share_of_product']:.0%} of the matrix product;",
+            rows[name]["faster_than_before"],
+            rows[name]["load"],
+            flush=True,
+        )
+        write_json(
+            out,
+            {
+                "processor": processor,
+                "images": IMAGES,
+                "size": SIZE,
+                "classes": CLASSES,
+                "environment": environment_record(),
+                "rows": list(rows.values()),
+            },
+        )
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@
 Writes results/zoo_sizes.json: the greatest difference of the logits, relative to the largest one, and where that is not below 1e-3 the share of pixels with the same class.
 The test-suite does the same at 65 x 97 on every run, and checks that this record holds every network.
 """
+
 import argparse
 from pathlib import Path
 
@@ -67,7 +68,9 @@ def main() -> None:
                 write_json(PATH, record)
         for label in (f"{h}x{w}" for h, w in SIZES if row["onnx"][f"{h}x{w}"] >= 1e-3):
             if label not in row.setdefault("onnx_agreement", {}):
-                row["onnx_agreement"][label] = round(onnx_agreement(name, tuple(int(side) for side in label.split("x"))), 6)
+                row["onnx_agreement"][label] = round(
+                    onnx_agreement(name, tuple(int(side) for side in label.split("x"))), 6
+                )
                 write_json(PATH, record)
         print(name, row, flush=True)
 

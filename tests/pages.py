@@ -34,8 +34,15 @@ def run_page(path: Path, log: Path) -> None:
 def warm() -> multiprocessing.context.ForkServerContext:
     """Processes forked from one, started with the first page, that has imported every module of the package and what executes a page."""
     context = multiprocessing.get_context("forkserver")
-    modules = (path.relative_to(ROOT).with_suffix("") for path in sorted((ROOT / "rtseg").glob("*/*.py")) if path.name != "__init__.py")
-    context.set_forkserver_preload([".".join(module.parts) for module in modules] + ["nbdev.test", "IPython", "torch._dynamo", "plotly.io", "onnxruntime"])
+    modules = (
+        path.relative_to(ROOT).with_suffix("")
+        for path in sorted((ROOT / "rtseg").glob("*/*.py"))
+        if path.name != "__init__.py"
+    )
+    context.set_forkserver_preload(
+        [".".join(module.parts) for module in modules]
+        + ["nbdev.test", "IPython", "torch._dynamo", "plotly.io", "onnxruntime"]
+    )
     return context
 
 

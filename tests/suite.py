@@ -8,9 +8,22 @@ import tempfile
 import pytest
 
 WORKER = "PYTEST_XDIST_WORKER" in os.environ
-LONG_FIRST = ("test_models", "test_recipe_runs", "test_zoo", "test_guides", "test_end_to_end", "test_demo", "test_checking", "test_house", "test_variants", "test_resume")
+LONG_FIRST = (
+    "test_models",
+    "test_recipe_runs",
+    "test_zoo",
+    "test_guides",
+    "test_end_to_end",
+    "test_demo",
+    "test_checking",
+    "test_house",
+    "test_variants",
+    "test_resume",
+)
 
-if WORKER:  # the workers share the cores: more threads each, or in each of their children, would only wait for one another
+if (
+    WORKER
+):  # the workers share the cores: more threads each, or in each of their children, would only wait for one another
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     import torch
 
@@ -18,19 +31,28 @@ if WORKER:  # the workers share the cores: more threads each, or in each of thei
 else:  # the user's caches are neither read nor written; workers and what tests start inherit this folder, so that a session measures a machine once
     os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="rtseg-tests-")
 
-os.environ.setdefault("RTSEG_WAIT_FOR_QUIET", "0")  # tests run beside others: nothing waits for a quiet machine, here or in the kernels that tests start
-gc.set_threshold(50_000, 20, 50)  # tracers make millions of small objects that live: looking through all of them again and again is a fifth of an export
+os.environ.setdefault(
+    "RTSEG_WAIT_FOR_QUIET", "0"
+)  # tests run beside others: nothing waits for a quiet machine, here or in the kernels that tests start
+gc.set_threshold(
+    50_000, 20, 50
+)  # tracers make millions of small objects that live: looking through all of them again and again is a fifth of an export
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The networks that sweeps over the registry are limited to."""
-    parser.addoption("--networks", metavar="NAME,...", help="of tests with a network as a parameter, only those of these networks")
+    parser.addoption(
+        "--networks", metavar="NAME,...", help="of tests with a network as a parameter, only those of these networks"
+    )
 
 
 def network_of(item: pytest.Item, known: set[str]) -> str | None:
     """The network that an item is about, or None."""
     params = item.callspec.params.values() if hasattr(item, "callspec") else ()
-    return next((value.partition("+")[0] for value in params if isinstance(value, str) and value.partition("+")[0] in known), None)
+    return next(
+        (value.partition("+")[0] for value in params if isinstance(value, str) and value.partition("+")[0] in known),
+        None,
+    )
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -18,7 +18,15 @@ from ..compression import PrunedRecord
 from ..core.architecture import Architecture
 from ..core.errors import ArtifactError, ConfigError
 from ..core.files import read_json, write_text
-from ..shipping.bench import BenchRecord, BenchSettings, bench_cases, bench_rows, compare_bench, open_bench, run_bench
+from rtseg.shipping.bench import (
+    BenchRecord,
+    BenchSettings,
+    bench_cases,
+    bench_rows,
+    compare_bench,
+    open_bench,
+    run_bench,
+)
 from ..latency.machine_state import machine_text
 from ..models.contract import SegNetwork
 from ..models.fasterseg import FasterSeg
@@ -47,7 +55,9 @@ def read_models(text: str) -> list[str]:
         if is_run(name):
             missing = [part for part in STUDENT if not (Path(name) / part).is_file()]
             if missing:
-                raise ArtifactError(f"{name} has no searched student ({missing[0]} is missing): run its stages search and student first")
+                raise ArtifactError(
+                    f"{name} has no searched student ({missing[0]} is missing): run its stages search and student first"
+                )
         elif name.endswith(".json"):
             read_json(name)
         else:
@@ -58,16 +68,41 @@ def read_models(text: str) -> list[str]:
 def bench_network(name: str, classes: int) -> SegNetwork:
     """The network that a name of the command line means; a run's student and a pruned network have the classes that they were trained for."""
     if not is_run(name):
-        return PrunedRecord.load(name).build() if name.endswith(".json") and is_record(name) else build_network(name, classes)
+        return (
+            PrunedRecord.load(name).build()
+            if name.endswith(".json") and is_record(name)
+            else build_network(name, classes)
+        )
     weights = load_trained(Path(name) / STUDENT[1]).weights
     network = FasterSeg(Architecture.load(Path(name) / STUDENT[0]), len(weights["head.classify.bias"]))
     network.load_weights(weights)
     return network
 
 # %% ../../nbs/cli/07_bench.ipynb #cell007
-COLUMNS = {"network": "network", "size": "size", "runtime": "runtime", "precision": "precision", "ms": "ms", "quartiles": "quartiles", "fps": "fps", "end to end ms": "end to end ms",
-           "before": "before", "after": "after", "peak MB": "peak MB", "ratio": "x earlier", "note": "note"}
-FORMATS = {"ms": ".2f", "fps": ".1f", "end to end ms": ".2f", "before": ".2f", "after": ".2f", "peak MB": ".0f", "ratio": ".3f"}
+COLUMNS = {
+    "network": "network",
+    "size": "size",
+    "runtime": "runtime",
+    "precision": "precision",
+    "ms": "ms",
+    "quartiles": "quartiles",
+    "fps": "fps",
+    "end to end ms": "end to end ms",
+    "before": "before",
+    "after": "after",
+    "peak MB": "peak MB",
+    "ratio": "x earlier",
+    "note": "note",
+}
+FORMATS = {
+    "ms": ".2f",
+    "fps": ".1f",
+    "end to end ms": ".2f",
+    "before": ".2f",
+    "after": ".2f",
+    "peak MB": ".0f",
+    "ratio": ".3f",
+}
 
 
 def bench_table(record: BenchRecord, ratios: dict[str, float] | None = None) -> Table:
@@ -85,22 +120,71 @@ def bench_figure(record: BenchRecord, ratios: dict[str, float] | None = None) ->
     rows = [row for row in bench_rows(record, ratios) if row["ms"] is not None]
     if not rows:
         raise ConfigError("nothing was measured, so there is nothing to draw: the table tells the reasons")
-    kinds, networks = list(dict.fromkeys((row["runtime"], row["precision"]) for row in rows)), list(dict.fromkeys(row["network"] for row in rows))
-    views = [(size, view) for size in dict.fromkeys(row["size"] for row in rows) for view in VIEWS if any(row[VIEWS[view]] is not None and row["size"] == size for row in rows)]
-    figure = new_figure("Bench", subtitle=machine_text(record.machine), x="milliseconds (median)", width=900, height=170 + 14 * len(networks) * (len(kinds) + 1))
+    kinds, networks = (
+        list(dict.fromkeys((row["runtime"], row["precision"]) for row in rows)),
+        list(dict.fromkeys(row["network"] for row in rows)),
+    )
+    views = [
+        (size, view)
+        for size in dict.fromkeys(row["size"] for row in rows)
+        for view in VIEWS
+        if any(row[VIEWS[view]] is not None and row["size"] == size for row in rows)
+    ]
+    figure = new_figure(
+        "Bench",
+        subtitle=machine_text(record.machine),
+        x="milliseconds (median)",
+        width=900,
+        height=170 + 14 * len(networks) * (len(kinds) + 1),
+    )
     for size, view in views:
         for i, (runtime, precision) in enumerate(kinds):
-            chosen = [row for row in rows if (row["size"], row["runtime"], row["precision"]) == (size, runtime, precision) and row[VIEWS[view]] is not None]
-            figure.add_bar(y=[row["network"] for row in chosen], x=[row[VIEWS[view]] for row in chosen], orientation="h", name=f"{runtime} {precision}", marker_color=SERIES[i % len(SERIES)],
-                           visible=(size, view) == views[0], hovertext=[_hover(row) for row in chosen], hoverinfo="text", showlegend=True)
-    shown = [dict(label=f"{size}, {view}", method="update", args=[{"visible": [pair == (size, view) for pair in views for _ in kinds]}]) for size, view in views]
-    figure.update_layout(updatemenus=[dict(buttons=shown, x=1, xanchor="right", y=1, yanchor="bottom", pad=dict(b=6))], legend=dict(orientation="h", x=0, y=1, yanchor="bottom"), margin_t=120)
-    return figure.update_xaxes(rangemode="tozero", showgrid=True).update_yaxes(autorange="reversed", showgrid=False, categoryorder="array", categoryarray=networks)
+            chosen = [
+                row
+                for row in rows
+                if (row["size"], row["runtime"], row["precision"]) == (size, runtime, precision)
+                and row[VIEWS[view]] is not None
+            ]
+            figure.add_bar(
+                y=[row["network"] for row in chosen],
+                x=[row[VIEWS[view]] for row in chosen],
+                orientation="h",
+                name=f"{runtime} {precision}",
+                marker_color=SERIES[i % len(SERIES)],
+                visible=(size, view) == views[0],
+                hovertext=[_hover(row) for row in chosen],
+                hoverinfo="text",
+                showlegend=True,
+            )
+    shown = [
+        dict(
+            label=f"{size}, {view}",
+            method="update",
+            args=[{"visible": [pair == (size, view) for pair in views for _ in kinds]}],
+        )
+        for size, view in views
+    ]
+    figure.update_layout(
+        updatemenus=[dict(buttons=shown, x=1, xanchor="right", y=1, yanchor="bottom", pad=dict(b=6))],
+        legend=dict(orientation="h", x=0, y=1, yanchor="bottom"),
+        margin_t=120,
+    )
+    return figure.update_xaxes(rangemode="tozero", showgrid=True).update_yaxes(
+        autorange="reversed", showgrid=False, categoryorder="array", categoryarray=networks
+    )
 
 
 def _hover(row: dict) -> str:
-    told = [f"<b>{row['network']}</b> {row['size']}", f"{row['runtime']} {row['precision']}, {row['threads']} threads", f"{row['ms']:.2f} ms ({row['quartiles']}), {row['fps']:.1f} fps"]
-    told += [f"end to end {row['end to end ms']:.2f} ms, of it {row['before']:.2f} before and {row['after']:.2f} after"] if row["end to end ms"] is not None else []
+    told = [
+        f"<b>{row['network']}</b> {row['size']}",
+        f"{row['runtime']} {row['precision']}, {row['threads']} threads",
+        f"{row['ms']:.2f} ms ({row['quartiles']}), {row['fps']:.1f} fps",
+    ]
+    told += (
+        [f"end to end {row['end to end ms']:.2f} ms, of it {row['before']:.2f} before and {row['after']:.2f} after"]
+        if row["end to end ms"] is not None
+        else []
+    )
     told += [f"peak {row['peak MB']:.0f} MB"] if row["peak MB"] is not None else []
     return "<br>".join([*told, *([f"{row['ratio']:.3f} times the earlier record"] if row["ratio"] is not None else [])])
 
@@ -118,15 +202,21 @@ def _words(text: str) -> list[str]:
 
 
 def bench_command(
-    models: Annotated[str, typer.Option(help="Networks with commas between: names, all, a run's folder (its student), .json files.")] = "all",
-    out: Annotated[Path, typer.Option(help="Folder of bench.json and bench.html; a bench that lies there is gone on with.")] = Path("runs/bench"),
+    models: Annotated[
+        str, typer.Option(help="Networks with commas between: names, all, a run's folder (its student), .json files.")
+    ] = "all",
+    out: Annotated[
+        Path, typer.Option(help="Folder of bench.json and bench.html; a bench that lies there is gone on with.")
+    ] = Path("runs/bench"),
     runtimes: Annotated[str | None, typer.Option(help="Runtimes with commas between; all of them by default.")] = None,
     sizes: Annotated[str, typer.Option(help="Height x width, several with commas between.")] = "512x1024",
     precision: Annotated[str, typer.Option(help="fp32, bf16, int8 ..., several with commas between, or all.")] = "fp32",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads; one a core by default.")] = None,
     classes: Annotated[int, typer.Option(min=1)] = 19,
     against: Annotated[Path | None, typer.Option(help="An earlier bench.json to compare with.")] = None,
-    other_machine: Annotated[bool, typer.Option("--other-machine", help="Compare although the earlier record is of another machine.")] = False,
+    other_machine: Annotated[
+        bool, typer.Option("--other-machine", help="Compare although the earlier record is of another machine.")
+    ] = False,
     seconds: Annotated[float, typer.Option(min=0.1, help="The longest that one measurement may take.")] = 10.0,
     end_to_end: Annotated[bool, typer.Option(help="Measure photograph to labels as well.")] = True,
     memory: Annotated[bool, typer.Option(help="Measure peak memory, each in a process of its own.")] = True,
@@ -135,13 +225,28 @@ def bench_command(
 
     Example: rtseg bench --models fastscnn,stdc --runtimes onnxruntime,openvino --sizes 512x1024,1024x2048 --precision fp32,bf16 --out runs/bench
     """
-    cases = bench_cases(read_models(models), runtimes=_words(runtimes) if runtimes is not None else None, precisions=_words(precision), sizes=[read_size(s) for s in _words(sizes)], threads=threads)
+    cases = bench_cases(
+        read_models(models),
+        runtimes=_words(runtimes) if runtimes is not None else None,
+        precisions=_words(precision),
+        sizes=[read_size(s) for s in _words(sizes)],
+        threads=threads,
+    )
     earlier = BenchRecord.load(against) if against is not None else None
     if earlier is not None:
-        compare_bench(open_bench(out / "bench.json"), earlier, name=str(against), other_machine=other_machine)  # refuses before an hour is spent
-    record = run_bench(cases, out / "bench.json", build=lambda name: bench_network(name, classes), progress=lambda all_: tqdm(all_, desc="bench", unit="case"),
-                       settings=BenchSettings(max_seconds=seconds, end_to_end=end_to_end, memory=memory))
-    ratios = compare_bench(record, earlier, name=str(against), other_machine=other_machine) if earlier is not None else None
+        compare_bench(
+            open_bench(out / "bench.json"), earlier, name=str(against), other_machine=other_machine
+        )  # refuses before an hour is spent
+    record = run_bench(
+        cases,
+        out / "bench.json",
+        build=lambda name: bench_network(name, classes),
+        progress=lambda all_: tqdm(all_, desc="bench", unit="case"),
+        settings=BenchSettings(max_seconds=seconds, end_to_end=end_to_end, memory=memory),
+    )
+    ratios = (
+        compare_bench(record, earlier, name=str(against), other_machine=other_machine) if earlier is not None else None
+    )
     typer.echo(f"{machine_text(record.machine)}\n{bench_table(record, ratios)}")
     if earlier is not None and earlier.machine != record.machine:
         typer.echo(f"the ratios compare with another machine: {machine_text(earlier.machine)}")

@@ -27,9 +27,15 @@ def code_host(root: Path) -> str:
 # %% ../../nbs/cli/09_docs.ipynb #cell006
 def docs_command(
     out: Annotated[Path, typer.Option(help="Folder of the site; an earlier site in it is replaced.")] = Path("_docs"),
-    root: Annotated[Path | None, typer.Option(help="The checkout; the one that rtseg is installed from by default.")] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Only this notebook, such as core/01_errors.ipynb; may be repeated.")] = None,
-    sidebar: Annotated[bool, typer.Option("--sidebar", help="Write nbs/sidebar.yml, Quarto's list of pages, as well.")] = False,
+    root: Annotated[
+        Path | None, typer.Option(help="The checkout; the one that rtseg is installed from by default.")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Only this notebook, such as core/01_errors.ipynb; may be repeated.")
+    ] = None,
+    sidebar: Annotated[
+        bool, typer.Option("--sidebar", help="Write nbs/sidebar.yml, Quarto's list of pages, as well.")
+    ] = False,
 ) -> None:
     """Build an HTML site of all notebooks, with search and a reference of the library; it opens offline.
 

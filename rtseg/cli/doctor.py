@@ -17,15 +17,30 @@ import torch
 import typer
 
 from ..core.load import WATCH, busy_text
-from ..core.machine import available_cores, bf16_instructions, cache_folder, instruction_sets, package_version, processor_record
+from rtseg.core.machine import (
+    available_cores,
+    bf16_instructions,
+    cache_folder,
+    instruction_sets,
+    package_version,
+    processor_record,
+)
 from ..core.speed import SpeedScore, speed_score
 from ..runtimes.runtimes import RUNTIMES, why_absent
 
 # %% ../../nbs/cli/11_doctor.ipynb #cell004
 def runtime_states() -> list[dict]:
     """Each runtime with its package's version, its precisions, and why it cannot be used here (None if it can)."""
-    return [{"runtime": name, "package": (facts := RUNTIMES.metadata(name))["package"], "version": package_version(facts["package"]),
-             "precisions": list(facts["precisions"]), "missing": (why_absent(name) or "").removeprefix(f"runtime '{name}' ") or None} for name in RUNTIMES.names()]
+    return [
+        {
+            "runtime": name,
+            "package": (facts := RUNTIMES.metadata(name))["package"],
+            "version": package_version(facts["package"]),
+            "precisions": list(facts["precisions"]),
+            "missing": (why_absent(name) or "").removeprefix(f"runtime '{name}' ") or None,
+        }
+        for name in RUNTIMES.names()
+    ]
 
 # %% ../../nbs/cli/11_doctor.ipynb #cell007
 def disk_free(path: Path) -> float:
@@ -41,7 +56,9 @@ def examine(*, score: SpeedScore | None = None, taken: float | None = None) -> d
     return {
         "processor": processor_record(),
         "instructions": list(instruction_sets()),
-        "precision": "bf16 has instructions here" if bf16_instructions() else "bf16 is emulated here: fp32 is the fast one",
+        "precision": "bf16 has instructions here"
+        if bf16_instructions()
+        else "bf16 is emulated here: fp32 is the fast one",
         "gpu": torch.cuda.get_device_name() if gpu else None,
         "python": platform.python_version(),
         "runtimes": runtime_states(),
@@ -69,7 +86,15 @@ def doctor_text(found: dict) -> str:
         f"Python        {found['python']}, PyTorch {processor['torch']}",
     ]
     width = max(len(state["runtime"]) for state in found["runtimes"])
-    lines += [f"runtime       {state['runtime']:<{width}}  " + (f"missing: {state['missing']}" if state["missing"] else f"{state['version']}, {' '.join(state['precisions'])}") for state in found["runtimes"]]
+    lines += [
+        f"runtime       {state['runtime']:<{width}}  "
+        + (
+            f"missing: {state['missing']}"
+            if state["missing"]
+            else f"{state['version']}, {' '.join(state['precisions'])}"
+        )
+        for state in found["runtimes"]
+    ]
     return "\n".join(lines)
 
 # %% ../../nbs/cli/11_doctor.ipynb #cell010

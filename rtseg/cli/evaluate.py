@@ -23,8 +23,25 @@ from ..evaluation.prediction import predict, write_submission
 from ..evaluation.ways import scoring_precision
 from ..models.contract import SegNetwork
 from rtseg.cli.options import (
-    BatchOption, CornersOption, CropOption, DatasetOption, DeviceOption, FlipOption, ForceOption, InferenceOption, LabelsOption, ModelOption, OptionsOption,
-    OverlapOption, PrecisionOption, RootOption, ScaleOption, ScalesOption, build_network, read_device, read_inference,
+    BatchOption,
+    CornersOption,
+    CropOption,
+    DatasetOption,
+    DeviceOption,
+    FlipOption,
+    ForceOption,
+    InferenceOption,
+    LabelsOption,
+    ModelOption,
+    OptionsOption,
+    OverlapOption,
+    PrecisionOption,
+    RootOption,
+    ScaleOption,
+    ScalesOption,
+    build_network,
+    read_device,
+    read_inference,
 )
 
 # %% ../../nbs/cli/03_evaluate.ipynb #cell005
@@ -40,7 +57,10 @@ def category_line(report: EvalReport) -> str | None:
         return None
     groups = cityscapes_categories()
     joined = join_classes(torch.tensor(report.confusion), groups)
-    scores = [f"{name} {'absent' if iou is None else f'{100 * iou:.2f}'}" for name, iou in zip(groups, class_iou(joined), strict=True)]
+    scores = [
+        f"{name} {'absent' if iou is None else f'{100 * iou:.2f}'}"
+        for name, iou in zip(groups, class_iou(joined), strict=True)
+    ]
     return f"categories: {', '.join(scores)}; mean {100 * mean_iou(joined):.2f}"
 
 # %% ../../nbs/cli/03_evaluate.ipynb #cell006
@@ -53,15 +73,31 @@ def told_precision(precision: str, network: SegNetwork, size: tuple[int, int], d
 
 
 def evaluate_command(
-    model: ModelOption, root: RootOption,
+    model: ModelOption,
+    root: RootOption,
     weights: Annotated[Path | None, typer.Argument(help="Weights, .safetensors, .pt or .pth.")] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="The same as the argument; a published checkpoint is converted.")] = None,
-    option: OptionsOption = None, dataset: DatasetOption = "cityscapes", labels: LabelsOption = None, split: str = "val",
-    inference: InferenceOption = "whole", crop: CropOption = None, overlap: OverlapOption = None, scale: ScaleOption = 1.0,
-    scales: ScalesOption = "1.0", flip: FlipOption = False, align_corners: CornersOption = False,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="The same as the argument; a published checkpoint is converted.")
+    ] = None,
+    option: OptionsOption = None,
+    dataset: DatasetOption = "cityscapes",
+    labels: LabelsOption = None,
+    split: str = "val",
+    inference: InferenceOption = "whole",
+    crop: CropOption = None,
+    overlap: OverlapOption = None,
+    scale: ScaleOption = 1.0,
+    scales: ScalesOption = "1.0",
+    flip: FlipOption = False,
+    align_corners: CornersOption = False,
     boundary: Annotated[bool, typer.Option("--boundary", help="Also boundary IoU: how well the outlines lie.")] = False,
-    batch_size: BatchOption = 1, precision: PrecisionOption = "auto", device: DeviceOption = "auto", force: ForceOption = False,
-    predictions: Annotated[Path | None, typer.Option(help="Keep the predictions as label-id PNGs in this new folder.")] = None,
+    batch_size: BatchOption = 1,
+    precision: PrecisionOption = "auto",
+    device: DeviceOption = "auto",
+    force: ForceOption = False,
+    predictions: Annotated[
+        Path | None, typer.Option(help="Keep the predictions as label-id PNGs in this new folder.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Keep the report as JSON.")] = None,
 ) -> None:
     """Score a network on one split: mIoU, per class, pixel accuracy; at once, in windows, at several scales, mirrored.
@@ -82,8 +118,18 @@ def evaluate_command(
     place, data = read_device(device), open_dataset(dataset, root, split, labels=labels)
     network = build_network(model, data.labels.num_classes, weights, option)
     precision = told_precision(precision, network, data.read(0)[0].shape[:2], place, force)
-    report = evaluate(network, data, inference=asked, batch_size=batch_size, precision=precision, device=place, origin=weights_origin(weights),
-                      predictions=predictions, boundary=boundary, progress=True)
+    report = evaluate(
+        network,
+        data,
+        inference=asked,
+        batch_size=batch_size,
+        precision=precision,
+        device=place,
+        origin=weights_origin(weights),
+        predictions=predictions,
+        boundary=boundary,
+        progress=True,
+    )
     typer.echo("\n".join(line for line in (report_table(report), category_line(report)) if line))
     if out is not None:
         write_json(out, report.to_dict())
@@ -91,15 +137,30 @@ def evaluate_command(
 # %% ../../nbs/cli/03_evaluate.ipynb #cell010
 def predict_command(
     weights: Annotated[Path, typer.Argument(help="Weights, .safetensors or .pt.")],
-    images: Annotated[Path, typer.Argument(help="An image, an array (.npy, H x W x 3 uint8), a video, or a folder of images.")],
+    images: Annotated[
+        Path, typer.Argument(help="An image, an array (.npy, H x W x 3 uint8), a video, or a folder of images.")
+    ],
     model: ModelOption,
-    out: Annotated[Path, typer.Option(help="Folder for ids, colour masks and overlays; for a video also the .mp4 or .avi file.")],
-    labels: LabelsOption = "cityscapes", option: OptionsOption = None,
-    kinds: Annotated[str | None, typer.Option(help="ids, color, overlay, with commas; all of them for images, overlay for a video.")] = None,
+    out: Annotated[
+        Path, typer.Option(help="Folder for ids, colour masks and overlays; for a video also the .mp4 or .avi file.")
+    ],
+    labels: LabelsOption = "cityscapes",
+    option: OptionsOption = None,
+    kinds: Annotated[
+        str | None, typer.Option(help="ids, color, overlay, with commas; all of them for images, overlay for a video.")
+    ] = None,
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Opacity of the colours in overlays.")] = 0.5,
-    inference: InferenceOption = "whole", crop: CropOption = None, overlap: OverlapOption = None, scale: ScaleOption = 1.0,
-    scales: ScalesOption = "1.0", flip: FlipOption = False, align_corners: CornersOption = False,
-    batch_size: BatchOption = 1, precision: PrecisionOption = "auto", device: DeviceOption = "auto", force: ForceOption = False,
+    inference: InferenceOption = "whole",
+    crop: CropOption = None,
+    overlap: OverlapOption = None,
+    scale: ScaleOption = 1.0,
+    scales: ScalesOption = "1.0",
+    flip: FlipOption = False,
+    align_corners: CornersOption = False,
+    batch_size: BatchOption = 1,
+    precision: PrecisionOption = "auto",
+    device: DeviceOption = "auto",
+    force: ForceOption = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace pictures that exist.")] = False,
     submission: Annotated[Path | None, typer.Option(help="Also a zip in Cityscapes' submission naming.")] = None,
 ) -> None:
@@ -112,14 +173,36 @@ def predict_command(
     Label ids of one image, mirrored too: rtseg predict w.pth a.png --model fastscnn --out masks --kinds ids --flip --overwrite
     """
     asked = read_inference(inference, crop, overlap, scale, scales, flip, align_corners)
-    place, chosen, wanted = read_device(device), get_labels(labels or "cityscapes"), kinds.split(",") if kinds is not None else None
+    place, chosen, wanted = (
+        read_device(device),
+        get_labels(labels or "cityscapes"),
+        kinds.split(",") if kinds is not None else None,
+    )
     if submission is not None and (submission.exists() or (wanted is not None and "ids" not in wanted)):
-        raise ConfigError(f"{submission} exists: give another name" if submission.exists() else "--submission is made of label ids: add ids to --kinds")
+        raise ConfigError(
+            f"{submission} exists: give another name"
+            if submission.exists()
+            else "--submission is made of label ids: add ids to --kinds"
+        )
     network = build_network(model, chosen.num_classes, weights, option)
     precision = told_precision(precision, network, (256, 256), place, force)
-    done = predict(network, images, chosen, out, inference=asked, kinds=wanted, alpha=alpha,
-                   batch_size=batch_size, precision=precision, device=place, overwrite=overwrite)
-    typer.echo(f"{len(done)} predicted: {', '.join(str(path) for path in done[0].files.values())}" + (" ..." if len(done) > 1 else ""))
+    done = predict(
+        network,
+        images,
+        chosen,
+        out,
+        inference=asked,
+        kinds=wanted,
+        alpha=alpha,
+        batch_size=batch_size,
+        precision=precision,
+        device=place,
+        overwrite=overwrite,
+    )
+    typer.echo(
+        f"{len(done)} predicted: {', '.join(str(path) for path in done[0].files.values())}"
+        + (" ..." if len(done) > 1 else "")
+    )
     if submission is not None:
         typer.echo(f"submission: {write_submission(out / 'ids', submission)}")
 

@@ -50,43 +50,111 @@ def run_source(folder: Path, *, role: str = "student") -> Source:
     data = splits["val"]
     network = FasterSeg(Architecture.load(arch), data.labels.num_classes)
     network.load_weights(load_trained(weights).weights)
-    return Source(network.eval(), weights, f"{role} of {folder.name}", data, splits["train"], tuple(config.latency.size))
+    return Source(
+        network.eval(), weights, f"{role} of {folder.name}", data, splits["train"], tuple(config.latency.size)
+    )
 
 
-def named_source(weights: Path, model: str, data: SegDataset, *, calibration: SegDataset | None = None, option: list[str] | None = None, size: tuple[int, int] = (512, 1024)) -> Source:
+def named_source(
+    weights: Path,
+    model: str,
+    data: SegDataset,
+    *,
+    calibration: SegDataset | None = None,
+    option: list[str] | None = None,
+    size: tuple[int, int] = (512, 1024),
+) -> Source:
     "A network by name (or .json) with the weights of a file or of a training folder; calibrated with `data` itself where no other images are given."
     weights = load_trained(weights).path if weights.is_dir() else weights
-    return Source(build_network(model, data.labels.num_classes, weights, option).eval(), weights, Path(model).stem, data, data if calibration is None else calibration, size)
+    return Source(
+        build_network(model, data.labels.num_classes, weights, option).eval(),
+        weights,
+        Path(model).stem,
+        data,
+        data if calibration is None else calibration,
+        size,
+    )
 
 # %% ../../nbs/cli/06_export.ipynb #cell008
-def export_auto(source: Source, out: Path, *, size: tuple[int, int] | None = None, images: int = 16, max_drop: float = 0.005, min_agreement: float = 0.99, threads: int | None = None,
-                runtimes: list[str] | None = None, precisions: list[str] | None = None, seconds: float = 120.0) -> str:
+def export_auto(
+    source: Source,
+    out: Path,
+    *,
+    size: tuple[int, int] | None = None,
+    images: int = 16,
+    max_drop: float = 0.005,
+    min_agreement: float = 0.99,
+    threads: int | None = None,
+    runtimes: list[str] | None = None,
+    precisions: list[str] | None = None,
+    seconds: float = 120.0,
+) -> str:
     "Autotune, write file, card, table and server; what the command says in the end. Unfinished work lies in `OUT-trials` and is gone on with."
     forms = list_candidates("cpu", runtimes=runtimes, **({"precisions": precisions} if precisions else {}))
-    tuned = autotune(source.network, source.calibration, judged=source.data, shape=(1, 3, *(size or source.size)), images=images, max_drop=max_drop, min_agreement=min_agreement, threads=threads, candidates=forms,
-                     files_only=True, seconds=seconds, folder=out.with_name(f"{out.stem}-trials"), say=lambda text: typer.echo(text, err=True))
+    tuned = autotune(
+        source.network,
+        source.calibration,
+        judged=source.data,
+        shape=(1, 3, *(size or source.size)),
+        images=images,
+        max_drop=max_drop,
+        min_agreement=min_agreement,
+        threads=threads,
+        candidates=forms,
+        files_only=True,
+        seconds=seconds,
+        folder=out.with_name(f"{out.stem}-trials"),
+        say=lambda text: typer.echo(text, err=True),
+    )
     card = ship(tuned, out, model=source.name, labels=source.data.labels, source_sha256=sha256_file(source.weights))
-    gain = f"{tuned.speedup():.2f} times as fast as the plain export in ONNX Runtime" if tuned.speedup() else "the plain export was not timed"
+    gain = (
+        f"{tuned.speedup():.2f} times as fast as the plain export in ONNX Runtime"
+        if tuned.speedup()
+        else "the plain export was not timed"
+    )
     drop = "" if card.miou_after is None else f", mIoU {card.miou_before:.4f} before and {card.miou_after:.4f} after"
-    return (f"{table(tuned.table())}\n{tuned.int8_verdict()}\n{f'busy: {tuned.disturbance}{chr(10)}' if tuned.disturbance else ''}{out}: {tuned.best.candidate.name}, {card.latency.median_ms:.2f} ms from photograph to labels, {gain}; "
-            f"{card.agreement:.2%} of the labels agree{drop}\nserve it: python {out.parent / 'serve.py'} {out} PHOTOGRAPH")
+    return (
+        f"{table(tuned.table())}\n{tuned.int8_verdict()}\n{f'busy: {tuned.disturbance}{chr(10)}' if tuned.disturbance else ''}{out}: {tuned.best.candidate.name}, {card.latency.median_ms:.2f} ms from photograph to labels, {gain}; "
+        f"{card.agreement:.2%} of the labels agree{drop}\nserve it: python {out.parent / 'serve.py'} {out} PHOTOGRAPH"
+    )
 
 # %% ../../nbs/cli/06_export.ipynb #cell011
 def export(
-    weights: Annotated[Path, typer.Argument(help="Weights (.safetensors or .pt), a training folder, or, with --auto, the folder of a run.")],
+    weights: Annotated[
+        Path,
+        typer.Argument(help="Weights (.safetensors or .pt), a training folder, or, with --auto, the folder of a run."),
+    ],
     out: Annotated[Path, typer.Argument(help="The .onnx file to write.")],
-    model: Annotated[str | None, typer.Option(help="A network's name (see 'rtseg models'), or the .json of an architecture or of a pruned network; a run folder knows its own.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A network's name (see 'rtseg models'), or the .json of an architecture or of a pruned network; a run folder knows its own."
+        ),
+    ] = None,
     size: Annotated[str | None, typer.Option(help="Height x width; 512x1024, or the run's own.")] = None,
     classes: Annotated[int, typer.Option(min=1, help="Number of classes; with --data, the data's own.")] = 19,
-    auto: Annotated[bool, typer.Option("--auto", help="Ship the fastest form on this machine whose masks are the same.")] = False,
-    root: Annotated[Path | None, typer.Option("--data", help="Folder of real images, for calibration and comparison.")] = None,
-    dataset: DatasetOption = "cityscapes", labels: LabelsOption = None, split: str = "val", option: OptionsOption = None,
-    calibration_split: Annotated[str, typer.Option(help="The images to calibrate int8 with; masks are compared on those of --split.")] = "train",
-    images: Annotated[int, typer.Option(min=1, help="How many images to calibrate with, and how many to compare.")] = 16,
+    auto: Annotated[
+        bool, typer.Option("--auto", help="Ship the fastest form on this machine whose masks are the same.")
+    ] = False,
+    root: Annotated[
+        Path | None, typer.Option("--data", help="Folder of real images, for calibration and comparison.")
+    ] = None,
+    dataset: DatasetOption = "cityscapes",
+    labels: LabelsOption = None,
+    split: str = "val",
+    option: OptionsOption = None,
+    calibration_split: Annotated[
+        str, typer.Option(help="The images to calibrate int8 with; masks are compared on those of --split.")
+    ] = "train",
+    images: Annotated[
+        int, typer.Option(min=1, help="How many images to calibrate with, and how many to compare.")
+    ] = 16,
     max_drop: Annotated[float, typer.Option(help="The largest loss of mIoU.")] = 0.005,
     min_agreement: Annotated[float, typer.Option(help="The smallest share of equal labels.")] = 0.99,
     threads: Annotated[int | None, typer.Option(min=1, help="One for each core by default.")] = None,
-    runtimes: Annotated[str | None, typer.Option(help="Only these, separated by commas: onnxruntime, openvino, torch, torch-compile.")] = None,
+    runtimes: Annotated[
+        str | None, typer.Option(help="Only these, separated by commas: onnxruntime, openvino, torch, torch-compile.")
+    ] = None,
     precisions: Annotated[str | None, typer.Option(help="Only these, separated by commas: fp32, bf16, int8.")] = None,
 ) -> None:
     """Write a network as ONNX and check that it says the same there; with --auto, its fastest form with a card, the table of all forms, and a script that serves it.
@@ -99,25 +167,56 @@ def export(
     """
     if not auto:
         if model is None:
-            raise ConfigError("export needs --model: a network's name or a .json file; or --auto and the folder of a run")
+            raise ConfigError(
+                "export needs --model: a network's name or a .json file; or --auto and the folder of a run"
+            )
         path = load_trained(weights).path if weights.is_dir() else weights
-        typer.echo(str(export_onnx(build_network(model, classes, path, option), out, shape=(1, 3, *read_size(size or "512x1024")))))
+        typer.echo(
+            str(
+                export_onnx(
+                    build_network(model, classes, path, option), out, shape=(1, 3, *read_size(size or "512x1024"))
+                )
+            )
+        )
         return
     if out.suffix != ".onnx":
         raise ConfigError(f"{out} is no name for a network: end it in .onnx")
     source = _source(weights, model, root, dataset, labels, (split, calibration_split), option)
-    typer.echo(export_auto(source, out, size=read_size(size) if size else None, images=images, max_drop=max_drop, min_agreement=min_agreement, threads=threads,
-                           runtimes=runtimes.split(",") if runtimes else None, precisions=precisions.split(",") if precisions else None))
+    typer.echo(
+        export_auto(
+            source,
+            out,
+            size=read_size(size) if size else None,
+            images=images,
+            max_drop=max_drop,
+            min_agreement=min_agreement,
+            threads=threads,
+            runtimes=runtimes.split(",") if runtimes else None,
+            precisions=precisions.split(",") if precisions else None,
+        )
+    )
 
 
-def _source(weights: Path, model: str | None, root: Path | None, dataset: str, labels: str | None, splits: tuple[str, str], option: list[str] | None) -> Source:
+def _source(
+    weights: Path,
+    model: str | None,
+    root: Path | None,
+    dataset: str,
+    labels: str | None,
+    splits: tuple[str, str],
+    option: list[str] | None,
+) -> Source:
     "What was named: a run folder where no model is, else a network with data, of which the two splits are for judging and for calibrating."
     if model is None:
         if not (weights / "search").is_dir():
-            raise ConfigError(f"{weights} is not the folder of a run: add --model NAME and --data FOLDER for weights of their own")
+            raise ConfigError(
+                f"{weights} is not the folder of a run: add --model NAME and --data FOLDER for weights of their own"
+            )
         return run_source(weights)
     if root is None:
-        raise ConfigError(f"--auto compares masks on real images: add --data FOLDER (and --dataset NAME) to export {model}")
+        raise ConfigError(
+            f"--auto compares masks on real images: add --data FOLDER (and --dataset NAME) to export {model}"
+        )
     judged, calibration = (open_dataset(dataset, root, split, labels=labels) for split in splits)
     return named_source(weights, model, judged, calibration=calibration, option=option)
 

@@ -32,7 +32,12 @@ def lab_start(folder: Path | None) -> tuple[Path, str]:
 def lab_words(folder: Path, *, port: int, browser: bool, page: str = "") -> list[str]:
     """The command that starts JupyterLab on `folder`, for this machine alone; a container's root is let in."""
     root = ["--allow-root"] if getattr(os, "geteuid", lambda: 1)() == 0 else []
-    server = [f"--ServerApp.root_dir={folder.resolve()}", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", f"--LabApp.default_url=/lab{'/tree/' if page else ''}{page}"]
+    server = [
+        f"--ServerApp.root_dir={folder.resolve()}",
+        "--ServerApp.ip=127.0.0.1",
+        f"--ServerApp.port={port}",
+        f"--LabApp.default_url=/lab{'/tree/' if page else ''}{page}",
+    ]
     return [sys.executable, "-m", "jupyterlab", *server, *root, *([] if browser else ["--no-browser"])]
 
 

@@ -25,21 +25,57 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "run": Command("run:add_run", "Run the whole pipeline, or some stages of it; stages that are up to date are skipped."),
-    "stage": Command("run:add_run", "Run one stage's notebook with parameters: -p key value, where key is run, preset or a setting such as student.lr."),
-    "lab": Command("lab:add_lab", "Open JupyterLab on the index of all pages, reachable from this machine only (127.0.0.1)."),
-    "bench": Command("bench:add_bench", "Measure networks on this machine: every runtime, precision and size, resumable, against an earlier record if one is given."),
-    "models": Command("models:add_models", "List the networks (parameters, operations, published figures), or tell all about one."),
-    "train": Command("train:add_train", "Train one network on one data set; the defaults are FasterSeg's, --recipe names another paper's."),
-    "evaluate": Command("evaluate:add_evaluate", "Score a network on one split: mIoU, per class, pixel accuracy; at once, in windows, at several scales, mirrored."),
+    "run": Command(
+        "run:add_run", "Run the whole pipeline, or some stages of it; stages that are up to date are skipped."
+    ),
+    "stage": Command(
+        "run:add_run",
+        "Run one stage's notebook with parameters: -p key value, where key is run, preset or a setting such as student.lr.",
+    ),
+    "lab": Command(
+        "lab:add_lab", "Open JupyterLab on the index of all pages, reachable from this machine only (127.0.0.1)."
+    ),
+    "bench": Command(
+        "bench:add_bench",
+        "Measure networks on this machine: every runtime, precision and size, resumable, against an earlier record if one is given.",
+    ),
+    "models": Command(
+        "models:add_models", "List the networks (parameters, operations, published figures), or tell all about one."
+    ),
+    "train": Command(
+        "train:add_train",
+        "Train one network on one data set; the defaults are FasterSeg's, --recipe names another paper's.",
+    ),
+    "evaluate": Command(
+        "evaluate:add_evaluate",
+        "Score a network on one split: mIoU, per class, pixel accuracy; at once, in windows, at several scales, mirrored.",
+    ),
     "predict": Command("evaluate:add_evaluate", "Predict masks for images or a video: label ids, colours, overlays."),
-    "export": Command("export:add_export", "Write a network as ONNX and check that it says the same there; with --auto, its fastest form with a card, the table of all forms, and a script that serves it."),
+    "export": Command(
+        "export:add_export",
+        "Write a network as ONNX and check that it says the same there; with --auto, its fastest form with a card, the table of all forms, and a script that serves it.",
+    ),
     "distill": Command("recipes:add_recipes", "Train a student with a trained teacher looking over its shoulder."),
-    "doctor": Command("doctor:add_doctor", "What this machine is good for: instructions, threads, runtimes, speed, memory, disk, and whether it is busy."),
-    "compress": Command("recipes:add_recipes", "Make a trained network smaller, by a share of its channels or to a latency, in steps with training in between."),
-    "docs": Command("docs:add_site", "Build an HTML site of all notebooks, with search and a reference of the library; it opens offline."),
-    "sweep": Command("sweep:add_sweep", "Run a notebook once for every point of a grid; -p key value fixes the other parameters, for a stage also run and preset."),
-    "tune": Command("tune:add_tuning", "Search for good training settings and options of the network; stop it at any moment, and go on with --resume."),
+    "doctor": Command(
+        "doctor:add_doctor",
+        "What this machine is good for: instructions, threads, runtimes, speed, memory, disk, and whether it is busy.",
+    ),
+    "compress": Command(
+        "recipes:add_recipes",
+        "Make a trained network smaller, by a share of its channels or to a latency, in steps with training in between.",
+    ),
+    "docs": Command(
+        "docs:add_site",
+        "Build an HTML site of all notebooks, with search and a reference of the library; it opens offline.",
+    ),
+    "sweep": Command(
+        "sweep:add_sweep",
+        "Run a notebook once for every point of a grid; -p key value fixes the other parameters, for a stage also run and preset.",
+    ),
+    "tune": Command(
+        "tune:add_tuning",
+        "Search for good training settings and options of the network; stop it at any moment, and go on with --resume.",
+    ),
     "data": Command("data:add_data", "Prepare, check and draw data."),
     "nas": Command("nas:add_nas", "Tables of trained networks, and searches on them."),
     "latency": Command("latency:add_latency", "Build a latency table, look into one, or measure one network."),
@@ -113,7 +149,10 @@ def main(words: list[str] | None = None) -> None:
         typer.echo(f"error: {one_line(error)}", err=True)
         code = 1
     except OSError as error:  # a full disk, a folder that may not be written: what was begun there is still whole
-        typer.echo(f"error: {error.filename or 'a file'} cannot be used ({error.strerror or one_line(error)}): make room or choose another folder, the same command goes on", err=True)
+        typer.echo(
+            f"error: {error.filename or 'a file'} cannot be used ({error.strerror or one_line(error)}): make room or choose another folder, the same command goes on",
+            err=True,
+        )
         code = 1
     except (KeyboardInterrupt, typer.Abort):
         typer.echo("stopped: what is finished is kept, the same command goes on from there", err=True)

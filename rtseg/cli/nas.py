@@ -35,11 +35,23 @@ def read_range(text: str) -> tuple[float, float]:
     try:
         low, high = (float(part) for part in text.split(","))
     except ValueError as error:
-        raise ConfigError(f"range '{text}' is none: give the lower and the upper latency in ms, such as 10,80") from error
+        raise ConfigError(
+            f"range '{text}' is none: give the lower and the upper latency in ms, such as 10,80"
+        ) from error
     return low, high
 
 
-def new_plan(space: Space, targets: Sequence[Target], ranges: Sequence[tuple[float, float]], *, size: tuple[int, int], classes: int, networks: int, repeats: int, folder: Path) -> list[PlanEntry]:
+def new_plan(
+    space: Space,
+    targets: Sequence[Target],
+    ranges: Sequence[tuple[float, float]],
+    *,
+    size: tuple[int, int],
+    classes: int,
+    networks: int,
+    repeats: int,
+    folder: Path,
+) -> list[PlanEntry]:
     """The plan of a new table: rulers measured into `folder`, ranges measured where none are given."""
     rulers = [device_table(space, t, size, classes, folder=folder / "rulers", log=typer.echo).predict for t in targets]
     ranges = list(ranges) or [usual_range(t, size, classes) for t in targets]
@@ -54,19 +66,50 @@ def table_splits(dataset: str, root: Path, scale: float) -> dict[str, SegDataset
 
 def table_command(
     root: RootOption,
-    out: Annotated[Path, typer.Option(help="Folder of the table; the same line, here or on another machine, joins or resumes it.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder of the table; the same line, here or on another machine, joins or resumes it.")
+    ],
     space: Annotated[str, typer.Option(help="street or fasterseg.")] = "street",
     dataset: DatasetOption = "camvid",
-    networks: Annotated[int, typer.Option(min=1, help="How many different networks; training stops at the plan's so-many-th.")] = 120,
-    repeats: Annotated[int | None, typer.Option(help="How many of them are trained with three seeds; a quarter by default, none with --recipe camvid-long.")] = None,
-    recipe: Annotated[str, typer.Option(help="The frozen recipe; another one than the first trains the same networks again.")] = "camvid-short",
+    networks: Annotated[
+        int, typer.Option(min=1, help="How many different networks; training stops at the plan's so-many-th.")
+    ] = 120,
+    repeats: Annotated[
+        int | None,
+        typer.Option(
+            help="How many of them are trained with three seeds; a quarter by default, none with --recipe camvid-long."
+        ),
+    ] = None,
+    recipe: Annotated[
+        str, typer.Option(help="The frozen recipe; another one than the first trains the same networks again.")
+    ] = "camvid-short",
     scale: Annotated[float, typer.Option(help="Size of the training and test pictures relative to the data's.")] = 0.5,
-    target: Annotated[list[str] | None, typer.Option(metavar="RUNTIME:PRECISION:THREADS", help="A device that latency is spread over and measured on; may be repeated. onnxruntime and openvino by default.")] = None,
-    range_: Annotated[list[str] | None, typer.Option("--range", metavar="LOW,HIGH", help="ms on each target; measured by default, from Fast-SCNN to BiSeNetV2.")] = None,
-    storage: Annotated[str | None, typer.Option(help="A journal's path, or a data base's URL, that workers on many machines share; a journal in --out by default.")] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RUNTIME:PRECISION:THREADS",
+            help="A device that latency is spread over and measured on; may be repeated. onnxruntime and openvino by default.",
+        ),
+    ] = None,
+    range_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--range", metavar="LOW,HIGH", help="ms on each target; measured by default, from Fast-SCNN to BiSeNetV2."
+        ),
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            help="A journal's path, or a data base's URL, that workers on many machines share; a journal in --out by default."
+        ),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the table; DATASET-SPACE by default.")] = None,
-    measure: Annotated[bool, typer.Option("--measure", help="Train nothing: measure the latencies of the networks that are trained.")] = False,
-    minutes: Annotated[float | None, typer.Option(help="End --measure after so many minutes; the same line goes on.")] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Train nothing: measure the latencies of the networks that are trained.")
+    ] = False,
+    minutes: Annotated[
+        float | None, typer.Option(help="End --measure after so many minutes; the same line goes on.")
+    ] = None,
 ) -> None:
     """Train a table of networks drawn over the range of latencies, resumable to the network and shared by any number of workers; or measure it.
 
@@ -75,30 +118,65 @@ def table_command(
     targets = [parse_target(text) for text in target or ("onnxruntime", "openvino")]
     if measure:
         left = measure_table(out, targets, minutes=minutes, log=typer.echo)
-        typer.echo(f"{left} latencies are left: the same line goes on" if left else f"all latencies of {out} are measured")
+        typer.echo(
+            f"{left} latencies are left: the same line goes on" if left else f"all latencies of {out} are measured"
+        )
         return
     torch.set_num_threads(1)
     chosen, splits = open_space(space), table_splits(dataset, root, scale)
     size = tuple(open_dataset(dataset, root, "val").read(0)[0].shape[:2])
     config, classes = load_recipe(recipe), splits["train"].labels.num_classes
-    plan = planned(open_storage(storage, out)) or new_plan(chosen, targets, [read_range(r) for r in range_ or ()], size=size, classes=classes, networks=networks,
-                                                           repeats=networks // 4 if repeats is None else repeats, folder=out)
+    plan = planned(open_storage(storage, out)) or new_plan(
+        chosen,
+        targets,
+        [read_range(r) for r in range_ or ()],
+        size=size,
+        classes=classes,
+        networks=networks,
+        repeats=networks // 4 if repeats is None else repeats,
+        folder=out,
+    )
     plan = [e for e in plan if e.seed == 0] if repeats == 0 or recipe.endswith("-long") else plan
     trained_size = tuple(splits["val"].read(0)[0].shape[:2])
-    info = TableInfo(name or f"{dataset}-{space}", space, json.loads(json.dumps(chosen.settings.to_dict())), dataset, classes, trained_size, size, {recipe: config.to_dict()}, {k: len(v) for k, v in splits.items()})
+    info = TableInfo(
+        name or f"{dataset}-{space}",
+        space,
+        json.loads(json.dumps(chosen.settings.to_dict())),
+        dataset,
+        classes,
+        trained_size,
+        size,
+        {recipe: config.to_dict()},
+        {k: len(v) for k, v in splits.items()},
+    )
     records = train_table(TableJob(info, tuple(plan), recipe, config, splits, out), networks=networks, storage=storage)
-    typer.echo(f"{len(records)} trainings of {len({r.network for r in records})} networks in {out}; measure them on a quiet machine: rtseg nas table --measure --data {root} --out {out}")
+    typer.echo(
+        f"{len(records)} trainings of {len({r.network for r in records})} networks in {out}; measure them on a quiet machine: rtseg nas table --measure --data {root} --out {out}"
+    )
 
 # %% ../../nbs/cli/17_nas.ipynb #cell008
 def found_rows(found: Sequence[Found]) -> list[dict]:
     """Networks found, as rows of a table."""
     share = lambda value: "-" if value is None else f"{value:.0%}"  # noqa: E731
-    return [{"network": f.network, "ms": f"{f.ms:.2f}", "mIoU": f"{f.miou:.3f}", "interval": f"{f.low:.3f} to {f.high:.3f}", "beats": share(f.beats), "surely": share(f.surely_beats), "compared with": f.compared} for f in found]
+    return [
+        {
+            "network": f.network,
+            "ms": f"{f.ms:.2f}",
+            "mIoU": f"{f.miou:.3f}",
+            "interval": f"{f.low:.3f} to {f.high:.3f}",
+            "beats": share(f.beats),
+            "surely": share(f.surely_beats),
+            "compared with": f.compared,
+        }
+        for f in found
+    ]
 
 
 def search_command(
     budget_ms: Annotated[float, typer.Option(help="Latency that the network may have here, in ms.")],
-    table_: Annotated[str, typer.Option("--table", help="A table of the package, or a table's folder.")] = "camvid-street",
+    table_: Annotated[
+        str, typer.Option("--table", help="A table of the package, or a table's folder.")
+    ] = "camvid-street",
     runtime: Annotated[str, typer.Option(help="What will run the network here.")] = "onnxruntime",
     precision: Annotated[str, typer.Option(help="fp32, or another that the runtime knows.")] = "fp32",
     threads: Annotated[int, typer.Option(min=1)] = 1,
@@ -113,15 +191,29 @@ def search_command(
     trained, target = load_table(table_), parse_target(f"{runtime}:{precision}:{threads}")
     priced = device_table(trained.space, target, trained.info.timed_size, trained.info.num_classes, log=typer.echo)
     found, front = find_networks(trained, ruler(priced, trained, target), budget_ms, best=best, seed=seed)
-    typer.echo(f"within {budget_ms:g} ms on {priced.header}\n{table(found_rows(found))}\nmIoU is predicted (validation, the table's short recipe); beats: share of the table's networks of the same latency (within 25 %), as predicted and at the interval's lower end")
+    typer.echo(
+        f"within {budget_ms:g} ms on {priced.header}\n{table(found_rows(found))}\nmIoU is predicted (validation, the table's short recipe); beats: share of the table's networks of the same latency (within 25 %), as predicted and at the interval's lower end"
+    )
     typer.echo(f"front:\n{table(found_rows(front))}")
     if out is not None:
-        write_json(out, {"budget_ms": budget_ms, "device": priced.header.to_dict(), "found": [f.to_dict() for f in found], "front": [f.to_dict() for f in front]})
+        write_json(
+            out,
+            {
+                "budget_ms": budget_ms,
+                "device": priced.header.to_dict(),
+                "found": [f.to_dict() for f in found],
+                "front": [f.to_dict() for f in front],
+            },
+        )
 
 # %% ../../nbs/cli/17_nas.ipynb #cell010
 def add_nas(app: typer.Typer) -> None:
     """Hang the group `nas` on the program."""
-    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Tables of trained networks, and searches on them.\n\nExample: rtseg nas search --table camvid-street --budget-ms 10")
+    group = typer.Typer(
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        help="Tables of trained networks, and searches on them.\n\nExample: rtseg nas search --table camvid-street --budget-ms 10",
+    )
     group.command("table")(table_command)
     group.command("search")(search_command)
     app.add_typer(group, name="nas")

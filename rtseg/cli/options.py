@@ -56,7 +56,9 @@ def is_record(path: str) -> bool:
     return isinstance(data, dict) and {"model", "layers"} <= data.keys()
 
 
-def build_network(model: str, classes: int, weights: Path | None = None, options: list[str] | None = None) -> SegNetwork:
+def build_network(
+    model: str, classes: int, weights: Path | None = None, options: list[str] | None = None
+) -> SegNetwork:
     """The network that `model` names (a registry name, or the .json of an architecture or of a pruned network), with weights if some are given, converted if they are a published checkpoint's."""
     if not model.endswith(".json"):
         model, settings = resolve_model(model, {k: parse_value(v) for k, v in read_settings(options or []).items()})
@@ -66,7 +68,9 @@ def build_network(model: str, classes: int, weights: Path | None = None, options
     elif is_record(model):
         record = PrunedRecord.load(model)
         if record.num_classes != classes:
-            raise ConfigError(f"{model} is a network of {record.num_classes} classes, and {classes} are asked for: give data, labels or --classes that fit it")
+            raise ConfigError(
+                f"{model} is a network of {record.num_classes} classes, and {classes} are asked for: give data, labels or --classes that fit it"
+            )
         network = record.build()
     else:
         network = FasterSeg(Architecture.load(model), classes)
@@ -86,7 +90,9 @@ def read_device(text: str) -> str:
     if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
         raise ConfigError(f"device '{text}' is unknown: allowed are auto, cpu, cuda and cuda:0, cuda:1 ...")
     if kind == "cuda" and int(number or 0) >= gpus:
-        raise ConfigError(f"device '{text}' is not here: this machine has {gpus} GPUs that PyTorch can use; choose auto or cpu")
+        raise ConfigError(
+            f"device '{text}' is not here: this machine has {gpus} GPUs that PyTorch can use; choose auto or cpu"
+        )
     return text
 
 # %% ../../nbs/cli/01_options.ipynb #cell018
@@ -95,34 +101,57 @@ def read_scales(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(word) for word in text.split(","))
     except ValueError as error:
-        raise ConfigError(f"scales '{text}' cannot be read: write numbers with commas between them, for instance 0.5,1.0,1.5") from error
+        raise ConfigError(
+            f"scales '{text}' cannot be read: write numbers with commas between them, for instance 0.5,1.0,1.5"
+        ) from error
 
 
-def read_inference(mode: str, crop: str | None, overlap: float | None, scale: float, scales: str, flip: bool, align_corners: bool) -> Inference:
+def read_inference(
+    mode: str, crop: str | None, overlap: float | None, scale: float, scales: str, flip: bool, align_corners: bool
+) -> Inference:
     """What was typed about the way of asking; `ConfigError` if it is impossible."""
     given = {name: value for name, value in (("crop", crop), ("overlap", overlap)) if value is not None}
     if given and mode == "whole":
         raise ConfigError(f"--{next(iter(given))} speaks of windows: add --inference sliding, or leave it away")
     if crop is not None:
         given["crop"] = read_size(crop if "x" in crop.lower() else f"{crop}x{crop}")
-    return Inference.parse({"mode": mode, "scale": scale, "scales": read_scales(scales), "flip": flip, "align_corners": align_corners} | given)
+    return Inference.parse(
+        {"mode": mode, "scale": scale, "scales": read_scales(scales), "flip": flip, "align_corners": align_corners}
+        | given
+    )
 
 # %% ../../nbs/cli/01_options.ipynb #cell021
 ModelOption = Annotated[
-    str, typer.Option(help="A network's name (see 'rtseg models'), or the .json file of an architecture or of a pruned network.")
+    str,
+    typer.Option(
+        help="A network's name (see 'rtseg models'), or the .json file of an architecture or of a pruned network."
+    ),
 ]
-OptionsOption = Annotated[list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="Option of the network, such as encoder=stdc2; may be repeated.")]
+OptionsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option", metavar="KEY=VALUE", help="Option of the network, such as encoder=stdc2; may be repeated."
+    ),
+]
 DatasetOption = Annotated[str, typer.Option(help="cityscapes, camvid, bdd100k, folder, list or synthetic.")]
 RootOption = Annotated[Path, typer.Option("--data", help="Folder of the images.")]
 LabelsOption = Annotated[str | None, typer.Option(help="cityscapes, camvid, bdd100k or a label set's .yaml file.")]
 
-InferenceOption = Annotated[str, typer.Option("--inference", help="whole: the image at once; sliding: in windows that overlap.")]
+InferenceOption = Annotated[
+    str, typer.Option("--inference", help="whole: the image at once; sliding: in windows that overlap.")
+]
 CropOption = Annotated[str | None, typer.Option(help="Windows of height x width pixels; 1024x1024 by default.")]
-OverlapOption = Annotated[float | None, typer.Option(help="The share of a window that neighbours have in common; 1/6 by default.")]
-ScaleOption = Annotated[float, typer.Option(help="Show the image at this size and enlarge the answer, for instance 0.5.")]
+OverlapOption = Annotated[
+    float | None, typer.Option(help="The share of a window that neighbours have in common; 1/6 by default.")
+]
+ScaleOption = Annotated[
+    float, typer.Option(help="Show the image at this size and enlarge the answer, for instance 0.5.")
+]
 ScalesOption = Annotated[str, typer.Option(help="Average over these sizes, for instance 0.5,0.75,1.0,1.25,1.5,1.75.")]
 FlipOption = Annotated[bool, typer.Option("--flip", help="Average with the mirror image.")]
-CornersOption = Annotated[bool, typer.Option("--align-corners", help="Resize corner to corner, as STDC's own evaluation does.")]
+CornersOption = Annotated[
+    bool, typer.Option("--align-corners", help="Resize corner to corner, as STDC's own evaluation does.")
+]
 BatchOption = Annotated[int, typer.Option(min=1, help="Images, or windows, that are computed together.")]
 PrecisionOption = Annotated[str, typer.Option(help="auto (what is faster here), fp32, bf16 or fp16.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Accept bf16 by name on a processor that only emulates it.")]

@@ -17,8 +17,30 @@ from ..core.config import parse_value
 from ..core.environment import seed_everything
 from ..core.errors import ConfigError
 from ..models.contract import SegNetwork
-from .options import DatasetOption, ForceOption, LabelsOption, ModelOption, OptionsOption, RootOption, build_network, is_record, read_settings, read_size
-from ..runs.training_runs import RecipeOption, ResumeOption, SetOption, SettingsOption, lineage, result_line, run_training, start_training, training_settings, training_splits
+from rtseg.cli.options import (
+    DatasetOption,
+    ForceOption,
+    LabelsOption,
+    ModelOption,
+    OptionsOption,
+    RootOption,
+    build_network,
+    is_record,
+    read_settings,
+    read_size,
+)
+from rtseg.runs.training_runs import (
+    RecipeOption,
+    ResumeOption,
+    SetOption,
+    SettingsOption,
+    lineage,
+    result_line,
+    run_training,
+    start_training,
+    training_settings,
+    training_splits,
+)
 from ..viz.tables import table
 
 # %% ../../nbs/cli/04_recipes.ipynb #cell004
@@ -36,7 +58,9 @@ def distill(
     weights: Annotated[Path | None, typer.Option(help="Start the student from these weights.")] = None,
     resume: ResumeOption = False,
     option: OptionsOption = None,
-    teacher_option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Option of the teacher; may be repeated.")] = None,
+    teacher_option: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Option of the teacher; may be repeated.")
+    ] = None,
     force: ForceOption = False,
 ) -> None:
     """Train a student with a trained teacher looking over its shoulder.
@@ -52,15 +76,39 @@ def distill(
     if weights is not None:
         pretrained_on, start = start_training(student, weights, name=None if model.endswith(".json") else model)
         typer.echo(f"start from {weights}: {start}")
-    typer.echo(result_line(run_training(student, splits, settings, out, teacher=guide, pretrained_on=pretrained_on, resume=resume)))
+    typer.echo(
+        result_line(
+            run_training(student, splits, settings, out, teacher=guide, pretrained_on=pretrained_on, resume=resume)
+        )
+    )
 
 # %% ../../nbs/cli/04_recipes.ipynb #cell007
-def how_to_compress(*, ratio: float | None, latency_ms: float | None, steps: int, criterion: str, size: str, protect: list[str], final_epochs: int | None) -> CompressConfig:
+def how_to_compress(
+    *,
+    ratio: float | None,
+    latency_ms: float | None,
+    steps: int,
+    criterion: str,
+    size: str,
+    protect: list[str],
+    final_epochs: int | None,
+) -> CompressConfig:
     """The settings of a compression as they were typed; `ConfigError` for a ratio and a latency together."""
     if ratio is not None and latency_ms is not None:
-        raise ConfigError(f"--ratio {ratio:g} and --latency-ms {latency_ms:g} are two ends for one compression: give one of them")
-    return CompressConfig.parse({"ratio": 0.5 if ratio is None else ratio, "latency_ms": latency_ms, "steps": steps, "criterion": criterion,
-                                 "example_size": read_size(size), "protect": protect, "final_epochs": final_epochs})
+        raise ConfigError(
+            f"--ratio {ratio:g} and --latency-ms {latency_ms:g} are two ends for one compression: give one of them"
+        )
+    return CompressConfig.parse(
+        {
+            "ratio": 0.5 if ratio is None else ratio,
+            "latency_ms": latency_ms,
+            "steps": steps,
+            "criterion": criterion,
+            "example_size": read_size(size),
+            "protect": protect,
+            "final_epochs": final_epochs,
+        }
+    )
 
 
 def network_to_compress(model: str, classes: int, weights: Path, option: list[str] | None) -> tuple[SegNetwork, dict]:
@@ -69,7 +117,9 @@ def network_to_compress(model: str, classes: int, weights: Path, option: list[st
     if not model.endswith(".json"):
         return network, {"name": model, "options": {k: parse_value(v) for k, v in read_settings(option or []).items()}}
     if not is_record(model):
-        raise ConfigError(f"{model} is an architecture of a search: compress takes a network's name or a pruned network's record; a smaller searched network comes from a tighter target")
+        raise ConfigError(
+            f"{model} is an architecture of a search: compress takes a network's name or a pruned network's record; a smaller searched network comes from a tighter target"
+        )
     record = PrunedRecord.load(model)
     network.kept_channels, network.dropped_parts = record.kept, tuple(record.dropped)
     return network, {"name": record.model, "options": record.options}
@@ -80,11 +130,19 @@ def compress_command(
     weights: Annotated[Path, typer.Option(help="The trained network's weights.")],
     root: RootOption,
     out: Annotated[Path, typer.Option(help="Folder of the compression; the same line goes on with an unfinished one.")],
-    ratio: Annotated[float | None, typer.Option(help="Share of the channels to take away in all; 0.5 if nothing is said.")] = None,
-    latency_ms: Annotated[float | None, typer.Option(help="Cut until the measured median is at most so many milliseconds.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Cuts, with a training after each; 1 is the published one-shot way.")] = 4,
+    ratio: Annotated[
+        float | None, typer.Option(help="Share of the channels to take away in all; 0.5 if nothing is said.")
+    ] = None,
+    latency_ms: Annotated[
+        float | None, typer.Option(help="Cut until the measured median is at most so many milliseconds.")
+    ] = None,
+    steps: Annotated[
+        int, typer.Option(min=1, help="Cuts, with a training after each; 1 is the published one-shot way.")
+    ] = 4,
     criterion: Annotated[str, typer.Option(help="What ranks the channels: l1, l2, bn_scale or taylor.")] = "l1",
-    size: Annotated[str, typer.Option(help="Height x width at which the network is counted and measured.")] = "512x1024",
+    size: Annotated[
+        str, typer.Option(help="Height x width at which the network is counted and measured.")
+    ] = "512x1024",
     protect: Annotated[list[str] | None, typer.Option(help="A module that stays whole; may be repeated.")] = None,
     final_epochs: Annotated[int | None, typer.Option(min=1, help="Length of the last training.")] = None,
     dataset: DatasetOption = "cityscapes",
@@ -99,11 +157,28 @@ def compress_command(
 
     Example: rtseg compress --model icnet --weights icnet.safetensors --latency-ms 10 --steps 4 --data ~/cityscapes --out runs/small --set epochs=20
     """
-    how = how_to_compress(ratio=ratio, latency_ms=latency_ms, steps=steps, criterion=criterion, size=size, protect=protect or [], final_epochs=final_epochs)
+    how = how_to_compress(
+        ratio=ratio,
+        latency_ms=latency_ms,
+        steps=steps,
+        criterion=criterion,
+        size=size,
+        protect=protect or [],
+        final_epochs=final_epochs,
+    )
     settings = training_settings(recipe=recipe, file=config, changes=read_settings(set_ or []), force=force)
     splits = training_splits(dataset, root, labels)
     network, save = network_to_compress(model, splits["train"].labels.num_classes, weights, option)
-    result = compress(network, splits["train"], config=how, train=settings, folder=out, val=splits["val"], pretrained_on=lineage(weights), **save)
+    result = compress(
+        network,
+        splits["train"],
+        config=how,
+        train=settings,
+        folder=out,
+        val=splits["val"],
+        pretrained_on=lineage(weights),
+        **save,
+    )
     typer.echo(compression_text(result, save_pruned(out / "compressed.safetensors", result.model, **save)))
 
 

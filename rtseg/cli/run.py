@@ -47,9 +47,7 @@ def print_result(result: RunResult) -> None:
 def run(
     preset: Annotated[
         str | None,
-        typer.Option(
-            help=f"{', '.join(list_presets())}; without it the run folder's own settings, or demo."
-        ),
+        typer.Option(help=f"{', '.join(list_presets())}; without it the run folder's own settings, or demo."),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the images.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; runs/PRESET by default.")] = None,

@@ -55,10 +55,39 @@ def sweep_figure(records: Sequence[PointRecord]) -> go.Figure:
         lines.setdefault(", ".join(f"{other}={record.values[other]}" for other in others), []).append(i)
     for n, (label, rows) in enumerate(lines.items()):
         rows = sorted(rows, key=lambda i: along[i]) if numeric else rows
-        figure.add_scatter(x=[along[i] if numeric else records[i].values[key] for i in rows], y=[value_of(records[i], names[0]) for i in rows], name=label or names[0], mode="lines+markers" if numeric else "markers",
-                           marker=dict(size=10, symbol=n % 20, color=series_color(n)), line_color=series_color(n), connectgaps=False, showlegend=bool(others), text=[records[i].name for i in rows], hovertemplate="%{text}<br>%{y:.4g}<extra></extra>")
-    buttons = [dict(label=name, method="update", args=[{"y": [[value_of(records[i], name) for i in figure_rows] for figure_rows in (sorted(r, key=lambda i: along[i]) if numeric else r for r in lines.values())]}, {"yaxis.title.text": name}]) for name in names]
-    figure.update_layout(updatemenus=[dict(buttons=buttons, x=1, xanchor="right", y=1.02, yanchor="bottom", bgcolor="#ffffff", font=dict(size=12))])
+        figure.add_scatter(
+            x=[along[i] if numeric else records[i].values[key] for i in rows],
+            y=[value_of(records[i], names[0]) for i in rows],
+            name=label or names[0],
+            mode="lines+markers" if numeric else "markers",
+            marker=dict(size=10, symbol=n % 20, color=series_color(n)),
+            line_color=series_color(n),
+            connectgaps=False,
+            showlegend=bool(others),
+            text=[records[i].name for i in rows],
+            hovertemplate="%{text}<br>%{y:.4g}<extra></extra>",
+        )
+    buttons = [
+        dict(
+            label=name,
+            method="update",
+            args=[
+                {
+                    "y": [
+                        [value_of(records[i], name) for i in figure_rows]
+                        for figure_rows in (sorted(r, key=lambda i: along[i]) if numeric else r for r in lines.values())
+                    ]
+                },
+                {"yaxis.title.text": name},
+            ],
+        )
+        for name in names
+    ]
+    figure.update_layout(
+        updatemenus=[
+            dict(buttons=buttons, x=1, xanchor="right", y=1.02, yanchor="bottom", bgcolor="#ffffff", font=dict(size=12))
+        ]
+    )
     if numeric and len(set(along)) > 2 and min(along) > 0 and max(along) / min(along) >= 20:
         figure.update_xaxes(type="log")
     if not numeric:
@@ -66,7 +95,9 @@ def sweep_figure(records: Sequence[PointRecord]) -> go.Figure:
     return figure
 
 # %% ../../nbs/cli/08_sweep.ipynb #cell008
-def row_html(record: PointRecord, keys: Sequence[str], names: Sequence[str], marks: Mapping[str, tuple[float, float]]) -> str:
+def row_html(
+    record: PointRecord, keys: Sequence[str], names: Sequence[str], marks: Mapping[str, tuple[float, float]]
+) -> str:
     """One point as a row: settings, state, numbers (the largest ▲, the smallest ▼), links."""
     cells = [escape(record.values[key]) for key in keys] + [record.state]
     for name in names:
@@ -74,7 +105,11 @@ def row_html(record: PointRecord, keys: Sequence[str], names: Sequence[str], mar
         low, high = marks[name]
         mark = "" if value is None or low == high else " ▲" if value == high else " ▼" if value == low else ""
         cells.append(f"{cell_text(value)}{mark}")
-    links = [f'<a href="{escape(link, quote=True)}">{word}</a>' for word, link in (("page", record.page), ("notebook", record.notebook)) if link]
+    links = [
+        f'<a href="{escape(link, quote=True)}">{word}</a>'
+        for word, link in (("page", record.page), ("notebook", record.notebook))
+        if link
+    ]
     return f"<tr class='{record.state}'>{''.join(f'<td>{c}</td>' for c in [*cells, ' · '.join(links)])}</tr>"
 
 
@@ -87,7 +122,9 @@ def points_html(records: Sequence[PointRecord]) -> str:
     rows = "".join(row_html(record, keys, names, marks) for record in records)
     failed = [record for record in records if record.state == "failed"]
     errors = "".join(f"<li><b>{escape(record.name)}</b>: {escape(record.error)}</li>" for record in failed)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>" + (f"<h2>Failed</h2><ul>{errors}</ul>" if failed else "")
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>" + (
+        f"<h2>Failed</h2><ul>{errors}</ul>" if failed else ""
+    )
 
 
 def write_sweep_page(out: Path, target: str, records: Sequence[PointRecord], fixed: Mapping[str, str]) -> Path:
@@ -95,8 +132,10 @@ def write_sweep_page(out: Path, target: str, records: Sequence[PointRecord], fix
     done = sum(record.state == "done" for record in records)
     same = ", ".join(f"{key}={value}" for key, value in fixed.items()) or "what the notebook says"
     picture = plot_html(sweep_figure(records).to_plotly_json() | {}) if done else ""
-    body = (f"<h1>Sweep over {escape(target)}</h1><blockquote><p>{done} of {len(records)} points done. The rest is fixed: {escape(same)}.</p></blockquote>{picture}<h2>Points</h2>{points_html(records)}"
-            f"<p style='color:{MUTED}'>▲ largest, ▼ smallest of a column. Made by <code>rtseg sweep</code>; the numbers of each point are in its <code>point.json</code>.</p>")
+    body = (
+        f"<h1>Sweep over {escape(target)}</h1><blockquote><p>{done} of {len(records)} points done. The rest is fixed: {escape(same)}.</p></blockquote>{picture}<h2>Points</h2>{points_html(records)}"
+        f"<p style='color:{MUTED}'>▲ largest, ▼ smallest of a column. Made by <code>rtseg sweep</code>; the numbers of each point are in its <code>point.json</code>.</p>"
+    )
     return write_text(out / "index.html", page_html(f"Sweep over {target}", body))
 
 # %% ../../nbs/cli/08_sweep.ipynb #cell011
@@ -106,8 +145,15 @@ class PointsFailed(RtsegError):
 
 def sweep_command(
     context: typer.Context,
-    stage: Annotated[str, typer.Argument(help="A stage (search, student ...), a recipe or guide (distillation ...), or a notebook's path.")],
-    grid: Annotated[list[str], typer.Option(metavar="KEY=A,B,C", help="Values of one setting or parameter; may be repeated.")],
+    stage: Annotated[
+        str,
+        typer.Argument(
+            help="A stage (search, student ...), a recipe or guide (distillation ...), or a notebook's path."
+        ),
+    ],
+    grid: Annotated[
+        list[str], typer.Option(metavar="KEY=A,B,C", help="Values of one setting or parameter; may be repeated.")
+    ],
     out: Annotated[Path | None, typer.Option(help="Folder of the sweep; runs/sweeps/STAGE by default.")] = None,
 ) -> None:
     """Run a notebook once for every point of a grid; -p key value fixes the other parameters, for a stage also run and preset.
@@ -120,12 +166,16 @@ def sweep_command(
         target = find_target(stage)
     else:
         target = find_target(stage, run=fixed.get("run", "runs/demo"), preset=fixed.get("preset", "demo"))
-        fixed = {key: value for key, value in fixed.items() if key not in ("run", "preset") or not hasattr(target, "base")}
+        fixed = {
+            key: value for key, value in fixed.items() if key not in ("run", "preset") or not hasattr(target, "base")
+        }
     folder = out or Path("runs/sweeps") / stem
     records = sweep(target, read, out=folder, fixed=fixed, say=typer.echo, write=write_sweep_page)
     typer.echo(f"comparison: {(folder / 'index.html').resolve()}")
     if failed := [record.name for record in records if record.state == "failed"]:
-        raise PointsFailed(f"{len(failed)} of {len(records)} points failed ({', '.join(failed)}): {folder / 'index.html'} lists the reasons, the same command tries them again")
+        raise PointsFailed(
+            f"{len(failed)} of {len(records)} points failed ({', '.join(failed)}): {folder / 'index.html'} lists the reasons, the same command tries them again"
+        )
 
 
 def add_sweep(app: typer.Typer) -> None:

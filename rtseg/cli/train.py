@@ -12,8 +12,27 @@ from typing import Annotated
 import typer
 
 from ..core.environment import seed_everything
-from ..runs.training_runs import RecipeOption, ResumeOption, SetOption, SettingsOption, result_line, run_training, start_training, training_settings, training_splits
-from .options import DatasetOption, ForceOption, LabelsOption, ModelOption, OptionsOption, RootOption, build_network, read_settings
+from rtseg.runs.training_runs import (
+    RecipeOption,
+    ResumeOption,
+    SetOption,
+    SettingsOption,
+    result_line,
+    run_training,
+    start_training,
+    training_settings,
+    training_splits,
+)
+from rtseg.cli.options import (
+    DatasetOption,
+    ForceOption,
+    LabelsOption,
+    ModelOption,
+    OptionsOption,
+    RootOption,
+    build_network,
+    read_settings,
+)
 
 # %% ../../nbs/cli/14_train.ipynb #cell003
 def train(
@@ -25,8 +44,14 @@ def train(
     recipe: RecipeOption = None,
     config: SettingsOption = None,
     set_: SetOption = None,
-    detail: Annotated[bool, typer.Option("--detail", help="Detail guidance (STDC): the 1/8 map learns the boundaries, in training only.")] = False,
-    weights: Annotated[Path | None, typer.Option(help="Start from these weights; a classifier of another number of classes starts fresh.")] = None,
+    detail: Annotated[
+        bool,
+        typer.Option("--detail", help="Detail guidance (STDC): the 1/8 map learns the boundaries, in training only."),
+    ] = False,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Start from these weights; a classifier of another number of classes starts fresh."),
+    ] = None,
     resume: ResumeOption = False,
     option: OptionsOption = None,
     force: ForceOption = False,
@@ -37,7 +62,9 @@ def train(
 
     Fine-tuning with a frozen encoder: rtseg train --model icnet --weights city.safetensors --data ~/mine --out runs/mine --set freeze=[encoder]
     """
-    settings = training_settings(recipe=recipe, file=config, changes=read_settings(set_ or []), detail=detail, force=force)
+    settings = training_settings(
+        recipe=recipe, file=config, changes=read_settings(set_ or []), detail=detail, force=force
+    )
     splits = training_splits(dataset, root, labels)
     seed_everything(settings.seed)  # fresh weights, too, are the seed's
     network, pretrained_on = build_network(model, splits["train"].labels.num_classes, options=option), "none"

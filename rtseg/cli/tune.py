@@ -16,7 +16,16 @@ from ..core.config import load_config, override
 from ..core.errors import ConfigError
 from ..data.datasets import open_dataset
 from ..models.contract import SegNetwork
-from .options import DatasetOption, LabelsOption, ModelOption, OptionsOption, RootOption, build_network, read_settings, read_size
+from rtseg.cli.options import (
+    DatasetOption,
+    LabelsOption,
+    ModelOption,
+    OptionsOption,
+    RootOption,
+    build_network,
+    read_settings,
+    read_size,
+)
 from ..training.config import TrainConfig
 from ..tuning.results import TuneResult
 from ..tuning.tuner import tune
@@ -33,8 +42,12 @@ class CommandNetwork:
     def __call__(self, **options: Any) -> SegNetwork:
         """The network; `ConfigError` for options that it does not have."""
         if options and self.name.endswith(".json"):
-            raise ConfigError(f"{self.name} is an architecture without options: leave {', '.join(options)} out of the space")
-        return build_network(self.name, self.classes, options=[*self.options, *(f"{key}={value}" for key, value in options.items())])
+            raise ConfigError(
+                f"{self.name} is an architecture without options: leave {', '.join(options)} out of the space"
+            )
+        return build_network(
+            self.name, self.classes, options=[*self.options, *(f"{key}={value}" for key, value in options.items())]
+        )
 
 # %% ../../nbs/cli/05_tune.ipynb #cell008
 def result_text(result: TuneResult) -> str:
@@ -44,9 +57,14 @@ def result_text(result: TuneResult) -> str:
     shown = result.front if len(result.objectives) > 1 else [result.best] if result.best else []
     for trial in shown:
         scores = ", ".join(f"{name} {value:.4g}" for name, value in trial.scores.items())
-        lines.append(f"{'front' if len(result.objectives) > 1 else 'best'}: trial {trial.number}, {scores}; " + ", ".join(f"{key}={value}" for key, value in trial.values.items()))
+        lines.append(
+            f"{'front' if len(result.objectives) > 1 else 'best'}: trial {trial.number}, {scores}; "
+            + ", ".join(f"{key}={value}" for key, value in trial.values.items())
+        )
     if shown:
-        lines.append(f"train with it: rtseg train --config {result.folder / 'best.yaml'} (the whole line stands at the top of that file)")
+        lines.append(
+            f"train with it: rtseg train --config {result.folder / 'best.yaml'} (the whole line stands at the top of that file)"
+        )
     return "\n".join(lines)
 
 # %% ../../nbs/cli/05_tune.ipynb #cell011
@@ -54,17 +72,35 @@ def tune_command(
     model: ModelOption,
     root: RootOption,
     out: Annotated[Path, typer.Option(help="Folder of the search.")],
-    space: Annotated[str, typer.Option(help="The settings to search as YAML, or the name of a space of the package.")] = "default",
+    space: Annotated[
+        str, typer.Option(help="The settings to search as YAML, or the name of a space of the package.")
+    ] = "default",
     trials: Annotated[int, typer.Option(min=1, help="How many trials there are to be in all.")] = 20,
     dataset: DatasetOption = "cityscapes",
     labels: LabelsOption = None,
-    config: Annotated[Path | None, typer.Option(help="Training settings as YAML, for all that is not searched.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one training setting; may be repeated.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Training settings as YAML, for all that is not searched.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one training setting; may be repeated."),
+    ] = None,
     option: OptionsOption = None,
-    objective: Annotated[list[str] | None, typer.Option(help="miou or latency; may be repeated. miou alone by default.")] = None,
-    latency_size: Annotated[str | None, typer.Option(help="Height x width at which latency is measured; the validation images' by default.")] = None,
-    storage: Annotated[str | None, typer.Option(help="A journal's path, or a data base's URL such as sqlite:///tune.db; a journal in --out by default.")] = None,
-    study: Annotated[str | None, typer.Option(help="Name of the study in the storage; the name of --out by default.")] = None,
+    objective: Annotated[
+        list[str] | None, typer.Option(help="miou or latency; may be repeated. miou alone by default.")
+    ] = None,
+    latency_size: Annotated[
+        str | None, typer.Option(help="Height x width at which latency is measured; the validation images' by default.")
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            help="A journal's path, or a data base's URL such as sqlite:///tune.db; a journal in --out by default."
+        ),
+    ] = None,
+    study: Annotated[
+        str | None, typer.Option(help="Name of the study in the storage; the name of --out by default.")
+    ] = None,
     sampler: Annotated[str, typer.Option(help="tpe or random.")] = "tpe",
     pruner: Annotated[str, typer.Option(help="median, halving or none.")] = "median",
     seed: int = 0,
@@ -75,12 +111,30 @@ def tune_command(
 
     Example: rtseg tune --model fastscnn --dataset camvid --data ~/camvid --space space.yaml --trials 20 --out runs/tune
     """
-    settings = override(load_config(TrainConfig, config) if config is not None else TrainConfig(), read_settings(set_ or []))
+    settings = override(
+        load_config(TrainConfig, config) if config is not None else TrainConfig(), read_settings(set_ or [])
+    )
     train, val = (open_dataset(dataset, root, split, labels=labels) for split in ("train", "val"))
     network = CommandNetwork(model, train.labels.num_classes, tuple(option or ()))
     size = read_size(latency_size) if latency_size is not None else None
-    result = tune(network, train, val, space=space, config=settings, folder=out, trials=trials, storage=storage, study=study, objectives=tuple(objective or ("miou",)),
-                  sampler=sampler, pruner=pruner, seed=seed, workers=workers, latency_size=size, resume=resume)
+    result = tune(
+        network,
+        train,
+        val,
+        space=space,
+        config=settings,
+        folder=out,
+        trials=trials,
+        storage=storage,
+        study=study,
+        objectives=tuple(objective or ("miou",)),
+        sampler=sampler,
+        pruner=pruner,
+        seed=seed,
+        workers=workers,
+        latency_size=size,
+        resume=resume,
+    )
     typer.echo(result_text(result))
 
 

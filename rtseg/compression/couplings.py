@@ -66,7 +66,9 @@ class Coupling:
         gone, result = set(removed), {}
         for side, places in (("out", self.outs), ("into", self.ins)):
             for layer, pairs in places.items():
-                result.setdefault(layer, {}).setdefault(side, set()).update(place for place, channel in pairs if channel in gone)
+                result.setdefault(layer, {}).setdefault(side, set()).update(
+                    place for place, channel in pairs if channel in gone
+                )
         return result
 
 
@@ -97,9 +99,13 @@ def _empty_graph():
         def _trace(self, *args, **options):
             nodes = super()._trace(*args, **options)
             for node in nodes.values():
-                if node.type.name == "RESHAPE":  # taken for a change of form that keeps the channels, and left to the trial
+                if (
+                    node.type.name == "RESHAPE"
+                ):  # taken for a change of form that keeps the channels, and left to the trial
                     node.type = type(node.type).ELEMENTWISE
-                elif node.type.name == "CONCAT":  # autograd knows the parts' channels, where the library would guess them
+                elif (
+                    node.type.name == "CONCAT"
+                ):  # autograd knows the parts' channels, where the library would guess them
                     parts = [fn._input_metadata[i].shape for fn, i in node.grad_fn.next_functions if fn is not None]
                     if len(parts) == len(node.inputs):
                         node.module.concat_sizes = [shape[1] for shape in parts]
@@ -119,7 +125,15 @@ class _Seen(nn.Module):
         return self.model(self.image(images))
 
 
-_LOST = (RuntimeError, ValueError, ArithmeticError, AttributeError, LookupError, TypeError, AssertionError)  # what a graph that is not understood may end in
+_LOST = (
+    RuntimeError,
+    ValueError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    AssertionError,
+)  # what a graph that is not understood may end in
 
 
 def _graph(model: nn.Module, images: Tensor):
@@ -130,16 +144,24 @@ def _graph(model: nn.Module, images: Tensor):
     try:
         with warnings.catch_warnings(), torch.enable_grad():
             warnings.simplefilter("ignore")
-            graph = empty.build_dependency(_Seen(model, images.shape[1]).to(images.dtype), images, forward_fn=run_all, verbose=False)
+            graph = empty.build_dependency(
+                _Seen(model, images.shape[1]).to(images.dtype), images, forward_fn=run_all, verbose=False
+            )
     except _LOST as error:
-        raise RtsegError(f"torch-pruning cannot follow {type(model).__name__} ({' '.join(str(error).split())[:120]}): it cannot be pruned") from error
+        raise RtsegError(
+            f"torch-pruning cannot follow {type(model).__name__} ({' '.join(str(error).split())[:120]}): it cannot be pruned"
+        ) from error
     finally:
         for handle in handles:
             handle.remove()
     return graph, list(dict.fromkeys(order)), names
 
 # %% ../../nbs/compression/02_couplings.ipynb #cell014
-_BY_POSITION = {"SPLIT": "its channels are split by position", "UNBIND": "its channels are split by position", "PARAMETER": "a free parameter has a value for each channel"}
+_BY_POSITION = {
+    "SPLIT": "its channels are split by position",
+    "UNBIND": "its channels are split by position",
+    "PARAMETER": "a free parameter has a value for each channel",
+}
 
 
 def _objection(kind: str, layer: object) -> str | None:
@@ -150,7 +172,9 @@ def _objection(kind: str, layer: object) -> str | None:
         return "its channels are the network's output"
     if isinstance(layer, nn.ConvTranspose2d) and layer.groups > 1:
         return "a transposed convolution in groups reads it"
-    known = isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear) or (isinstance(layer, nn.Module) and is_one_sided(layer))
+    known = isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear) or (
+        isinstance(layer, nn.Module) and is_one_sided(layer)
+    )
     if isinstance(layer, nn.Module) and next(layer.parameters(recurse=False), None) is not None and not known:
         return None if isinstance(layer, nn.PReLU) else f"{type(layer).__name__} looks at all of its channels together"
     return None
@@ -174,14 +198,20 @@ def _steps_from(graph, node, fn, places: list[_Place]) -> Iterator[tuple]:
     if times := spread_of(node.module):  # an input takes its kernels along, and they take it
         pruner = graph.get_pruner_of_module(node.module)
         if fn == pruner.prune_in_channels:
-            yield node, pruner.prune_out_channels, [_Place(p.idx * times + k, p.root_idx) for p in places for k in range(times)]
+            yield (
+                node,
+                pruner.prune_out_channels,
+                [_Place(p.idx * times + k, p.root_idx) for p in places for k in range(times)],
+            )
         else:
             yield node, pruner.prune_in_channels, [_Place(p.idx // times, p.root_idx) for p in places]
 
 
 def _has_one_channel(layer: nn.Module) -> bool:
     "Whether a layer makes a single channel, which is laid over all channels of another map, such as an attention over places."
-    return (isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear) or is_one_sided(layer)) and channels_of(layer)[1] == 1
+    return (isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear) or is_one_sided(layer)) and channels_of(
+        layer
+    )[1] == 1
 
 
 def walk(graph, layer: nn.Module, channels: int) -> list[tuple[object, bool, tuple[tuple[int, int], ...]]]:
@@ -191,7 +221,11 @@ def walk(graph, layer: nn.Module, channels: int) -> list[tuple[object, bool, tup
     while todo:
         node, fn, places = todo.pop()
         known = found.setdefault((node, fn), {})
-        beside = channels > 1 and _has_one_channel(node.module) and (graph.is_out_channel_pruning_fn(fn) or is_one_sided(node.module))
+        beside = (
+            channels > 1
+            and _has_one_channel(node.module)
+            and (graph.is_out_channel_pruning_fn(fn) or is_one_sided(node.module))
+        )
         new = [] if beside else [p for p in places if (p.idx, p.root_idx) not in known]
         known.update(dict.fromkeys((p.idx, p.root_idx) for p in new))
         if new and node.type.name not in _BY_POSITION:
@@ -204,8 +238,14 @@ def _coupling(graph, layer: nn.Module, names: dict) -> Coupling:
     channels, sides, blocks, reasons = channels_of(layer)[1], {"out": {}, "into": {}}, 1, []
     for node, is_out, pairs in walk(graph, layer, channels):
         module = node.module
-        reasons.append("its channels are the image's" if isinstance(module, nn.Conv2d) and module not in names else _objection(node.type.name, module))
-        if module not in names or not (isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear) or is_one_sided(module)):
+        reasons.append(
+            "its channels are the image's"
+            if isinstance(module, nn.Conv2d) and module not in names
+            else _objection(node.type.name, module)
+        )
+        if module not in names or not (
+            isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear) or is_one_sided(module)
+        ):
             continue
         if len({place for place, _ in pairs}) < len(pairs):
             reasons.append("one of its channels hangs together with another")
@@ -218,7 +258,9 @@ def _coupling(graph, layer: nn.Module, names: dict) -> Coupling:
         reasons.append(f"a convolution in {blocks} groups reads {channels} channels beside others")
     modules = {name: m for m, name in names.items()}
     makers = tuple(n for n in sides["out"] if not isinstance(modules[n], nn.modules.batchnorm._BatchNorm | nn.PReLU))
-    return Coupling(names[layer], channels, sides["out"], sides["into"], blocks, next(filter(None, reasons), None), makers)
+    return Coupling(
+        names[layer], channels, sides["out"], sides["into"], blocks, next(filter(None, reasons), None), makers
+    )
 
 
 def read_couplings(model: nn.Module, images: Tensor) -> list[Coupling]:
@@ -227,7 +269,12 @@ def read_couplings(model: nn.Module, images: Tensor) -> list[Coupling]:
     layers, seen, found = dict(model.named_modules()), set(), []
     for name in order:
         layer = layers[name]
-        if layer not in graph.module2node or name in seen or is_one_sided(layer) or not isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+        if (
+            layer not in graph.module2node
+            or name in seen
+            or is_one_sided(layer)
+            or not isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)
+        ):
             continue
         if _has_one_channel(layer):
             found.append(Coupling(name, 1, {name: ((0, 0),)}, {}, reason="it has one channel", makers=(name,)))
@@ -235,7 +282,14 @@ def read_couplings(model: nn.Module, images: Tensor) -> list[Coupling]:
         try:
             coupling = _coupling(graph, layer, names)
         except _LOST as error:
-            coupling = Coupling(name, channels_of(layer)[1], {name: ()}, {}, reason=f"torch-pruning loses track of its channels ({type(error).__name__})", makers=(name,))
+            coupling = Coupling(
+                name,
+                channels_of(layer)[1],
+                {name: ()},
+                {},
+                reason=f"torch-pruning loses track of its channels ({type(error).__name__})",
+                makers=(name,),
+            )
         seen.update(coupling.outs)
         found.append(coupling)
     return found
@@ -252,7 +306,11 @@ def randomize(model: nn.Module, images: Tensor, *, seed: int = 0) -> nn.Module:
             if p.ndim > 1:
                 p.copy_(draw * (2 / max(1, p[0].numel())) ** 0.5)
             else:
-                p.copy_(1 + 0.2 * draw if name == "weight" and m in norms else 0.1 * draw + (0.25 if isinstance(m, nn.PReLU) else 0))
+                p.copy_(
+                    1 + 0.2 * draw
+                    if name == "weight" and m in norms
+                    else 0.1 * draw + (0.25 if isinstance(m, nn.PReLU) else 0)
+                )
     momenta = [m.momentum for m in norms]
     for m in norms:
         m.momentum = 1.0
@@ -271,7 +329,7 @@ def silence(model: nn.Module, lost: dict[str, dict[str, set[int]]]) -> nn.Module
         if isinstance(layer, nn.Conv2d) and layer.groups > 1:
             width, made = layer.in_channels // layer.groups, layer.out_channels // layer.groups
             for p in places:
-                layer.weight[p // width * made:(p // width + 1) * made, p % width] = 0
+                layer.weight[p // width * made : (p // width + 1) * made, p % width] = 0
         elif places:
             layer.weight[places if isinstance(layer, nn.ConvTranspose2d) else (slice(None), places)] = 0
     return model
@@ -313,7 +371,7 @@ def guilty(tried: Callable[[Sequence[Coupling]], str | None], suspects: Sequence
             found[some[0].name] = why
             return
         search(some[: len(some) // 2])
-        search(some[len(some) // 2:])
+        search(some[len(some) // 2 :])
 
     search(suspects)
     rest = [c for c in suspects if c.name not in found]
@@ -336,5 +394,8 @@ def find_couplings(model: nn.Module) -> list[Coupling]:
         images = torch.randn(2, in_channels_of(model), side + 1, side + 1, generator=generator, dtype=torch.float64)
         found = read_couplings(trial, images[:1])
         randomize(trial, images)
-        bad = guilty(lambda some: same_outputs(trial, images, [(c, trial_cut(c)) for c in some]), [c for c in found if c.reason is None])
+        bad = guilty(
+            lambda some: same_outputs(trial, images, [(c, trial_cut(c)) for c in some]),
+            [c for c in found if c.reason is None],
+        )
     return [Coupling(c.name, c.channels, c.outs, c.ins, c.blocks, c.reason or bad.get(c.name), c.makers) for c in found]

@@ -34,10 +34,14 @@ def _by_kernel(weight: Tensor, layer: nn.Module, without: Iterable[int] = ()) ->
 def kernel_norms(layer: nn.Module, *, criterion: str = "l1", without: Iterable[int] = ()) -> Tensor:
     "The L1 or L2 norm of every kernel of a convolution or linear layer (float64)."
     rows = _by_kernel(layer.weight.detach().double().cpu(), layer, without)
-    return rows.abs().sum(1) if check_choice(criterion, ("l1", "l2"), what="norm") == "l1" else rows.square().sum(1).sqrt()
+    return (
+        rows.abs().sum(1) if check_choice(criterion, ("l1", "l2"), what="norm") == "l1" else rows.square().sum(1).sqrt()
+    )
 
 # %% ../../nbs/compression/03_importance.ipynb #cell008
-def taylor_scores(model: nn.Module, data: Iterable[Batch] | Iterable[tuple[Tensor, Tensor]], *, ignore_index: int = 255) -> dict[str, Tensor]:
+def taylor_scores(
+    model: nn.Module, data: Iterable[Batch] | Iterable[tuple[Tensor, Tensor]], *, ignore_index: int = 255
+) -> dict[str, Tensor]:
     "{layer: |sum of weight x gradient| for every kernel} on `data`: batches of a loader, or pairs (normalised images, masks)."
     was_training, device = model.training, next(model.parameters()).device
     old = {p: (p.grad, p.requires_grad) for p in model.parameters()}
@@ -47,8 +51,15 @@ def taylor_scores(model: nn.Module, data: Iterable[Batch] | Iterable[tuple[Tenso
             p.grad = None
         if not (seen := sum(_accumulate(model, part, device, ignore_index) for part in data)):
             raise ConfigError("the criterion taylor was given no labelled pixel: give batches of a loader as data")
-        layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d | nn.Linear) and m.weight.grad is not None}
-        return {n: _by_kernel((m.weight.detach() * m.weight.grad).double().cpu() / seen, m).sum(1).abs() for n, m in layers.items()}
+        layers = {
+            n: m
+            for n, m in model.named_modules()
+            if isinstance(m, nn.Conv2d | nn.ConvTranspose2d | nn.Linear) and m.weight.grad is not None
+        }
+        return {
+            n: _by_kernel((m.weight.detach() * m.weight.grad).double().cpu() / seen, m).sum(1).abs()
+            for n, m in layers.items()
+        }
     finally:
         for p, (grad, wanted) in old.items():
             p.grad = grad
@@ -62,26 +73,49 @@ def _accumulate(model: nn.Module, part: Batch | tuple[Tensor, Tensor], device: t
     images = normalize(images) if images.dtype == torch.uint8 else images
     with torch.enable_grad():
         out = model(images)
-        F.cross_entropy(out.logits if isinstance(out, SegOutput) else out, masks, ignore_index=ignore_index, reduction="sum").backward()
+        F.cross_entropy(
+            out.logits if isinstance(out, SegOutput) else out, masks, ignore_index=ignore_index, reduction="sum"
+        ).backward()
     return int((masks != ignore_index).sum())
 
 # %% ../../nbs/compression/03_importance.ipynb #cell013
-def _layer_scores(layers: Mapping[str, nn.Module], coupling: Coupling, criterion: str, taylor: Mapping[str, Tensor], without: Mapping[str, Iterable[int]]) -> dict[str, Tensor]:
+def _layer_scores(
+    layers: Mapping[str, nn.Module],
+    coupling: Coupling,
+    criterion: str,
+    taylor: Mapping[str, Tensor],
+    without: Mapping[str, Iterable[int]],
+) -> dict[str, Tensor]:
     "{layer: score of every place} of the layers that have a say in a coupling."
     if criterion == "bn_scale":
-        norms = {n: layers[n] for n in coupling.outs if isinstance(layers[n], nn.modules.batchnorm._BatchNorm) and layers[n].affine}
+        norms = {
+            n: layers[n]
+            for n in coupling.outs
+            if isinstance(layers[n], nn.modules.batchnorm._BatchNorm) and layers[n].affine
+        }
         return {n: m.weight.detach().double().abs().cpu() for n, m in norms.items()}
     if criterion == "taylor":
         return {n: taylor[n] for n in coupling.makers if n in taylor}
     return {n: kernel_norms(layers[n], criterion=criterion, without=without.get(n, ())) for n in coupling.makers}
 
 
-def channel_scores(model: nn.Module, coupling: Coupling, *, criterion: str = "l1", taylor: Mapping[str, Tensor] | None = None,
-                   without: Mapping[str, Iterable[int]] | None = None) -> Tensor | None:
+def channel_scores(
+    model: nn.Module,
+    coupling: Coupling,
+    *,
+    criterion: str = "l1",
+    taylor: Mapping[str, Tensor] | None = None,
+    without: Mapping[str, Iterable[int]] | None = None,
+) -> Tensor | None:
     "The score of every channel of a coupling (float64, mean 1), or None where the criterion has nothing to read."
     check_choice(criterion, CRITERIA, what="criterion")
-    total, voices = torch.zeros(coupling.channels, dtype=torch.float64), torch.zeros(coupling.channels, dtype=torch.float64)
-    for name, scores in _layer_scores(dict(model.named_modules()), coupling, criterion, taylor or {}, without or {}).items():
+    total, voices = (
+        torch.zeros(coupling.channels, dtype=torch.float64),
+        torch.zeros(coupling.channels, dtype=torch.float64),
+    )
+    for name, scores in _layer_scores(
+        dict(model.named_modules()), coupling, criterion, taylor or {}, without or {}
+    ).items():
         places, channels = torch.tensor(coupling.outs[name], dtype=torch.long).T
         mine = scores[places]
         total.index_add_(0, channels, mine / mine.mean().clamp(min=1e-30))

@@ -91,7 +91,9 @@ class PruningPlan(Value):
         "The plan with the channels of one coupling chosen by hand; raises `ConfigError` for an impossible choice."
         entry, keep = self[name], tuple(sorted(set(keep)))
         if not keep or keep[0] < 0 or keep[-1] >= entry.before:
-            raise ConfigError(f"coupling '{entry.name}' has channels 0 to {entry.before - 1}: it cannot keep {list(keep)[:8]}; give at least one of them")
+            raise ConfigError(
+                f"coupling '{entry.name}' has channels 0 to {entry.before - 1}: it cannot keep {list(keep)[:8]}; give at least one of them"
+            )
         return self._exchange(replace(entry, keep=keep))
 
     def _exchange(self, new: PlanEntry) -> "PruningPlan":
@@ -99,8 +101,20 @@ class PruningPlan(Value):
 
     def rows(self) -> list[dict]:
         "One dictionary a coupling, for tables."
-        cut = [{"coupling": e.name, "layers": len(e.layers), "before": e.before, "after": e.after, "left alone because": ""} for e in self.entries]
-        return cut + [{"coupling": n, "layers": 1, "before": c, "after": c, "left alone because": why} for n, c, why in self.left_alone]
+        cut = [
+            {
+                "coupling": e.name,
+                "layers": len(e.layers),
+                "before": e.before,
+                "after": e.after,
+                "left alone because": "",
+            }
+            for e in self.entries
+        ]
+        return cut + [
+            {"coupling": n, "layers": 1, "before": c, "after": c, "left alone because": why}
+            for n, c, why in self.left_alone
+        ]
 
 # %% ../../nbs/compression/04_planning.ipynb #cell011
 def check_protected(model: nn.Module, protect: Iterable[str]) -> tuple[str, ...]:
@@ -122,8 +136,17 @@ def leave_alone(couplings: Iterable[Coupling], protect: Iterable[str]) -> list[C
     return [replace(c, reason=f"'{hit(c)}' is protected") if c.reason is None and hit(c) else c for c in couplings]
 
 # %% ../../nbs/compression/04_planning.ipynb #cell014
-def plan(model: nn.Module, *, ratio: float | Mapping[str, float] = 0.5, criterion: str = "l1", protect: Iterable[str] = (), round_to: int = 1, layerwise: bool = False,
-         data: Iterable[Batch] | None = None, couplings: Sequence[Coupling] | None = None) -> PruningPlan:
+def plan(
+    model: nn.Module,
+    *,
+    ratio: float | Mapping[str, float] = 0.5,
+    criterion: str = "l1",
+    protect: Iterable[str] = (),
+    round_to: int = 1,
+    layerwise: bool = False,
+    data: Iterable[Batch] | None = None,
+    couplings: Sequence[Coupling] | None = None,
+) -> PruningPlan:
     "Which channels stay when the share `ratio` of every coupling goes (or of those named in a mapping); `data` for taylor. The network stays as it is."
     check_choice(criterion, CRITERIA, what="criterion")
     if criterion == "taylor" and data is None:
@@ -138,14 +161,30 @@ def plan(model: nn.Module, *, ratio: float | Mapping[str, float] = 0.5, criterio
             alone.append((coupling.name, coupling.channels, f"{criterion} has nothing to read there"))
             continue
         count = keep_count(coupling.channels, share.get(coupling.name, 0.0), round_to=round_to, blocks=coupling.blocks)
-        entry = PlanEntry(coupling.name, coupling.makers, coupling.channels, best_channels(scores.tolist(), count, blocks=coupling.blocks), tuple(scores.tolist()), coupling.blocks)
+        entry = PlanEntry(
+            coupling.name,
+            coupling.makers,
+            coupling.channels,
+            best_channels(scores.tolist(), count, blocks=coupling.blocks),
+            tuple(scores.tolist()),
+            coupling.blocks,
+        )
         entries.append(entry)
         if layerwise:
             for layer, sides in coupling.lost(_removed(entry)).items():
                 without.setdefault(layer, set()).update(sides.get("into", ()))
     if not entries:
-        raise ConfigError(f"{type(model).__name__} has no channel that may go: {'; '.join(sorted({why for _, _, why in alone}))}; it cannot be pruned as it is protected")
-    made = PruningPlan(type(model).__name__, -1.0 if isinstance(ratio, Mapping) else ratio, criterion, tuple(entries), tuple(alone), round_to)
+        raise ConfigError(
+            f"{type(model).__name__} has no channel that may go: {'; '.join(sorted({why for _, _, why in alone}))}; it cannot be pruned as it is protected"
+        )
+    made = PruningPlan(
+        type(model).__name__,
+        -1.0 if isinstance(ratio, Mapping) else ratio,
+        criterion,
+        tuple(entries),
+        tuple(alone),
+        round_to,
+    )
     for name in ratio if isinstance(ratio, Mapping) else ():
         made[name]
     return made
@@ -155,13 +194,17 @@ def _removed(entry: PlanEntry) -> list[int]:
     return sorted(set(range(entry.before)) - set(entry.keep))
 
 # %% ../../nbs/compression/04_planning.ipynb #cell018
-def apply(model: nn.Module, plan: PruningPlan, *, couplings: Sequence[Coupling] | None = None) -> dict[str, dict[str, list[int]]]:
+def apply(
+    model: nn.Module, plan: PruningPlan, *, couplings: Sequence[Coupling] | None = None
+) -> dict[str, dict[str, list[int]]]:
     "Cut `model` as planned, in place; the table {layer: {'out' | 'into': kept channels}} of this cut. Raises `ConfigError` if the plan is not for this network."
     known = {c.name: c for c in couplings or find_couplings(model)}
     for entry in plan.entries:
         if entry.name not in known or known[entry.name].channels != entry.before:
             there = known[entry.name].channels if entry.name in known else "no such coupling"
-            raise ConfigError(f"the plan for {plan.model} expects {entry.before} channels at '{entry.name}', this {type(model).__name__} has {there}: make a new plan")
+            raise ConfigError(
+                f"the plan for {plan.model} expects {entry.before} channels at '{entry.name}', this {type(model).__name__} has {there}: make a new plan"
+            )
         if known[entry.name].reason and entry.after < entry.before:
             raise ConfigError(f"the plan cuts '{entry.name}', which has to be left alone: {known[entry.name].reason}")
     kept = kept_table(model, [(known[e.name], _removed(e)) for e in plan.entries])

@@ -36,12 +36,19 @@ class PruneResult:
     plan: PruningPlan
 
 
-def measured_row(model: nn.Module, size: tuple[int, int], *, stage: str, ratio: float, measure: Measure | None = None) -> dict:
+def measured_row(
+    model: nn.Module, size: tuple[int, int], *, stage: str, ratio: float, measure: Measure | None = None
+) -> dict:
     "Parameters, multiply-accumulates (G) of one image of `size` = (height, width), and the median latency (ms) if there is a `measure`."
     shape = (1, in_channels_of(model), *size)
     found = measure(model, shape) if measure else None
-    return {"stage": stage, "ratio": ratio, "parameters": count_parameters(model), "gmacs": count_macs(model, shape) / 1e9,
-            "ms": found.median_ms if isinstance(found, Latency) else found}
+    return {
+        "stage": stage,
+        "ratio": ratio,
+        "parameters": count_parameters(model),
+        "gmacs": count_macs(model, shape) / 1e9,
+        "ms": found.median_ms if isinstance(found, Latency) else found,
+    }
 
 
 def share_of_steps(ratio: float, steps: int) -> float:
@@ -54,13 +61,17 @@ def share_of_steps(ratio: float, steps: int) -> float:
 HIGHEST_RATIO = 0.95
 
 
-def search_ratio(attempt: Callable[[float], float], target_ms: float, *, tries: int = 6, highest: float = HIGHEST_RATIO) -> float:
+def search_ratio(
+    attempt: Callable[[float], float], target_ms: float, *, tries: int = 6, highest: float = HIGHEST_RATIO
+) -> float:
     "The smallest ratio tried whose `attempt` (ratio -> ms) is at most `target_ms`, by halving; raises `ConfigError` if not even `highest` is fast enough."
     if target_ms <= 0:
         raise ConfigError(f"latency_ms is {target_ms}: give milliseconds above 0")
     low, high, fastest = 0.0, highest, attempt(highest)
     if fastest > target_ms:
-        raise ConfigError(f"latency_ms={target_ms:g} is out of reach: with {highest:.0%} of the channels gone it takes {fastest:.3g} ms; allow more, or choose a faster network")
+        raise ConfigError(
+            f"latency_ms={target_ms:g} is out of reach: with {highest:.0%} of the channels gone it takes {fastest:.3g} ms; allow more, or choose a faster network"
+        )
     for _ in range(tries):
         middle = (low + high) / 2
         if attempt(middle) <= target_ms:
@@ -81,7 +92,15 @@ class PruneStep:
     table: tuple[dict, ...]
 
 
-def _cut_to_latency(model: nn.Module, target_ms: float, size: tuple[int, int], measure: Measure, rows: list[dict], stage: str, options: dict) -> PruningPlan:
+def _cut_to_latency(
+    model: nn.Module,
+    target_ms: float,
+    size: tuple[int, int],
+    measure: Measure,
+    rows: list[dict],
+    stage: str,
+    options: dict,
+) -> PruningPlan:
     "Cut `model` in place by the smallest ratio found that meets the target; every try is a row."
     couplings, plans = find_couplings(model), {0.0: None}
 
@@ -97,12 +116,28 @@ def _cut_to_latency(model: nn.Module, target_ms: float, size: tuple[int, int], m
     return chosen
 
 
-def prune_steps(model: nn.Module, *, ratio: float = 0.5, steps: int = 4, start: int = 0, example_size: tuple[int, int] = (512, 1024), criterion: str = "l1",
-                protect: Iterable[str] = (), latency_ms: float | None = None, measure: Measure | None = None, round_to: int = 1, layerwise: bool = False,
-                data: Iterable[Batch] | None = None, rows: Iterable[dict] = ()) -> Iterator[PruneStep]:
+def prune_steps(
+    model: nn.Module,
+    *,
+    ratio: float = 0.5,
+    steps: int = 4,
+    start: int = 0,
+    example_size: tuple[int, int] = (512, 1024),
+    criterion: str = "l1",
+    protect: Iterable[str] = (),
+    latency_ms: float | None = None,
+    measure: Measure | None = None,
+    round_to: int = 1,
+    layerwise: bool = False,
+    data: Iterable[Batch] | None = None,
+    rows: Iterable[dict] = (),
+) -> Iterator[PruneStep]:
     "Cut `model` in place, in equal shares, and yield after each so that the caller retrains; `start` steps (and their `rows`) lie behind it already."
     measure = measure or (measure_latency if latency_ms else None)
-    options, rows = dict(criterion=criterion, protect=tuple(protect), round_to=round_to, layerwise=layerwise), list(rows)
+    options, rows = (
+        dict(criterion=criterion, protect=tuple(protect), round_to=round_to, layerwise=layerwise),
+        list(rows),
+    )
     share = share_of_steps(ratio, steps)
     rows = rows or [measured_row(model, example_size, stage="before", ratio=0.0, measure=measure)]
     for number in range(start + 1, steps + 1):
@@ -118,16 +153,40 @@ def prune_steps(model: nn.Module, *, ratio: float = 0.5, steps: int = 4, start: 
         yield PruneStep(number, steps, model, done, tuple(rows))
 
 # %% ../../nbs/compression/06_pruning.ipynb #cell014
-def prune(model: nn.Module, *, ratio: float = 0.5, example_size: tuple[int, int] = (512, 1024), criterion: str = "l1", protect: Iterable[str] = (), steps: int = 1,
-          latency_ms: float | None = None, measure: Measure | None = None, round_to: int = 1, layerwise: bool = False, data: Iterable[Batch] | None = None,
-          aux: str = "keep", inplace: bool = False) -> PruneResult:
+def prune(
+    model: nn.Module,
+    *,
+    ratio: float = 0.5,
+    example_size: tuple[int, int] = (512, 1024),
+    criterion: str = "l1",
+    protect: Iterable[str] = (),
+    steps: int = 1,
+    latency_ms: float | None = None,
+    measure: Measure | None = None,
+    round_to: int = 1,
+    layerwise: bool = False,
+    data: Iterable[Batch] | None = None,
+    aux: str = "keep",
+    inplace: bool = False,
+) -> PruneResult:
     "Prune a copy of `model` by the share `ratio` of its channels, or until its measured median at `example_size` (H, W) is at most `latency_ms`; aux='drop' takes auxiliary heads off."
     if aux not in ("keep", "drop"):
         raise ConfigError(f"aux is '{aux}': allowed are keep, drop")
     model = model if inplace else copy.deepcopy(model)
     if aux == "drop":
         drop_aux(model)
-    for step in prune_steps(model, ratio=ratio, steps=steps, example_size=example_size, criterion=criterion, protect=protect, latency_ms=latency_ms, measure=measure,
-                            round_to=round_to, layerwise=layerwise, data=data):
+    for step in prune_steps(
+        model,
+        ratio=ratio,
+        steps=steps,
+        example_size=example_size,
+        criterion=criterion,
+        protect=protect,
+        latency_ms=latency_ms,
+        measure=measure,
+        round_to=round_to,
+        layerwise=layerwise,
+        data=data,
+    ):
         last = step
     return PruneResult(model, getattr(model, "kept_channels", {}), last.table, last.plan)

@@ -59,7 +59,11 @@ def drop_part(model: nn.Module, part: str) -> None:
 
 def drop_aux(model: SegNetwork) -> tuple[str, ...]:
     "Take all auxiliary heads off, in place; the names of the parts that had some."
-    parts = tuple(p for p in model.aux_parts if isinstance(getattr(model, p, None), nn.ModuleDict | nn.ModuleList) and len(getattr(model, p)))
+    parts = tuple(
+        p
+        for p in model.aux_parts
+        if isinstance(getattr(model, p, None), nn.ModuleDict | nn.ModuleList) and len(getattr(model, p))
+    )
     for part in parts:
         drop_part(model, part)
     model.dropped_parts = (*getattr(model, "dropped_parts", ()), *parts)
@@ -69,7 +73,13 @@ def drop_aux(model: SegNetwork) -> tuple[str, ...]:
 def _files(path: str | Path) -> tuple[Path, Path]:
     "(weights, record): inside a folder, or beside each other."
     path = Path(path)
-    weights = path if path.suffix == ".safetensors" else path.with_suffix(".safetensors") if path.suffix == ".json" else path / "pruned.safetensors"
+    weights = (
+        path
+        if path.suffix == ".safetensors"
+        else path.with_suffix(".safetensors")
+        if path.suffix == ".json"
+        else path / "pruned.safetensors"
+    )
     return weights, weights.with_suffix(".json")
 
 
@@ -77,16 +87,32 @@ def record_of(model: SegNetwork, *, name: str | None = None, options: Mapping[st
     "The record of a pruned network; `name` and `options` are those it was created with. Raises `ConfigError` where they do not lead to this network."
     known = getattr(model, "pruned_record", None)
     if name is None and known is None:
-        raise ConfigError("the network does not know its name in the registry: give name='...' and the options that it was created with")
-    name, options = resolve_model(name or known.model, options if options is not None else known.options if known else {})
+        raise ConfigError(
+            "the network does not know its name in the registry: give name='...' and the options that it was created with"
+        )
+    name, options = resolve_model(
+        name or known.model, options if options is not None else known.options if known else {}
+    )
     for option, value in options.items():
         if not isinstance(value, str | int | float | bool | None | list | tuple | dict):
-            raise ConfigError(f"option '{option}' of '{name}' is a {type(value).__name__}, which JSON cannot hold: save the network by hand")
+            raise ConfigError(
+                f"option '{option}' of '{name}' is a {type(value).__name__}, which JSON cannot hold: save the network by hand"
+            )
     if "pretrained" in inspect.signature(MODELS.get(name)).parameters:
         options["pretrained"] = False  # the weights come from the file
-    record = PrunedRecord(name, model.num_classes, model.in_channels, options, layer_shapes(model), {k: dict(v) for k, v in getattr(model, "kept_channels", {}).items()},
-                          tuple(getattr(model, "dropped_parts", ())), count_parameters(model, training=True))
-    _check(record.build(), {k: v.shape for k, v in model.state_dict().items()}, f"'{name}' with {options or 'no options'}")
+    record = PrunedRecord(
+        name,
+        model.num_classes,
+        model.in_channels,
+        options,
+        layer_shapes(model),
+        {k: dict(v) for k, v in getattr(model, "kept_channels", {}).items()},
+        tuple(getattr(model, "dropped_parts", ())),
+        count_parameters(model, training=True),
+    )
+    _check(
+        record.build(), {k: v.shape for k, v in model.state_dict().items()}, f"'{name}' with {options or 'no options'}"
+    )
     return record
 
 
@@ -94,10 +120,14 @@ def _check(model: nn.Module, shapes: Mapping[str, Any], what: str) -> None:
     own = {k: v.shape for k, v in model.state_dict().items()}
     wrong = [k for k in {*own, *shapes} if own.get(k) != shapes.get(k)]
     if wrong:
-        raise ArtifactError(f"{what} does not lead to this network: {sorted(wrong)[0]} and {len(wrong) - 1} more differ; give the options that it was created with")
+        raise ArtifactError(
+            f"{what} does not lead to this network: {sorted(wrong)[0]} and {len(wrong) - 1} more differ; give the options that it was created with"
+        )
 
 
-def save_pruned(path: str | Path, model: SegNetwork, *, name: str | None = None, options: Mapping[str, Any] | None = None) -> Path:
+def save_pruned(
+    path: str | Path, model: SegNetwork, *, name: str | None = None, options: Mapping[str, Any] | None = None
+) -> Path:
     "Write weights and record into a folder (or to x.safetensors and x.json); the path of the weights."
     weights, where = _files(path)
     record = record_of(model, name=name, options=options)

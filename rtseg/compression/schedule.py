@@ -61,19 +61,44 @@ def _begin(folder: Path, identity: dict) -> None:
     begun = read_json(path)
     for key, value in identity.items():
         if begun.get(key) != value:
-            now = next((f"{key}.{k}={v!r}, begun with {begun[key].get(k)!r}" for k, v in value.items() if begun[key].get(k) != v), key) if isinstance(value, dict) else f"{key}={value!r}"
-            raise ConfigError(f"{folder} holds another compression ({now}): give the same settings to go on with it, or a new folder")
+            now = (
+                next(
+                    (
+                        f"{key}.{k}={v!r}, begun with {begun[key].get(k)!r}"
+                        for k, v in value.items()
+                        if begun[key].get(k) != v
+                    ),
+                    key,
+                )
+                if isinstance(value, dict)
+                else f"{key}={value!r}"
+            )
+            raise ConfigError(
+                f"{folder} holds another compression ({now}): give the same settings to go on with it, or a new folder"
+            )
 
 
 def _done(folder: Path, stage: str) -> bool:
     return (folder / f"{stage}.json").exists()
 
 # %% ../../nbs/compression/07_schedule.ipynb #cell011
-def _cut(model: SegNetwork, number: int, folder: Path, config: CompressConfig, rows: list[dict], *, data: Iterable[Batch] | None, measure: Measure | None,
-         val: SegDataset | None, save: dict[str, Any]) -> tuple[SegNetwork, list[dict]]:
+def _cut(
+    model: SegNetwork,
+    number: int,
+    folder: Path,
+    config: CompressConfig,
+    rows: list[dict],
+    *,
+    data: Iterable[Batch] | None,
+    measure: Measure | None,
+    val: SegDataset | None,
+    save: dict[str, Any],
+) -> tuple[SegNetwork, list[dict]]:
     "The network after cut `number`, and the rows so far: read from `folder` if they are there, else made and written."
     if not _done(folder, "cut"):
-        options = config.model_dump(include={"ratio", "steps", "latency_ms", "example_size", "criterion", "layerwise", "protect", "round_to"})
+        options = config.model_dump(
+            include={"ratio", "steps", "latency_ms", "example_size", "criterion", "layerwise", "protect", "round_to"}
+        )
         step = next(prune_steps(model, **options, start=number - 1, rows=rows, data=data, measure=measure))
         rows = [*step.table[:-1], step.table[-1] | {"miou_cut": evaluate(model, val).miou if val else None}]
         write_json(folder / "rows.json", rows)
@@ -82,12 +107,31 @@ def _cut(model: SegNetwork, number: int, folder: Path, config: CompressConfig, r
     return load_pruned(folder / "cut.safetensors"), read_json(folder / "rows.json")
 
 
-def _retrain(model: SegNetwork, folder: Path, train: TrainConfig, rows: list[dict], *, data: SegDataset, val: SegDataset | None, pretrained_on: str, progress: bool,
-             save: dict[str, Any]) -> tuple[SegNetwork, list[dict]]:
+def _retrain(
+    model: SegNetwork,
+    folder: Path,
+    train: TrainConfig,
+    rows: list[dict],
+    *,
+    data: SegDataset,
+    val: SegDataset | None,
+    pretrained_on: str,
+    progress: bool,
+    save: dict[str, Any],
+) -> tuple[SegNetwork, list[dict]]:
     "The network after its retraining, and the rows with its mIoU: read from `folder` if it is there, else trained (resumed) and written."
     if not _done(folder, "retrained"):
         run = folder / "train"
-        result = Trainer(model, data, config=train, folder=run, val=val, pretrained_on=pretrained_on, resume=(run / STATE_FILE).exists(), progress=progress).fit()
+        result = Trainer(
+            model,
+            data,
+            config=train,
+            folder=run,
+            val=val,
+            pretrained_on=pretrained_on,
+            resume=(run / STATE_FILE).exists(),
+            progress=progress,
+        ).fit()
         model.load_state_dict(load_trained(run, "ema" if train.ema_decay else "last").weights)
         rows = [*rows[:-1], rows[-1] | {"miou": result.last.miou if result.last else None}]
         write_json(folder / "rows.json", rows)
@@ -95,8 +139,20 @@ def _retrain(model: SegNetwork, folder: Path, train: TrainConfig, rows: list[dic
     return load_pruned(folder / "retrained.safetensors"), read_json(folder / "rows.json")
 
 # %% ../../nbs/compression/07_schedule.ipynb #cell013
-def compress(model: SegNetwork, data: SegDataset, *, config: CompressConfig, train: TrainConfig, folder: str | Path, name: str | None = None,
-             options: dict[str, Any] | None = None, val: SegDataset | None = None, measure: Measure | None = None, pretrained_on: str = "none", progress: bool = True) -> CompressResult:
+def compress(
+    model: SegNetwork,
+    data: SegDataset,
+    *,
+    config: CompressConfig,
+    train: TrainConfig,
+    folder: str | Path,
+    name: str | None = None,
+    options: dict[str, Any] | None = None,
+    val: SegDataset | None = None,
+    measure: Measure | None = None,
+    pretrained_on: str = "none",
+    progress: bool = True,
+) -> CompressResult:
     "Cut and retrain in turn; `name` and `options` are those that `model` was created with. Called again with the same folder it goes on where it stopped."
     folder, save = Path(folder), {"name": name, "options": options}
     _begin(folder, {"config": config.to_dict(), "train": train.to_dict(), "name": name, "options": options or {}})
@@ -108,9 +164,28 @@ def compress(model: SegNetwork, data: SegDataset, *, config: CompressConfig, tra
         if number < config.steps and _done(folder / f"step_{number + 1}", "cut"):
             continue  # a later step holds all that is needed
         if not _done(here, "cut") and number > 1:
-            model, rows = load_pruned(folder / f"step_{number - 1}" / "retrained.safetensors"), read_json(folder / f"step_{number - 1}" / "rows.json")
-        images = make_loader(data, batch_size=train.batch_size, seed=train.seed, shuffle=True, steps=max(1, config.taylor_images // train.batch_size)) if config.criterion == "taylor" else None
+            model, rows = (
+                load_pruned(folder / f"step_{number - 1}" / "retrained.safetensors"),
+                read_json(folder / f"step_{number - 1}" / "rows.json"),
+            )
+        images = (
+            make_loader(
+                data,
+                batch_size=train.batch_size,
+                seed=train.seed,
+                shuffle=True,
+                steps=max(1, config.taylor_images // train.batch_size),
+            )
+            if config.criterion == "taylor"
+            else None
+        )
         model, rows = _cut(model, number, here, config, rows, data=images, measure=measure, val=val, save=save)
-        how = train.model_copy(update={"epochs": config.final_epochs}) if config.final_epochs and number == config.steps else train
-        model, rows = _retrain(model, here, how, rows, data=data, val=val, pretrained_on=pretrained_on, progress=progress, save=save)
+        how = (
+            train.model_copy(update={"epochs": config.final_epochs})
+            if config.final_epochs and number == config.steps
+            else train
+        )
+        model, rows = _retrain(
+            model, here, how, rows, data=data, val=val, pretrained_on=pretrained_on, progress=progress, save=save
+        )
     return CompressResult(model, here, tuple(rows))

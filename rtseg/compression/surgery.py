@@ -29,7 +29,11 @@ def spread_of(layer: nn.Module) -> int:
 
 def is_one_sided(layer: nn.Module) -> bool:
     "Whether channels pass the layer one by one: batch norm, PReLU with a slope a channel, depthwise convolution."
-    return isinstance(layer, nn.modules.batchnorm._BatchNorm) or (isinstance(layer, nn.PReLU) and layer.num_parameters > 1) or is_depthwise(layer)
+    return (
+        isinstance(layer, nn.modules.batchnorm._BatchNorm)
+        or (isinstance(layer, nn.PReLU) and layer.num_parameters > 1)
+        or is_depthwise(layer)
+    )
 
 
 def channels_of(layer: nn.Module) -> tuple[int, int]:
@@ -58,7 +62,9 @@ def _group_pattern(keep: Sequence[int], channels: int, groups: int) -> list[int]
     width = channels // groups
     parts = [[k - g * width for k in keep if g * width <= k < (g + 1) * width] for g in range(groups)]
     if any(part != parts[0] for part in parts):
-        raise ConfigError(f"a convolution in {groups} groups keeps unlike channels: keep the same positions in every group")
+        raise ConfigError(
+            f"a convolution in {groups} groups keeps unlike channels: keep the same positions in every group"
+        )
     return parts[0]
 
 # %% ../../nbs/compression/01_surgery.ipynb #cell010
@@ -68,7 +74,9 @@ def _keep_conv(layer: nn.Conv2d | nn.ConvTranspose2d, out: Sequence[int] | None,
         raise ConfigError(f"a transposed convolution in {layer.groups} groups cannot be cut: protect it")
     if times := spread_of(layer):
         if out is None or into is None or out != [i * times + k for i in into for k in range(times)]:
-            raise ConfigError(f"a convolution with {times} kernels for each input loses an input and its kernels together: give both sides")
+            raise ConfigError(
+                f"a convolution with {times} kernels for each input loses an input and its kernels together: give both sides"
+            )
         _select(layer, "weight", out, 0)
         _select(layer, "bias", out, 0)
         layer.out_channels, layer.in_channels, layer.groups = len(out), len(into), len(into)
@@ -101,7 +109,9 @@ def _checked(keep: Sequence[int] | None, count: int, side: str) -> list[int] | N
         return None
     keep = sorted(int(k) for k in keep)
     if not keep or len(set(keep)) != len(keep) or keep[0] < 0 or keep[-1] >= count:
-        raise ConfigError(f"cannot keep channels {keep[:6]} of the {count} that a layer {side}: give at least one, each once, from 0 to {count - 1}")
+        raise ConfigError(
+            f"cannot keep channels {keep[:6]} of the {count} that a layer {side}: give at least one, each once, from 0 to {count - 1}"
+        )
     return keep
 
 
@@ -111,7 +121,9 @@ def keep_channels(layer: nn.Module, *, out: Sequence[int] | None = None, into: S
     out, into = _checked(out, makes, "makes"), _checked(into, reads, "reads")
     if is_one_sided(layer):
         if out is not None and into is not None and out != into:
-            raise ConfigError(f"{type(layer).__name__} passes its channels one by one: out and into have to be the same")
+            raise ConfigError(
+                f"{type(layer).__name__} passes its channels one by one: out and into have to be the same"
+            )
         if (keep := into if out is None else out) is not None:
             _keep_one_sided(layer, keep)
     elif isinstance(layer, nn.Linear):
@@ -133,7 +145,9 @@ def keep_layers(model: nn.Module, kept: Kept) -> nn.Module:
     layers = dict(model.named_modules())
     for name, sides in kept.items():
         if name not in layers:
-            raise ArtifactError(f"{type(model).__name__} has no layer '{name}': the table of channels belongs to another network")
+            raise ArtifactError(
+                f"{type(model).__name__} has no layer '{name}': the table of channels belongs to another network"
+            )
         keep_channels(layers[name], out=sides.get("out"), into=sides.get("into"))
     return model
 
@@ -159,14 +173,21 @@ def reshape_layers(model: nn.Module, shapes: Mapping[str, Sequence[int]]) -> nn.
     layers = dict(model.named_modules())
     for name, (reads, makes) in shapes.items():
         if name not in layers:
-            raise ArtifactError(f"{type(model).__name__} has no layer '{name}': the record belongs to another network or to other options")
+            raise ArtifactError(
+                f"{type(model).__name__} has no layer '{name}': the record belongs to another network or to other options"
+            )
         now, groups = channels_of(layers[name]), getattr(layers[name], "groups", 1)
         if (reads, makes) == now:
             continue
         if makes > now[1] or reads > now[0]:
-            raise ArtifactError(f"layer '{name}' would grow from {now} to {(reads, makes)} channels: the record belongs to other options")
+            raise ArtifactError(
+                f"layer '{name}' would grow from {now} to {(reads, makes)} channels: the record belongs to other options"
+            )
         if is_one_sided(layers[name]) or spread_of(layers[name]):
             groups = 1
-        out, into = ([g * (n // groups) + i for g in range(groups) for i in range(m // groups)] for n, m in ((now[1], makes), (now[0], reads)))
+        out, into = (
+            [g * (n // groups) + i for g in range(groups) for i in range(m // groups)]
+            for n, m in ((now[1], makes), (now[0], reads))
+        )
         keep_channels(layers[name], out=out, into=into)
     return model

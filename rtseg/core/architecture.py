@@ -54,7 +54,9 @@ class OpSpec(Value):
             kind, *numbers = key.rsplit("_", 6)
             return cls(kind, *(int(part.lstrip("hwiosk")) for part in numbers))
         except (ValueError, TypeError) as error:
-            raise ArtifactError(f"'{key}' is not an operator's key: it must look like conv_h64_w128_i32_o64_s2_k3") from error
+            raise ArtifactError(
+                f"'{key}' is not an operator's key: it must look like conv_h64_w128_i32_o64_s2_k3"
+            ) from error
 
 # %% ../../nbs/core/05_architecture.ipynb #cell010
 @dataclass(frozen=True)
@@ -67,12 +69,16 @@ class Branch(Value):
 
     def __post_init__(self):
         if not len(self.ops) == len(self.scales) == len(self.widths) + 1:
-            raise ConfigError(f"a branch of {len(self.ops)} operators has {len(self.scales)} scales and {len(self.widths)} widths: it needs {len(self.ops)} and {len(self.ops) - 1}")
+            raise ConfigError(
+                f"a branch of {len(self.ops)} operators has {len(self.scales)} scales and {len(self.widths)} widths: it needs {len(self.ops)} and {len(self.ops) - 1}"
+            )
         if set(self.ops) - set(range(len(OPERATORS))):
             raise ConfigError(f"operators {self.ops} are not all known: allowed are 0 to {len(OPERATORS) - 1}")
         steps = [b - a for a, b in pairwise(self.scales)]
         if self.scales[0] != 0 or set(steps) - {0, 1} or self.scales[-1] > 2:
-            raise ConfigError(f"scales {self.scales} are no path: start at 0 and step down by one at a time, to 2 at most")
+            raise ConfigError(
+                f"scales {self.scales} are no path: start at 0 and step down by one at a time, to 2 at most"
+            )
 
     @property
     def last(self) -> int:
@@ -114,7 +120,9 @@ class Architecture(Value):
     def __post_init__(self):
         lasts = [branch.last for branch in self.branches]
         if not lasts or len(set(lasts)) != len(lasts):
-            raise ConfigError(f"branches end at scales {lasts}: give one to three branches that end at different scales")
+            raise ConfigError(
+                f"branches end at scales {lasts}: give one to three branches that end at different scales"
+            )
 
     def stem_channels(self) -> tuple[int, int, int]:
         """Output channels of the stem's three parts, at 1/2, 1/4 and 1/8."""
@@ -154,7 +162,9 @@ class Architecture(Value):
         """Rebuild an architecture; raises `ArtifactError` if the dictionary is none."""
         if not isinstance(data, dict) or "branches" not in data:
             raise ArtifactError("this is not an architecture: it has no branches")
-        return super().from_dict({**data, "branches": [Branch.from_dict(b) if isinstance(b, dict) else b for b in data["branches"]]})
+        return super().from_dict(
+            {**data, "branches": [Branch.from_dict(b) if isinstance(b, dict) else b for b in data["branches"]]}
+        )
 
     @property
     def id(self) -> str:
@@ -170,7 +180,9 @@ class Architecture(Value):
         return architecture_table(self)
 
     def __str__(self) -> str:
-        return f"Architecture {self.id}: " + " + ".join(f"1/{STRIDES[b.last]} ({len(b.ops)} layers)" for b in self.branches)
+        return f"Architecture {self.id}: " + " + ".join(
+            f"1/{STRIDES[b.last]} ({len(b.ops)} layers)" for b in self.branches
+        )
 
 # %% ../../nbs/core/05_architecture.ipynb #cell017
 def _alike(arch: Architecture, layer: int) -> tuple[tuple[int, ...], ...]:
@@ -186,11 +198,15 @@ def architecture_table(arch: Architecture) -> str:
     """A table of text: one row a layer, one column a branch."""
     rows = []
     for layer, groups in enumerate(arch.groups()):
-        texts = {index: _cell_text(arch._cell(layer, group), shared=len(group) > 1) for group in groups for index in group}
+        texts = {
+            index: _cell_text(arch._cell(layer, group), shared=len(group) > 1) for group in groups for index in group
+        }
         rows.append([str(layer), *(texts.get(i, "") for i in range(len(arch.branches)))])
     head = ["layer", *(f"branch to 1/{STRIDES[b.last]}" for b in arch.branches)]
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    return "\n".join("  ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)).rstrip() for row in [head, *rows])
+    return "\n".join(
+        "  ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)).rstrip() for row in [head, *rows]
+    )
 
 
 def _cell_text(cell: CellSpec, shared: bool) -> str:
@@ -212,8 +228,16 @@ class Climb(Value):
 def climbs(arch: Architecture, branch: int) -> tuple[Climb, ...]:
     """The climbs of a branch from its last scale to 1/8, coarsest first; the lateral map is the input of `lateral_layer`."""
     steps, head = arch.branches[branch].steps, arch.head_width
-    return tuple(Climb(scale, channels(arch.base_width, scale + 1, head), channels(arch.base_width, scale, head),
-                       arch.in_channels(branch, steps[scale]), steps[scale]) for scale in reversed(range(len(steps))))
+    return tuple(
+        Climb(
+            scale,
+            channels(arch.base_width, scale + 1, head),
+            channels(arch.base_width, scale, head),
+            arch.in_channels(branch, steps[scale]),
+            steps[scale],
+        )
+        for scale in reversed(range(len(steps)))
+    )
 
 # %% ../../nbs/core/05_architecture.ipynb #cell027
 def op_specs(arch: Architecture, size: tuple[int, int], num_classes: int) -> list[OpSpec]:
@@ -223,7 +247,9 @@ def op_specs(arch: Architecture, size: tuple[int, int], num_classes: int) -> lis
     specs = [OpSpec("conv_bn_act", *at[1], 3, stem[0], 2)]
     specs += [OpSpec("conv_2x", *at[s], i, o, 2) for s, i, o in ((2, *stem[:2]), (4, *stem[1:]))]
     for cell in arch.cells():
-        specs.append(OpSpec(OPERATORS[cell.op], *at[STRIDES[cell.scale]], cell.in_channels, cell.out_channels, cell.stride))
+        specs.append(
+            OpSpec(OPERATORS[cell.op], *at[STRIDES[cell.scale]], cell.in_channels, cell.out_channels, cell.stride)
+        )
     for c in (climb for branch in range(len(arch.branches)) for climb in climbs(arch, branch)):
         specs.append(OpSpec("conv_bn_act", *at[STRIDES[c.scale + 1]], c.in_channels, c.out_channels, 1, 1))
         specs.append(OpSpec("conv_bn_act", *at[STRIDES[c.scale]], c.out_channels + c.lateral_channels, c.out_channels))

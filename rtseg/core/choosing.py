@@ -22,10 +22,17 @@ from .values import Value
 HOPELESS = 4.0
 
 
-def time_ways(ways: Mapping[str, Callable[[], object]], *, budget: float = 1.5, rounds: tuple[int, int] = (3, 15), clock: Callable[[], float] = time.perf_counter) -> dict[str, float]:
+def time_ways(
+    ways: Mapping[str, Callable[[], object]],
+    *,
+    budget: float = 1.5,
+    rounds: tuple[int, int] = (3, 15),
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, float]:
     """Seconds of the fastest run of each way: in turns, for `budget` seconds within `rounds` (least, most), hopeless ones once.
 
     The first run of each is not counted; `clock` tells the seconds."""
+
     def run(name: str) -> float:
         started = clock()
         ways[name]()
@@ -34,7 +41,9 @@ def time_ways(ways: Mapping[str, Callable[[], object]], *, budget: float = 1.5, 
     begun = clock()
     first = {name: run(name) for name in ways}
     best = {name: run(name) for name in ways}
-    hopeful = [name for name in ways if min(first[name] / min(first.values()), best[name] / min(best.values())) <= HOPELESS]
+    hopeful = [
+        name for name in ways if min(first[name] / min(first.values()), best[name] / min(best.values())) <= HOPELESS
+    ]
     done, (least, most) = 1, rounds
     while done < least or (done < most and clock() - begun < budget):
         for name in hopeful:
@@ -66,7 +75,13 @@ class Choice(Value):
     def __str__(self) -> str:
         compared = {name.split()[0] for name in self.seconds} >= {"fp32", "bf16"}
         ratio = self.slowdown("bf16") if compared else None
-        why = "" if ratio is None else f"bf16 is {times(ratio, 'slower')} here: " if ratio >= 1 else f"bf16 is {times(1 / ratio, 'faster')} here: "
+        why = (
+            ""
+            if ratio is None
+            else f"bf16 is {times(ratio, 'slower')} here: "
+            if ratio >= 1
+            else f"bf16 is {times(1 / ratio, 'faster')} here: "
+        )
         return f"{why}{self.taken}"
 
 
@@ -94,7 +109,9 @@ def put_aside(path: Path, reason: str, *, say: Callable[[str], object] = print) 
 
 def choice_path(asked: Mapping, folder: Path | None = None) -> Path:
     """Where the answer to `asked` is kept for this processor."""
-    return (folder or cache_folder("choices")) / f"{fingerprint({'processor': processor_record(), 'asked': dict(asked)})[:16]}.json"
+    return (
+        folder or cache_folder("choices")
+    ) / f"{fingerprint({'processor': processor_record(), 'asked': dict(asked)})[:16]}.json"
 
 
 def read_choice(path: Path, ways: Sequence[str]) -> Choice | None:
@@ -107,14 +124,22 @@ def read_choice(path: Path, ways: Sequence[str]) -> Choice | None:
         raise ArtifactError(f"{path} is damaged (it holds no choice)")
     found = Choice(**data)
     if found.processor != here:
-        raise ArtifactError(f"{path} was measured on {processor_text(found.processor)}, and this is {processor_text(here)}")
+        raise ArtifactError(
+            f"{path} was measured on {processor_text(found.processor)}, and this is {processor_text(here)}"
+        )
     if set(found.seconds) != set(ways) or found.taken not in found.seconds:
         raise ArtifactError(f"{path} is damaged (it compares {', '.join(found.seconds)}, and not {', '.join(ways)})")
     return found
 
 
-def choose(ways: Mapping[str, Callable[[], object]], *, asked: Mapping, folder: Path | None = None, say: Callable[[str], object] = print,
-           timer: Callable[[Mapping[str, Callable[[], object]]], dict[str, float]] = time_ways) -> Choice:
+def choose(
+    ways: Mapping[str, Callable[[], object]],
+    *,
+    asked: Mapping,
+    folder: Path | None = None,
+    say: Callable[[str], object] = print,
+    timer: Callable[[Mapping[str, Callable[[], object]]], dict[str, float]] = time_ways,
+) -> Choice:
     """The fastest of `ways` (in order of preference), timed now or remembered under `asked`; `say` gets one line where a file had to be put aside."""
     path = choice_path(asked, folder)
     try:

@@ -62,7 +62,9 @@ def parse_value(text: Any) -> Any:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"value {text!r} cannot be read: write a number, a word, or a list such as [96, 192]") from error
+        raise ConfigError(
+            f"value {text!r} cannot be read: write a number, a word, or a list such as [96, 192]"
+        ) from error
     if isinstance(value, str):
         try:
             return float(value) if any(c.isdigit() for c in value) else value
@@ -75,7 +77,9 @@ def _set(data: dict, key: str, value: Any) -> None:
     *parents, last = key.split(".")
     for depth, part in enumerate(parents):
         if part not in data or not isinstance(data[part], dict):
-            raise ConfigError(f"option '{key}' is unknown: '{'.'.join(parents[:depth + 1])}' is no group of options{suggest(part, data)}")
+            raise ConfigError(
+                f"option '{key}' is unknown: '{'.'.join(parents[: depth + 1])}' is no group of options{suggest(part, data)}"
+            )
         data = data[part]
     data[last] = parse_value(value)
 

@@ -11,7 +11,7 @@ from .errors import ConfigError, check_choice
 
 # %% ../../nbs/core/06_editing.ipynb #cell005
 def _put(values: tuple[int, ...], place: int, value: int) -> tuple[int, ...]:
-    return (*values[:place], value, *values[place + 1:])
+    return (*values[:place], value, *values[place + 1 :])
 
 
 def scales_of(steps: tuple[int, ...], layers: int) -> tuple[int, ...]:
@@ -38,7 +38,10 @@ def with_operator(arch: Architecture, branch: int, *, layer: int, operator: str)
     "The architecture with another operator in one cell, for every branch that shares it."
     number = OPERATORS.index(check_choice(operator, OPERATORS, what="operator"))
     group = companions(arch, branch, layer)
-    return _with_branches(arch, {i: Branch(_put(b.ops, layer, number), b.scales, b.widths) for i, b in enumerate(arch.branches) if i in group})
+    return _with_branches(
+        arch,
+        {i: Branch(_put(b.ops, layer, number), b.scales, b.widths) for i, b in enumerate(arch.branches) if i in group},
+    )
 
 
 def with_width(arch: Architecture, branch: int, *, layer: int, width: int) -> Architecture:
@@ -48,8 +51,13 @@ def with_width(arch: Architecture, branch: int, *, layer: int, width: int) -> Ar
         raise ConfigError(f"width is {width} twelfths: give 1 to 12")
     last = [i for i in group if layer == len(arch.branches[i].ops) - 1]
     if last:
-        raise ConfigError(f"layer {layer} is the last of branch {last[0]}: its width is the head's, {arch.head_width} twelfths")
-    return _with_branches(arch, {i: Branch(b.ops, b.scales, _put(b.widths, layer, width)) for i, b in enumerate(arch.branches) if i in group})
+        raise ConfigError(
+            f"layer {layer} is the last of branch {last[0]}: its width is the head's, {arch.head_width} twelfths"
+        )
+    return _with_branches(
+        arch,
+        {i: Branch(b.ops, b.scales, _put(b.widths, layer, width)) for i, b in enumerate(arch.branches) if i in group},
+    )
 
 # %% ../../nbs/core/06_editing.ipynb #cell011
 def with_step(arch: Architecture, branch: int, *, step: int, layer: int) -> Architecture:
@@ -62,5 +70,7 @@ def with_step(arch: Architecture, branch: int, *, step: int, layer: int) -> Arch
     low = steps[step - 1] + 1 if step else 0
     high = steps[step + 1] - 1 if step + 1 < len(steps) else len(b.ops) - 2
     if not low <= layer <= high:
-        raise ConfigError(f"step {step} of branch {branch} cannot lie behind layer {layer}: allowed are {low} to {high}")
+        raise ConfigError(
+            f"step {step} of branch {branch} cannot lie behind layer {layer}: allowed are {low} to {high}"
+        )
     return _with_branches(arch, {branch: Branch(b.ops, scales_of(steps, len(b.ops)), b.widths)})

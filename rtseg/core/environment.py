@@ -41,8 +41,12 @@ def rng_state() -> dict:
     version, words, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"python": [version, list(words), gauss], "torch": torch.get_rng_state(), "cuda": cuda,
-            "numpy": [name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached]}
+    return {
+        "python": [version, list(words), gauss],
+        "torch": torch.get_rng_state(),
+        "cuda": cuda,
+        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
+    }
 
 
 def set_rng_state(state: dict) -> None:
@@ -61,7 +65,9 @@ def cpu_name() -> str:
     """The processor's name as the system tells it."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        names = [
+            line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
+        ]
         if names:
             return names[0]
     return platform.processor() or platform.machine()
@@ -72,11 +78,26 @@ def device_record(device: str | torch.device = "cpu") -> dict:
     device = torch.device(device)
     if device.type == "cuda":
         return {"kind": "cuda", "name": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
-    return {"kind": "cpu", "name": cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
-            "capability": torch.backends.cpu.get_cpu_capability()}
+    return {
+        "kind": "cpu",
+        "name": cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+    }
 
 # %% ../../nbs/core/08_environment.ipynb #cell013
-_LIBRARIES = ("torch", "torchvision", "numpy", "albumentations", "torchmetrics", "accelerate", "onnx", "onnxruntime", "plotly")
+_LIBRARIES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "albumentations",
+    "torchmetrics",
+    "accelerate",
+    "onnx",
+    "onnxruntime",
+    "plotly",
+)
 
 
 def library_versions() -> dict[str, str]:
@@ -107,8 +128,13 @@ def git_state(folder: str | Path | None = None) -> dict:
 
 def environment_record() -> dict:
     """Python, system, libraries, device and code: what a run folder keeps about its surroundings."""
-    return {"python": platform.python_version(), "system": platform.platform(), "versions": library_versions(),
-            "device": device_record(), "git": git_state()}
+    return {
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "versions": library_versions(),
+        "device": device_record(),
+        "git": git_state(),
+    }
 
 # %% ../../nbs/core/08_environment.ipynb #cell016
 @contextmanager

@@ -127,9 +127,18 @@ _ADMITTED = {
     ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
     ("_codecs", "encode"): lambda text, encoding: text.encode(encoding),
 }
-_STORAGES = {"FloatStorage": torch.float32, "DoubleStorage": torch.float64, "HalfStorage": torch.float16,
-             "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
-             "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool}
+_STORAGES = {
+    "FloatStorage": torch.float32,
+    "DoubleStorage": torch.float64,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
 
 
 class _RestrictedUnpickler(pickle.Unpickler):
@@ -143,12 +152,16 @@ class _RestrictedUnpickler(pickle.Unpickler):
         if module == "torch" and name in _STORAGES:
             return _STORAGES[name]
         if (module, name) not in _ADMITTED:
-            raise ArtifactError(f"{self.name} asks for {module}.{name}: only numbers, arrays and tensors are read from a pickle")
+            raise ArtifactError(
+                f"{self.name} asks for {module}.{name}: only numbers, arrays and tensors are read from a pickle"
+            )
         return _ADMITTED[module, name]
 
     def persistent_load(self, reference: tuple) -> torch.UntypedStorage:
         if self.read_storage is None:
-            raise ArtifactError(f"{self.name} refers to storages outside the pickle: expected a zip archive written by torch.save")
+            raise ArtifactError(
+                f"{self.name} refers to storages outside the pickle: expected a zip archive written by torch.save"
+            )
         return self.read_storage(reference)
 
 # %% ../../nbs/core/03_files.ipynb #cell017
@@ -180,8 +193,12 @@ def _load_old(path: Path) -> Any:
             target = torch.frombuffer(bytearray(file.read(8)), dtype=torch.int64)
             raw = file.read(int(target) * storages[key].dtype.itemsize)
             if len(raw) != storages[key]._untyped_storage.nbytes():
-                raise ArtifactError(f"{path} is cut off: storage {key} has {len(raw)} of {storages[key]._untyped_storage.nbytes()} bytes")
-            torch.tensor([], dtype=torch.uint8).set_(storages[key]._untyped_storage).copy_(torch.frombuffer(bytearray(raw), dtype=torch.uint8))
+                raise ArtifactError(
+                    f"{path} is cut off: storage {key} has {len(raw)} of {storages[key]._untyped_storage.nbytes()} bytes"
+                )
+            torch.tensor([], dtype=torch.uint8).set_(storages[key]._untyped_storage).copy_(
+                torch.frombuffer(bytearray(raw), dtype=torch.uint8)
+            )
     return content
 
 
@@ -212,7 +229,9 @@ def load_foreign_npy(path: str | Path) -> Any:
     try:
         with open(path, "rb") as file:
             version = np.lib.format.read_magic(file)
-            read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            read_header = (
+                np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            )
             _, _, dtype = read_header(file)
             if not dtype.hasobject:
                 raise ArtifactError(f"{path} holds a plain array: expected a pickled dictionary")

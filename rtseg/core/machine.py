@@ -43,8 +43,27 @@ def available_cores(cgroup: Path = CGROUP) -> int:
     return max(1, int(min(bound, _quota(cgroup))))
 
 # %% ../../nbs/core/10_machine.ipynb #cell007
-_KNOWN = ("sse4_1", "avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8",
-          "asimd", "asimddp", "i8mm", "bf16", "sve", "sve2")
+_KNOWN = (
+    "sse4_1",
+    "avx",
+    "avx2",
+    "fma",
+    "f16c",
+    "avx_vnni",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "amx_tile",
+    "amx_bf16",
+    "amx_int8",
+    "asimd",
+    "asimddp",
+    "i8mm",
+    "bf16",
+    "sve",
+    "sve2",
+)
 _BF16 = ("avx512_bf16", "amx_bf16", "bf16")
 
 
@@ -53,7 +72,9 @@ def instruction_sets() -> tuple[str, ...]:
     """The processor's vector instructions by Linux's names; empty where the system does not list them."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    flags = next((line.split(":", 1)[1].split() for line in lines if line.split(":")[0].strip() in ("flags", "Features")), [])
+    flags = next(
+        (line.split(":", 1)[1].split() for line in lines if line.split(":")[0].strip() in ("flags", "Features")), []
+    )
     return tuple(name for name in _KNOWN if name in flags)
 
 
@@ -74,9 +95,16 @@ def package_version(name: str) -> str | None:
 
 def processor_record() -> dict:
     """What a timing on this processor depends on, as plain data."""
-    return {"cpu": cpu_name(), "cores": available_cores(), "threads": torch.get_num_threads(), "architecture": platform.machine(),
-            "capability": torch.backends.cpu.get_cpu_capability(), "onednn": os.environ.get("ONEDNN_MAX_CPU_ISA", ""), "bf16": bf16_instructions(),
-            "torch": version("torch")}
+    return {
+        "cpu": cpu_name(),
+        "cores": available_cores(),
+        "threads": torch.get_num_threads(),
+        "architecture": platform.machine(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "onednn": os.environ.get("ONEDNN_MAX_CPU_ISA", ""),
+        "bf16": bf16_instructions(),
+        "torch": version("torch"),
+    }
 
 
 def processor_text(record: dict | None = None) -> str:

@@ -34,13 +34,17 @@ class Way(Value):
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
 
-def cpu_ways(precision: str = "auto", channels_last: bool | str = "auto", *, wrong: Iterable[Way] = ()) -> tuple[Way, ...]:
+def cpu_ways(
+    precision: str = "auto", channels_last: bool | str = "auto", *, wrong: Iterable[Way] = ()
+) -> tuple[Way, ...]:
     """The ways that are left where a precision or a layout (or both) is given, without those whose results are `wrong`; `ConfigError` if there are none."""
     precisions = ("fp32", "bf16") if precision == "auto" else (precision,)
     layouts = (True, False) if channels_last == "auto" else (channels_last,)
     ways = tuple(way for way in (Way(p, layout) for p in precisions for layout in layouts) if way not in set(wrong))
     if not ways:
-        raise ConfigError(f"{Way(precision, channels_last)} gives wrong results for this network on a CPU: set channels_last=auto, or precision=fp32")
+        raise ConfigError(
+            f"{Way(precision, channels_last)} gives wrong results for this network on a CPU: set channels_last=auto, or precision=fp32"
+        )
     return ways
 
 
@@ -50,9 +54,21 @@ def gpu_way(precision: str = "auto", channels_last: bool | str = "auto") -> Way:
     return Way(fast if precision == "auto" else precision, True if channels_last == "auto" else channels_last)
 
 # %% ../../nbs/core/12_precision.ipynb #cell007
-def answer(precision: str, channels_last: bool | str, step: Callable[[Way], Callable[[], object]], *, asked: Mapping, device: str | torch.device = "cpu",
-           wrong: Iterable[Way] = (), emulate: bool = False, native: bool | None = None, how: str = "set emulate_bf16=true", folder: Path | None = None,
-           say: Callable[[str], object] = print, timer: Callable[[Mapping], dict[str, float]] = time_ways) -> tuple[Way, str]:
+def answer(
+    precision: str,
+    channels_last: bool | str,
+    step: Callable[[Way], Callable[[], object]],
+    *,
+    asked: Mapping,
+    device: str | torch.device = "cpu",
+    wrong: Iterable[Way] = (),
+    emulate: bool = False,
+    native: bool | None = None,
+    how: str = "set emulate_bf16=true",
+    folder: Path | None = None,
+    say: Callable[[str], object] = print,
+    timer: Callable[[Mapping], dict[str, float]] = time_ways,
+) -> tuple[Way, str]:
     """The way to compute `step`, and why, in one line; `asked` names the step in the cache, `native` is whether bf16 has instructions (found out unless given).
 
     Raises `ConfigError` for bf16 by name where it is emulated, with the measured slowdown, unless `emulate`; `how` is what to do to insist."""
@@ -64,10 +80,18 @@ def answer(precision: str, channels_last: bool | str, step: Callable[[Way], Call
     if len(ways) == 1 and not doubtful:
         return ways[0], f"{ways[0]}, as given"
     compared = cpu_ways("auto", channels_last, wrong=wrong) if doubtful else ways
-    choice = choose({str(way): step(way) for way in compared}, asked={**asked, "ways": [str(way) for way in compared]}, folder=folder, say=say, timer=timer)
+    choice = choose(
+        {str(way): step(way) for way in compared},
+        asked={**asked, "ways": [str(way) for way in compared]},
+        folder=folder,
+        say=say,
+        timer=timer,
+    )
     if doubtful and choice.slowdown("bf16") > 1:
-        raise ConfigError(f"precision 'bf16' has no instructions on this processor and is {times(choice.slowdown('bf16'), 'slower')} than fp32 (measured with this "
-                          f"network's own step): set precision=auto or fp32, or {how}")
+        raise ConfigError(
+            f"precision 'bf16' has no instructions on this processor and is {times(choice.slowdown('bf16'), 'slower')} than fp32 (measured with this "
+            f"network's own step): set precision=auto or fp32, or {how}"
+        )
     return next(way for way in ways if str(way) == fastest(choice, ways)), str(choice)
 
 

@@ -17,7 +17,9 @@ from .errors import ConfigError, check_choice
 # %% ../../nbs/core/02_registry.ipynb #cell004
 def redefines(new: Any, old: Any) -> bool:
     """Whether `new` comes from a notebook cell and bears the name of `old`."""
-    return getattr(new, "__module__", None) == "__main__" and getattr(new, "__qualname__", "") == getattr(old, "__qualname__", None)
+    return getattr(new, "__module__", None) == "__main__" and getattr(new, "__qualname__", "") == getattr(
+        old, "__qualname__", None
+    )
 
 # %% ../../nbs/core/02_registry.ipynb #cell006
 def import_modules(package: str) -> None:
@@ -40,6 +42,7 @@ class Registry:
 
     def register(self, name: str, **facts: Any) -> Callable[[Any], Any]:
         """Decorator: enter the decorated object under `name`; raises `ConfigError` if the name is taken."""
+
         def enter(entry: Any) -> Any:
             old = self._entries.get(name, (None,))[0]
             if old is not None and not redefines(entry, old):
@@ -48,6 +51,7 @@ class Registry:
                 raise ConfigError(f"{self.kind} '{name}' is registered already: choose another name")
             self._entries[name] = (entry, facts)
             return entry
+
         return enter
 
     def names(self) -> list[str]:

@@ -58,13 +58,21 @@ def busy(folder: Path) -> RunBusy:
     """The error for a folder that another process holds, with its number and, if it is not this one, its machine."""
     note = holder(folder)
     elsewhere = f" on {note['host']}" if note and note["host"] != socket.gethostname() else ""
-    who = f"process {note['pid']}{elsewhere}, since {note['since']}" if note else "another process, which has just taken it"
+    who = (
+        f"process {note['pid']}{elsewhere}, since {note['since']}"
+        if note
+        else "another process, which has just taken it"
+    )
     return RunBusy(f"run folder {folder} is in use by {who}: wait for it, stop it, or choose another folder with --out")
 
 
 def refuse_foreign(folder: Path, mark: str, what: str) -> None:
     """`ConfigError` where a folder holds things but not the file `mark`: it is somebody's, and stays as it is, without a lock in it."""
-    if folder.is_dir() and not (folder / mark).is_file() and any(path.name not in (LOCK, HOLDER) for path in folder.iterdir()):
+    if (
+        folder.is_dir()
+        and not (folder / mark).is_file()
+        and any(path.name not in (LOCK, HOLDER) for path in folder.iterdir())
+    ):
         raise ConfigError(f"{folder} is not empty and {what}: choose a new folder with --out")
 
 
@@ -78,7 +86,10 @@ def hold(folder: Path) -> Iterator[None]:
     except Timeout:
         raise busy(folder) from None
     try:
-        write_json(folder / HOLDER, {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")})
+        write_json(
+            folder / HOLDER,
+            {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")},
+        )
         yield
     finally:
         (folder / HOLDER).unlink(missing_ok=True)
@@ -125,12 +136,18 @@ class RunFolder:
         """Hold the run folder; raises `RunBusy` while another process does."""
         return hold(self.root)
 
-    def record(self, stage: str, *, params: dict, inputs: Iterable[str] = (), outputs: Iterable[str] = (), seconds: float = 0.0) -> None:
+    def record(
+        self, stage: str, *, params: dict, inputs: Iterable[str] = (), outputs: Iterable[str] = (), seconds: float = 0.0
+    ) -> None:
         """Enter a finished stage in the manifest, with checksums of what it read and wrote."""
         manifest = self.manifest()
-        manifest[stage] = {"params": fingerprint(params), "seconds": round(seconds, 1), "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-                           "inputs": {name: checksum(self.path(name)) for name in inputs},
-                           "outputs": {name: checksum(self.path(name)) for name in outputs}}
+        manifest[stage] = {
+            "params": fingerprint(params),
+            "seconds": round(seconds, 1),
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "inputs": {name: checksum(self.path(name)) for name in inputs},
+            "outputs": {name: checksum(self.path(name)) for name in outputs},
+        }
         write_json(self.path("manifest.json"), manifest)
 
     def is_current(self, stage: str, *, params: dict) -> bool:
@@ -156,4 +173,6 @@ def check_output(root: Path, manifest: dict, name: str) -> None:
     if not (root / name).exists():
         raise ArtifactError(f"{root / name} is missing: {again}")
     if checksum(root / name) != manifest[stage]["outputs"][name]:
-        raise ArtifactError(f"{root / name} is damaged (its checksum has changed since stage '{stage}' wrote it): {again}")
+        raise ArtifactError(
+            f"{root / name} is damaged (its checksum has changed since stage '{stage}' wrote it): {again}"
+        )

@@ -44,7 +44,9 @@ class Value:
         names = {f.name for f in fields(cls)}
         for key in data:
             if key not in names:
-                raise ArtifactError(f"{cls.__name__} has no field '{key}': it has {', '.join(sorted(names))}{suggest(key, names)}")
+                raise ArtifactError(
+                    f"{cls.__name__} has no field '{key}': it has {', '.join(sorted(names))}{suggest(key, names)}"
+                )
         try:
             return cls(**{key: _tuples(value) for key, value in data.items()})
         except TypeError as error:
@@ -126,7 +128,9 @@ class LabelSet(Value):
         train = self._table[np.asarray(ids, np.uint8)]
         if train.min(initial=0) < 0:
             values = np.unique(np.asarray(ids)[train < 0]).tolist()
-            raise DataError(f"label values {values} are not in label set '{self.name}': allowed are {sorted(i for i, _ in self.ids)}")
+            raise DataError(
+                f"label values {values} are not in label set '{self.name}': allowed are {sorted(i for i, _ in self.ids)}"
+            )
         return train.astype(np.uint8)
 
     def decode(self, train: np.ndarray) -> np.ndarray:
@@ -167,8 +171,9 @@ def labels_from_yaml(path: str | Path) -> LabelSet:
         palette = tuple(tuple(int(v) for v in c["color"]) for c in data["classes"].values())
         return LabelSet(str(data["name"]), tuple(data["classes"]), palette, tuple(ids))
     except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} is not a label set ({error!r}): it needs name, and classes with a color [r, g, b] (and ids) each") from error
-
+        raise DataError(
+            f"{path} is not a label set ({error!r}): it needs name, and classes with a color [r, g, b] (and ids) each"
+        ) from error
 
 
 def _ignored(data: dict, taken: set[int]) -> list[int]:
@@ -214,7 +219,10 @@ class Latency(Value):
         return others_text(self.protocol.get("load"))
 
     def __str__(self) -> str:
-        size, disturbed = "x".join(str(n) for n in self.shape), f"; busy: {self.disturbance}" if self.disturbance else ""
+        size, disturbed = (
+            "x".join(str(n) for n in self.shape),
+            f"; busy: {self.disturbance}" if self.disturbance else "",
+        )
         return f"{self.median_ms:.2f} ms ({self.q1_ms:.2f} to {self.q3_ms:.2f}, {self.runs} runs), {self.runtime} {self.precision}, {size}, {self.threads} threads, {self.device}{disturbed}"
 
 # %% ../../nbs/core/04_values.ipynb #cell019
@@ -256,7 +264,9 @@ class EvalReport(Value):
     def from_dict(cls, data: dict) -> "EvalReport":
         """Rebuild a report, and its origin with it."""
         origin = data.get("origin")
-        return super().from_dict({**data, "origin": ScoreOrigin.from_dict(origin) if isinstance(origin, dict) else origin})
+        return super().from_dict(
+            {**data, "origin": ScoreOrigin.from_dict(origin) if isinstance(origin, dict) else origin}
+        )
 
 # %% ../../nbs/core/04_values.ipynb #cell024
 class SegOutput(NamedTuple):

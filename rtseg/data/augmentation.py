@@ -58,7 +58,9 @@ class Augmentation(Config):
             if low > high:
                 raise ValueError(f"{name} ({low}, {high}) runs downwards: give (smallest, largest)")
         if self.scale_step is not None and not len(self.scales()):
-            raise ValueError(f"scale_range {self.scale_range} holds no multiple of scale_step {self.scale_step}: choose a smaller step")
+            raise ValueError(
+                f"scale_range {self.scale_range} holds no multiple of scale_step {self.scale_step}: choose a smaller step"
+            )
         return self
 
     def scales(self) -> tuple[float, ...]:
@@ -66,7 +68,11 @@ class Augmentation(Config):
         if self.scale_step is None:
             return ()
         low, high = (edge / self.scale_step for edge in self.scale_range)
-        return tuple(round(k * self.scale_step, 9) for k in range(int(np.ceil(low - 1e-9)), int(np.floor(high + 1e-9)) + 1) if k > 0)
+        return tuple(
+            round(k * self.scale_step, 9)
+            for k in range(int(np.ceil(low - 1e-9)), int(np.floor(high + 1e-9)) + 1)
+            if k > 0
+        )
 
 # %% ../../nbs/data/06_augmentation.ipynb #cell011
 MEAN_COLOUR = (124.0, 116.0, 104.0)
@@ -74,8 +80,11 @@ MEAN_COLOUR = (124.0, 116.0, 104.0)
 
 def scaling(config: Augmentation) -> list[A.BasicTransform]:
     """Nothing, one random scale from the range, or one of the listed scales."""
+
     def between(low: float, high: float) -> A.RandomScale:
-        return A.RandomScale((low - 1, high - 1), interpolation=cv2.INTER_LINEAR, mask_interpolation=cv2.INTER_NEAREST, p=1.0)
+        return A.RandomScale(
+            (low - 1, high - 1), interpolation=cv2.INTER_LINEAR, mask_interpolation=cv2.INTER_NEAREST, p=1.0
+        )
 
     if config.scale_step is not None:
         return [A.OneOf([between(scale, scale) for scale in config.scales()], p=1.0)]
@@ -87,7 +96,15 @@ def geometry(config: Augmentation, ignore_index: int = 255) -> list[A.BasicTrans
     fill = {"border_mode": cv2.BORDER_CONSTANT, "fill": MEAN_COLOUR, "fill_mask": ignore_index}
     steps = scaling(config)
     if config.rotation:
-        steps.append(A.Rotate((-config.rotation, config.rotation), interpolation=cv2.INTER_LINEAR, mask_interpolation=cv2.INTER_NEAREST, p=config.rotation_chance, **fill))
+        steps.append(
+            A.Rotate(
+                (-config.rotation, config.rotation),
+                interpolation=cv2.INTER_LINEAR,
+                mask_interpolation=cv2.INTER_NEAREST,
+                p=config.rotation_chance,
+                **fill,
+            )
+        )
     steps += [A.PadIfNeeded(*config.crop, position="random", p=1.0, **fill), A.RandomCrop(*config.crop, p=1.0)]
     return [*steps, A.HorizontalFlip(p=config.flip)] if config.flip else steps
 
@@ -103,8 +120,16 @@ def appearance(config: Augmentation, ignore_index: int = 255) -> list[A.BasicTra
     if config.blur:
         steps.append(A.GaussianBlur(blur_limit=0, sigma_limit=config.blur_sigma, p=config.blur))
     if config.holes:
-        steps.append(A.CoarseDropout(num_holes_range=(1, config.holes), hole_height_range=config.hole_size, hole_width_range=config.hole_size, fill=MEAN_COLOUR,
-                                     fill_mask=ignore_index if config.holes_ignored else None, p=config.holes_chance))
+        steps.append(
+            A.CoarseDropout(
+                num_holes_range=(1, config.holes),
+                hole_height_range=config.hole_size,
+                hole_width_range=config.hole_size,
+                fill=MEAN_COLOUR,
+                fill_mask=ignore_index if config.holes_ignored else None,
+                p=config.holes_chance,
+            )
+        )
     return steps
 
 # %% ../../nbs/data/06_augmentation.ipynb #cell015
@@ -115,7 +140,9 @@ class Augmenter:
         self.config, self.ignore_index = config, ignore_index
         self._pipeline = A.Compose([*geometry(config, ignore_index), *appearance(config, ignore_index)])
 
-    def __call__(self, image: np.ndarray, mask: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(
+        self, image: np.ndarray, mask: np.ndarray, generator: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
         self._pipeline.set_random_seed(int(generator.integers(2**31)))
         result = self._pipeline(image=image, mask=mask)
         return result["image"], result["mask"]
@@ -127,18 +154,55 @@ def build_augmentation(config: Augmentation, *, ignore_index: int = 255) -> Augm
 
 # %% ../../nbs/data/06_augmentation.ipynb #cell022
 PRESETS: Mapping[str, tuple[Augmentation, str]] = {
-    "fasterseg": (Augmentation(crop=(512, 1024), scale_range=(0.75, 1.25), scale_step=0.25, flip=0.5),
-                  "FasterSeg (Chen et al., ICLR 2020), teacher and student on Cityscapes: scales 0.75, 1, 1.25"),
-    "stdc": (Augmentation(crop=(512, 1024), scale_range=(0.125, 1.5), scale_step=0.125, flip=0.5, brightness=0.5, contrast=0.5, saturation=0.5),
-             "STDC-Seg (Fan et al., CVPR 2021) on Cityscapes: the twelve scales 0.125, 0.25 ... 1.5 of its train.py"),
-    "icnet": (Augmentation(crop=(1024, 1024), scale_range=(0.5, 2.0), flip=0.5),
-              "ICNet (Zhao et al., ECCV 2018) on Cityscapes, as oandrienko/fast-semantic-segmentation trains its second stage"),
-    "pspnet": (Augmentation(crop=(768, 768), scale_range=(0.5, 2.0), flip=0.5, rotation=10.0, rotation_chance=0.5, blur=0.5, blur_sigma=(1.1, 1.1)),
-               "PSPNet (Zhao et al., CVPR 2017) as hszhao/semseg trains it: rotation within 10 degrees and a 5 x 5 blur for half of the pictures; crop 768 of ICNet's first stage (semseg: 713)"),
-    "zoo": (Augmentation(crop=(1024, 1024), scale_range=(0.5, 2.0), flip=0.5, brightness=0.5, contrast=0.5, saturation=0.5, hue=0.2, jitter_chance=0.5),
-            "zh320/realtime-semantic-segmentation-pytorch on Cityscapes: jitter for half of the pictures, and the hue that its library adds by default"),
-    "camvid": (Augmentation(crop=(360, 480), scale_range=(0.75, 2.0), scale_step=0.25, flip=0.5),
-               "CamVid at 360 x 480 from scratch, as DABNet (Li et al., BMVC 2019) and LETNet train: scales 0.75, 1 ... 2, crop of the picture's own size"),
+    "fasterseg": (
+        Augmentation(crop=(512, 1024), scale_range=(0.75, 1.25), scale_step=0.25, flip=0.5),
+        "FasterSeg (Chen et al., ICLR 2020), teacher and student on Cityscapes: scales 0.75, 1, 1.25",
+    ),
+    "stdc": (
+        Augmentation(
+            crop=(512, 1024),
+            scale_range=(0.125, 1.5),
+            scale_step=0.125,
+            flip=0.5,
+            brightness=0.5,
+            contrast=0.5,
+            saturation=0.5,
+        ),
+        "STDC-Seg (Fan et al., CVPR 2021) on Cityscapes: the twelve scales 0.125, 0.25 ... 1.5 of its train.py",
+    ),
+    "icnet": (
+        Augmentation(crop=(1024, 1024), scale_range=(0.5, 2.0), flip=0.5),
+        "ICNet (Zhao et al., ECCV 2018) on Cityscapes, as oandrienko/fast-semantic-segmentation trains its second stage",
+    ),
+    "pspnet": (
+        Augmentation(
+            crop=(768, 768),
+            scale_range=(0.5, 2.0),
+            flip=0.5,
+            rotation=10.0,
+            rotation_chance=0.5,
+            blur=0.5,
+            blur_sigma=(1.1, 1.1),
+        ),
+        "PSPNet (Zhao et al., CVPR 2017) as hszhao/semseg trains it: rotation within 10 degrees and a 5 x 5 blur for half of the pictures; crop 768 of ICNet's first stage (semseg: 713)",
+    ),
+    "zoo": (
+        Augmentation(
+            crop=(1024, 1024),
+            scale_range=(0.5, 2.0),
+            flip=0.5,
+            brightness=0.5,
+            contrast=0.5,
+            saturation=0.5,
+            hue=0.2,
+            jitter_chance=0.5,
+        ),
+        "zh320/realtime-semantic-segmentation-pytorch on Cityscapes: jitter for half of the pictures, and the hue that its library adds by default",
+    ),
+    "camvid": (
+        Augmentation(crop=(360, 480), scale_range=(0.75, 2.0), scale_step=0.25, flip=0.5),
+        "CamVid at 360 x 480 from scratch, as DABNet (Li et al., BMVC 2019) and LETNet train: scales 0.75, 1 ... 2, crop of the picture's own size",
+    ),
 }
 
 

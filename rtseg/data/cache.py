@@ -40,13 +40,13 @@ def unpack(entry: np.ndarray, *, verify: bool = True) -> Pair:
     """Views of the picture and the train ids in a row of bytes; raises `ValueError` on a damaged one."""
     if entry.dtype != np.uint8 or entry.ndim != 1 or entry.size < HEAD.size:
         raise ValueError("no entry")
-    mark, height, width, check = HEAD.unpack(entry[:HEAD.size].tobytes())
+    mark, height, width, check = HEAD.unpack(entry[: HEAD.size].tobytes())
     pixels = height * width
     if mark != MARK or entry.size != HEAD.size + 4 * pixels:
         raise ValueError("no entry of its length")
-    if verify and zlib.crc32(entry[HEAD.size:]) != check:
+    if verify and zlib.crc32(entry[HEAD.size :]) != check:
         raise ValueError("checksum")
-    picture, ids = np.split(entry[HEAD.size:], [3 * pixels])
+    picture, ids = np.split(entry[HEAD.size :], [3 * pixels])
     return picture.reshape(height, width, 3), ids.reshape(height, width)
 
 # %% ../../nbs/data/09_cache.ipynb #cell008
@@ -86,7 +86,9 @@ class DiskCache:
             self._verified.discard(name)
             return None
         except OSError as error:
-            raise DataError(f"cache entry {self.folder / name} cannot be read ({error.strerror}): delete it, or give another cache_folder") from error
+            raise DataError(
+                f"cache entry {self.folder / name} cannot be read ({error.strerror}): delete it, or give another cache_folder"
+            ) from error
         self._verified.add(name)
         return pair
 
@@ -100,10 +102,15 @@ class DiskCache:
                 np.save(file, pack(pair), allow_pickle=False)
         except OSError as error:
             if error.errno not in FULL:
-                raise DataError(f"cache folder {self.folder} cannot be written ({error.strerror}): give another cache_folder") from error
+                raise DataError(
+                    f"cache folder {self.folder} cannot be written ({error.strerror}): give another cache_folder"
+                ) from error
             self.writing = False
-            warnings.warn(f"cache folder {self.folder} is full ({error.strerror}): going on without storing more, make room or give another cache_folder",
-                          RuntimeWarning, stacklevel=2)
+            warnings.warn(
+                f"cache folder {self.folder} is full ({error.strerror}): going on without storing more, make room or give another cache_folder",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def pair(self, name: str, make: Callable[[], Pair]) -> Pair:
         """The stored pair, or what `make` gives, which is then stored."""

@@ -124,7 +124,10 @@ class DataReport(Value):
         """Class shares of all splits as text, one class a line; a dash marks a class that does not occur."""
         lines = [f"{'share of pixels':16s}" + "".join(f"{s.split:>10s}" for s in self.splits)]
         for k, name in enumerate(self.classes):
-            lines.append(f"{name:16s}" + "".join(f"{100 * s.shares[k]:8.2f} %" if s.pixels[k] else f"{'-':>10s}" for s in self.splits))
+            lines.append(
+                f"{name:16s}"
+                + "".join(f"{100 * s.shares[k]:8.2f} %" if s.pixels[k] else f"{'-':>10s}" for s in self.splits)
+            )
         lines.append(f"{'ignored':16s}" + "".join(f"{100 * s.void_share:8.2f} %" for s in self.splits))
         lines.append(f"{'images':16s}" + "".join(f"{s.images:10d}" for s in self.splits))
         return "\n".join(lines)
@@ -136,8 +139,13 @@ def split_stats(dataset: SegDataset, split: str, findings: list[Finding]) -> Spl
     table = np.stack(counts) if counts else np.zeros((0, 256), np.int64)
     n, sizes = dataset.labels.num_classes, Counter(f.size for f in findings if f.size != (0, 0))
     return SplitStats(
-        split, len(findings), len(counts), tuple((h, w, c) for (h, w), c in sorted(sizes.items())), tuple(table[:, :n].sum(0).tolist()),
-        int(table[:, dataset.labels.ignore_index].sum()), tuple((table[:, :n] > 0).sum(0).tolist()),
+        split,
+        len(findings),
+        len(counts),
+        tuple((h, w, c) for (h, w), c in sorted(sizes.items())),
+        tuple(table[:, :n].sum(0).tolist()),
+        int(table[:, dataset.labels.ignore_index].sum()),
+        tuple((table[:, :n] > 0).sum(0).tolist()),
     )
 
 
@@ -146,7 +154,9 @@ def split_warnings(dataset: SegDataset, stats: SplitStats) -> list[str]:
     where, found = f"{dataset.name} {stats.split}", []
     absent = [name for name, n in zip(dataset.labels.classes, stats.pixels, strict=True) if n == 0]
     if absent and stats.labelled:
-        found.append(f"{where}: {len(absent)} of {dataset.labels.num_classes} classes never occur ({', '.join(absent)})")
+        found.append(
+            f"{where}: {len(absent)} of {dataset.labels.num_classes} classes never occur ({', '.join(absent)})"
+        )
     if stats.void_share > 0.5:
         found.append(f"{where}: {100 * stats.void_share:.0f} % of the pixels are ignored")
     if stats.labelled < stats.images:
@@ -156,7 +166,9 @@ def split_warnings(dataset: SegDataset, stats: SplitStats) -> list[str]:
     return found
 
 # %% ../../nbs/data/10_checks.ipynb #cell016
-def find_duplicates(splits: Mapping[str, SegDataset], findings: Mapping[str, list[Finding]]) -> tuple[list[str], list[str]]:
+def find_duplicates(
+    splits: Mapping[str, SegDataset], findings: Mapping[str, list[Finding]]
+) -> tuple[list[str], list[str]]:
     """Errors for pictures in two splits and warnings for pictures twice in one."""
     places: dict[str, list[tuple[str, str]]] = {}
     for split, found in findings.items():
@@ -168,7 +180,9 @@ def find_duplicates(splits: Mapping[str, SegDataset], findings: Mapping[str, lis
         (split, path), others = group[0], group[1:]
         across = [(s, p) for s, p in others if s != split]
         if across:
-            errors.append(f"image {across[0][1]} of split '{across[0][0]}' is the same picture as {path} of split '{split}': remove it from one of them")
+            errors.append(
+                f"image {across[0][1]} of split '{across[0][0]}' is the same picture as {path} of split '{split}': remove it from one of them"
+            )
         elif others:
             warnings.append(f"image {others[0][1]} is the same picture as {path}")
     return errors, warnings
@@ -177,24 +191,32 @@ def find_duplicates(splits: Mapping[str, SegDataset], findings: Mapping[str, lis
 NEAR = 32
 
 
-def near_duplicates(splits: Mapping[str, SegDataset], findings: Mapping[str, list[Finding]], *, bits: int = NEAR) -> list[tuple[str, str]]:
+def near_duplicates(
+    splits: Mapping[str, SegDataset], findings: Mapping[str, list[Finding]], *, bits: int = NEAR
+) -> list[tuple[str, str]]:
     """Pairs of pictures (paths) from two splits whose hashes differ in at most `bits` of 256 and whose pixels are not the same."""
     pairs = []
     for one, other in combinations(findings, 2):
-        left, right = ([(i, f) for i, f in enumerate(findings[name]) if f.likeness is not None] for name in (one, other))
+        left, right = (
+            [(i, f) for i, f in enumerate(findings[name]) if f.likeness is not None] for name in (one, other)
+        )
         if not left or not right:
             continue
         a, b = (np.stack([f.likeness for _, f in side]).astype(np.float32) for side in (left, right))
         distance = a.sum(1)[:, None] + b.sum(1) - 2 * a @ b.T
         for i, k in np.argwhere(distance <= bits):
             if left[i][1].content != right[k][1].content:
-                pairs.append((str(splits[one].samples[left[i][0]].image), str(splits[other].samples[right[k][0]].image)))
+                pairs.append(
+                    (str(splits[one].samples[left[i][0]].image), str(splits[other].samples[right[k][0]].image))
+                )
     return pairs
 
 
 def near_warnings(pairs: list[tuple[str, str]]) -> list[str]:
     """One line for each of the first ten pairs, and one for the rest."""
-    lines = [f"image {other} looks like {one} of another split: is one a copy of the other?" for one, other in pairs[:10]]
+    lines = [
+        f"image {other} looks like {one} of another split: is one a copy of the other?" for one, other in pairs[:10]
+    ]
     return lines + ([f"{len(pairs) - 10} more pairs of images look alike across splits"] if len(pairs) > 10 else [])
 
 # %% ../../nbs/data/10_checks.ipynb #cell020

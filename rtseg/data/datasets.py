@@ -49,8 +49,18 @@ def default_cache_folder() -> Path:
 class SegDataset:
     """Samples of one split with their label set; `read(i)` gives picture and train ids."""
 
-    def __init__(self, name: str, samples: Iterable[Sample], *, split: str, labels: LabelSet, scale: float = 1.0, cache: str | None = None,
-                 cache_folder: str | Path | None = None, bits: int | None = None):
+    def __init__(
+        self,
+        name: str,
+        samples: Iterable[Sample],
+        *,
+        split: str,
+        labels: LabelSet,
+        scale: float = 1.0,
+        cache: str | None = None,
+        cache_folder: str | Path | None = None,
+        bits: int | None = None,
+    ):
         self.name, self.samples, self.split, self.labels, self.bits = name, tuple(samples), split, labels, bits
         self.scale, self.cache, self.cache_folder = float(scale), cache, cache_folder
         if not 0 < self.scale <= 1:
@@ -107,7 +117,16 @@ class SegDataset:
         return self._with(self.samples, cache, folder)
 
     def _with(self, samples: Iterable[Sample], cache: str | None, folder: str | Path | None) -> "SegDataset":
-        return SegDataset(self.name, samples, split=self.split, labels=self.labels, scale=self.scale, cache=cache, cache_folder=folder, bits=self.bits)
+        return SegDataset(
+            self.name,
+            samples,
+            split=self.split,
+            labels=self.labels,
+            scale=self.scale,
+            cache=cache,
+            cache_folder=folder,
+            bits=self.bits,
+        )
 
     def halves(self, seed: int = 0) -> tuple["SegDataset", "SegDataset"]:
         """Two disjoint random halves: the first for weights, the second for the architecture."""
@@ -118,7 +137,9 @@ class SegDataset:
         return self.subset(sorted(order[:middle].tolist())), self.subset(sorted(order[middle:].tolist()))
 
 # %% ../../nbs/data/05_datasets.ipynb #cell017
-def read_pair(sample: Sample, labels: LabelSet, scale: float = 1.0, *, bits: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+def read_pair(
+    sample: Sample, labels: LabelSet, scale: float = 1.0, *, bits: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Picture and train ids of a sample, checked against each other and scaled; raises `DataError` naming the file."""
     picture = read_image(sample.image, bits=bits)
     if sample.mask is None:
@@ -136,19 +157,27 @@ def read_pair(sample: Sample, labels: LabelSet, scale: float = 1.0, *, bits: int
 def check_sizes(sample: Sample, picture: np.ndarray, mask: np.ndarray) -> None:
     """Raise `DataError` unless a picture and its mask have one size."""
     if mask.shape != picture.shape[:2]:
-        turned = "; the photograph is turned by its EXIF orientation, its mask is not" if mask.shape == picture.shape[1::-1] else ""
-        raise DataError(f"{sample.mask} is {mask.shape[1]} x {mask.shape[0]}, its image {sample.image.name} {picture.shape[1]} x {picture.shape[0]}: they must have one size{turned}")
+        turned = (
+            "; the photograph is turned by its EXIF orientation, its mask is not"
+            if mask.shape == picture.shape[1::-1]
+            else ""
+        )
+        raise DataError(
+            f"{sample.mask} is {mask.shape[1]} x {mask.shape[0]}, its image {sample.image.name} {picture.shape[1]} x {picture.shape[0]}: they must have one size{turned}"
+        )
 
 
-def read_through(disk: DiskCache, sample: Sample, labels: LabelSet, scale: float = 1.0, *, bits: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+def read_through(
+    disk: DiskCache, sample: Sample, labels: LabelSet, scale: float = 1.0, *, bits: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """`read_pair`, or what a cache on disk has kept of it."""
     try:
-        name = entry_name(sample.image, sample.mask, scale, labels.ids, labels.ignore_index, labels.palette, bits, READER)
+        name = entry_name(
+            sample.image, sample.mask, scale, labels.ids, labels.ignore_index, labels.palette, bits, READER
+        )
     except FileNotFoundError:
         return read_pair(sample, labels, scale, bits=bits)  # which says what is missing
     return disk.pair(name, lambda: read_pair(sample, labels, scale, bits=bits))
-
-
 
 # %% ../../nbs/data/05_datasets.ipynb #cell020
 def is_data(name: str) -> bool:
@@ -202,7 +231,10 @@ def cityscapes_samples(root: Path, split: str, mask_ids: str = "dataset") -> lis
         mask = root / "gtFine" / split / city / f"{stem}_gtFine_{ending}.png"
         if not mask.exists() and split != "test":
             polygons = mask.with_name(f"{stem}_gtFine_polygons.json").exists()
-            raise DataError(f"image {image} has no label image {mask.name}: " + ("make it with rtseg data prepare" if polygons else f"put it into {mask.parent}"))
+            raise DataError(
+                f"image {image} has no label image {mask.name}: "
+                + ("make it with rtseg data prepare" if polygons else f"put it into {mask.parent}")
+            )
         samples.append(Sample(image, mask if mask.exists() else None, stem))
     return samples
 
@@ -217,8 +249,10 @@ def read_list(root: Path, list_file: Path, *, prefix: str = "/SegNet/CamVid/") -
         if not parts or not parts[0]:
             continue
         if len(parts) > 2:
-            raise DataError(f"{list_file} line {number} has {len(parts)} fields: each line is 'image label', separated by a tab or one space")
-        paths = [root / (p[len(prefix):] if p.startswith(prefix) else p) for p in parts]
+            raise DataError(
+                f"{list_file} line {number} has {len(parts)} fields: each line is 'image label', separated by a tab or one space"
+            )
+        paths = [root / (p[len(prefix) :] if p.startswith(prefix) else p) for p in parts]
         for path in paths:
             if not path.is_file():
                 raise DataError(f"{list_file} line {number}: {path} does not exist")
@@ -247,7 +281,9 @@ def by_stem(folder: Path, *, ending: str = "") -> dict[str, Path]:
     for path in list_images(folder):
         stem = path.relative_to(folder).with_suffix("").as_posix().removesuffix(ending)
         if stem in found:
-            raise DataError(f"{found[stem]} and {path.name} have one name but for their ending, and pairs are found by name: rename or remove one")
+            raise DataError(
+                f"{found[stem]} and {path.name} have one name but for their ending, and pairs are found by name: rename or remove one"
+            )
         found[stem] = path
     return found
 
@@ -257,10 +293,18 @@ def paired_samples(images: Path, masks: Path) -> list[Sample]:
     pictures, found = by_stem(images), by_stem(masks, ending=TRAIN_ID_ENDING)
     alone = sorted(set(pictures) - set(found))
     if alone:
-        raise DataError(f"image {pictures[alone[0]]} has no label image in {masks}" + (f" ({len(alone)} images have none)" if len(alone) > 1 else "") + ": add it, or take the image out")
+        raise DataError(
+            f"image {pictures[alone[0]]} has no label image in {masks}"
+            + (f" ({len(alone)} images have none)" if len(alone) > 1 else "")
+            + ": add it, or take the image out"
+        )
     extra = sorted(set(found) - set(pictures))
     if extra:
-        raise DataError(f"label image {found[extra[0]]} has no image in {images}" + (f" ({len(extra)} have none)" if len(extra) > 1 else "") + ": add it, or take the label out")
+        raise DataError(
+            f"label image {found[extra[0]]} has no image in {images}"
+            + (f" ({len(extra)} have none)" if len(extra) > 1 else "")
+            + ": add it, or take the label out"
+        )
     return [Sample(path, found[stem], stem) for stem, path in sorted(pictures.items())]
 
 # %% ../../nbs/data/05_datasets.ipynb #cell031
@@ -313,13 +357,20 @@ def named_apart(samples: Sequence[Sample], root: Path) -> list[Sample]:
         return list(samples)
     paths = {sample: os.path.relpath(sample.image, root) for sample in samples if counts[sample.name] > 1}
     stems = Counter(os.path.splitext(path)[0] for path in paths.values())
-    names = {sample: path if stems[os.path.splitext(path)[0]] > 1 else os.path.splitext(path)[0] for sample, path in paths.items()}
+    names = {
+        sample: path if stems[os.path.splitext(path)[0]] > 1 else os.path.splitext(path)[0]
+        for sample, path in paths.items()
+    }
     return [replace(sample, name=Path(names[sample]).as_posix()) if sample in names else sample for sample in samples]
 
 
 LAYOUTS: Mapping[str, tuple[Layout, LabelSet | None]] = {
-    "cityscapes": (cityscapes_samples, CITYSCAPES), "camvid": (camvid_samples, CAMVID), "bdd100k": (bdd100k_samples, BDD100K),
-    "folder": (folder_samples, None), "list": (list_samples, None), "synthetic": (synthetic_samples, CITYSCAPES),
+    "cityscapes": (cityscapes_samples, CITYSCAPES),
+    "camvid": (camvid_samples, CAMVID),
+    "bdd100k": (bdd100k_samples, BDD100K),
+    "folder": (folder_samples, None),
+    "list": (list_samples, None),
+    "synthetic": (synthetic_samples, CITYSCAPES),
 }
 
 # %% ../../nbs/data/05_datasets.ipynb #cell035
@@ -329,12 +380,20 @@ def masks_hold_train_ids(samples: Iterable[Sample]) -> bool:
     return bool(names) and all("labelTrainIds" in name or name.endswith(TRAIN_ID_ENDING) for name in names)
 
 
-def fitting_labels(name: str, own: LabelSet | None, labels: str | Path | LabelSet | None, samples: Sequence[Sample], mask_ids: str | None) -> LabelSet:
+def fitting_labels(
+    name: str,
+    own: LabelSet | None,
+    labels: str | Path | LabelSet | None,
+    samples: Sequence[Sample],
+    mask_ids: str | None,
+) -> LabelSet:
     """The label set that the masks are read with: what was given, else the data set's own; raises `DataError` where there is none.
 
     Names of files say which ids a built-in label set has in them; ids that people wrote into a label set of their own stand."""
     if labels is None and own is None:
-        raise DataError(f"data set '{name}' has no classes of its own: give labels (--labels), cityscapes, camvid, bdd100k or a YAML file")
+        raise DataError(
+            f"data set '{name}' has no classes of its own: give labels (--labels), cityscapes, camvid, bdd100k or a YAML file"
+        )
     chosen = own if labels is None else get_labels(labels)
     by_name = mask_ids is None and (labels is None or str(labels) in LABEL_SETS) and masks_hold_train_ids(samples)
     if (mask_ids == "train" or by_name) and chosen.ids != train_id_labels(chosen).ids:
@@ -342,8 +401,18 @@ def fitting_labels(name: str, own: LabelSet | None, labels: str | Path | LabelSe
     return chosen
 
 
-def open_dataset(name: str, root: str | Path | None = None, split: str = "train", *, labels: str | Path | LabelSet | None = None,
-                 mask_ids: str | None = None, scale: float = 1.0, cache: str | None = None, cache_folder: str | Path | None = None, bits: int | None = None) -> SegDataset:
+def open_dataset(
+    name: str,
+    root: str | Path | None = None,
+    split: str = "train",
+    *,
+    labels: str | Path | LabelSet | None = None,
+    mask_ids: str | None = None,
+    scale: float = 1.0,
+    cache: str | None = None,
+    cache_folder: str | Path | None = None,
+    bits: int | None = None,
+) -> SegDataset:
     """One split of a data set; `bits` is the true depth of 16-bit images. Raises `ConfigError` on an unknown name and `DataError` on data that is missing or does not match."""
     layout, own = LAYOUTS[check_choice(name, LAYOUTS, what="data set")]
     if root is None or not str(root):
@@ -352,4 +421,6 @@ def open_dataset(name: str, root: str | Path | None = None, split: str = "train"
         check_choice(mask_ids, ("dataset", "train"), what="mask_ids")
     samples = named_apart(layout(Path(root), split, mask_ids or "dataset"), Path(root))
     chosen = fitting_labels(name, own, labels, samples, mask_ids)
-    return SegDataset(name, samples, split=split, labels=chosen, scale=scale, cache=cache, cache_folder=cache_folder, bits=bits)
+    return SegDataset(
+        name, samples, split=split, labels=chosen, scale=scale, cache=cache, cache_folder=cache_folder, bits=bits
+    )

@@ -58,7 +58,10 @@ class Canvas:
     def shade(self, colour, z: float, factor: float = 1.0) -> tuple[float, float, float]:
         """Colour under this light, seen through z metres of air."""
         clear, gain = math.exp(-max(z, 0.0) / 160), self.light * factor
-        return tuple(min(max(float(c) * gain, 0.0), 255.0) * clear + a * (1 - clear) for c, a in zip(colour, self.air, strict=True))
+        return tuple(
+            min(max(float(c) * gain, 0.0), 255.0) * clear + a * (1 - clear)
+            for c, a in zip(colour, self.air, strict=True)
+        )
 
     def fill(self, points: np.ndarray, colour, label: int | None = None) -> None:
         """Paint one polygon (P x 2) or several of equal length (M x P x 2), given in pixels."""
@@ -98,7 +101,7 @@ def cloud_noise(rng: np.random.Generator, height: int, width: int, cells: int = 
 # %% ../../nbs/data/02_drawing.ipynb #cell017
 def paint_sky(canvas: Canvas, rng: np.random.Generator, *, zenith, glow, cloudiness: float) -> None:
     """Fill the canvas with sky (id 23): gradient, clouds (0 none .. 1 covered) and a glow on the sun's side."""
-    height, width = int(canvas.camera.horizon) // 2 + 4, canvas.ids.shape[1] // 2       # soft things need half the pixels
+    height, width = int(canvas.camera.horizon) // 2 + 4, canvas.ids.shape[1] // 2  # soft things need half the pixels
     t = np.linspace(0, 1, height, dtype=np.float32)[:, None, None]
     sky = np.asarray(zenith, np.float32) * (1 - t) + np.asarray(canvas.air, np.float32) * t
     clouds = cloud_noise(rng, height, width, cells=3, octaves=4)
@@ -106,7 +109,9 @@ def paint_sky(canvas: Canvas, rng: np.random.Generator, *, zenith, glow, cloudin
     white = 185 + 60 * np.clip(clouds, -0.5, 1)[..., None] * np.float32(canvas.light)
     sky = sky * (1 - cover) + np.minimum(white, 250) * cover
     u = np.linspace(-1, 1, width, dtype=np.float32)[None, :, None]
-    halo = np.exp(-((u - np.float32(canvas.sun)) ** 2) * 2.5 - (t - 0.75) ** 2 * 3) * np.float32(0.45 * (1 - cloudiness))
+    halo = np.exp(-((u - np.float32(canvas.sun)) ** 2) * 2.5 - (t - 0.75) ** 2 * 3) * np.float32(
+        0.45 * (1 - cloudiness)
+    )
     sky = np.clip(sky * (1 - halo) + np.asarray(glow, np.float32) * halo, 0, 255).astype(np.uint8)
     canvas.image[: 2 * height] = cv2.resize(sky, (canvas.ids.shape[1], 2 * height))[: canvas.ids.shape[0]]
     canvas.ids[:] = 23
@@ -141,7 +146,7 @@ def ground_ids(profile: Profile, x: np.ndarray, z: np.ndarray) -> np.ndarray:
 # %% ../../nbs/data/02_drawing.ipynb #cell021
 def lane_marks(profile: Profile, x: np.ndarray, z: np.ndarray) -> np.ndarray:
     """Where the road is painted white: a dashed middle line, edge lines and a zebra crossing (bool H x W)."""
-    marks = (np.abs(x - profile.lane) < 0.09) & (np.mod(z, 7.0) < 3.5)        # x is R x W, z is R x 1
+    marks = (np.abs(x - profile.lane) < 0.09) & (np.mod(z, 7.0) < 3.5)  # x is R x W, z is R x 1
     marks |= np.abs(x - profile.left - 0.35) < 0.07
     marks |= np.abs(x - profile.right + 0.35) < 0.07
     if profile.side_street is not None:
@@ -158,7 +163,7 @@ def paint_ground(canvas: Canvas, rng: np.random.Generator, profile: Profile) -> 
     x, z, top = canvas.camera.ground()
     ids, near = ground_ids(profile, x, z), np.exp(-z / 18)
     tile = cloud_noise(rng, 256, 256, cells=32, octaves=3)
-    tile_x = 255 - np.abs(np.mod(x * 24, 510) - 255)                       # mirrored, so that the texture has no seams
+    tile_x = 255 - np.abs(np.mod(x * 24, 510) - 255)  # mirrored, so that the texture has no seams
     tile_z = np.broadcast_to(255 - np.abs(np.mod(z * 9, 510) - 255), x.shape)
     grain = cv2.remap(tile, tile_x, np.ascontiguousarray(tile_z), cv2.INTER_LINEAR)
     relief = grain * (0.25 + near) * np.where(ids == 22, np.float32(30), np.float32(13))
@@ -195,7 +200,9 @@ ROUGHNESS = np.zeros(256, np.float32)
 ROUGHNESS[[7, 8, 11, 12, 13, 21, 22, 26, 24, 25]] = (3, 4, 5, 6, 6, 12, 9, 2, 3, 3)
 
 # %% ../../nbs/data/02_drawing.ipynb #cell029
-def develop(canvas: Canvas, rng: np.random.Generator, *, warmth: float = 0.0, grain: float = 3.0) -> tuple[np.ndarray, np.ndarray]:
+def develop(
+    canvas: Canvas, rng: np.random.Generator, *, warmth: float = 0.0, grain: float = 3.0
+) -> tuple[np.ndarray, np.ndarray]:
     """Picture (H/2 x W/2 x 3 uint8) and label ids (H/2 x W/2): surface texture by class, colour cast, vignette, grain."""
     height, width = canvas.ids.shape[0] // 2, canvas.ids.shape[1] // 2
     ids = np.ascontiguousarray(canvas.ids[1::2, 1::2])

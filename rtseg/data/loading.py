@@ -44,10 +44,14 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on a device: copied as it is (without waiting where its memory is pinned), the train ids made int64 there."""
-        return Batch(self.images.to(device, non_blocking=True), self.masks.to(device, non_blocking=True).long(), self.names)
+        return Batch(
+            self.images.to(device, non_blocking=True), self.masks.to(device, non_blocking=True).long(), self.names
+        )
 
 
-def make_batch(dataset: SegDataset, indices: Sequence[int], positions: Sequence[int], *, seed: int, augmentation: Augmenter | None) -> Batch:
+def make_batch(
+    dataset: SegDataset, indices: Sequence[int], positions: Sequence[int], *, seed: int, augmentation: Augmenter | None
+) -> Batch:
     """The samples `indices`, each augmented by a generator of (seed, its position); the train ids are still uint8."""
     images, masks, names = [], [], []
     for index, position in zip(indices, positions, strict=True):
@@ -59,7 +63,9 @@ def make_batch(dataset: SegDataset, indices: Sequence[int], positions: Sequence[
         names.append(dataset.samples[index].name)
     if len({image.shape for image in images}) > 1:
         sizes = sorted({f"{image.shape[1]} x {image.shape[0]}" for image in images})
-        raise DataError(f"{dataset.name} {dataset.split} mixes sizes {', '.join(sizes)} in one batch: use batch size 1, or an augmentation with a crop")
+        raise DataError(
+            f"{dataset.name} {dataset.split} mixes sizes {', '.join(sizes)} in one batch: use batch size 1, or an augmentation with a crop"
+        )
     pictures = np.empty((len(images), 3, *images[0].shape[:2]), np.uint8)
     for place, image in zip(pictures, images, strict=True):
         cv2.split(image, tuple(place))  # three times as fast as a transposed copy
@@ -92,14 +98,31 @@ def start_worker(number: int) -> None:
 class Loader:
     """Iterable of `Batch`es for the steps start_step .. steps - 1; `loader.batch(step)` computes any of them."""
 
-    def __init__(self, dataset: SegDataset, *, batch_size: int, augmentation: Augmenter | None = None, seed: int = 0, shuffle: bool = True, workers: int = 0,
-                 steps: int | None = None, start_step: int = 0, balanced: bool | str = False, device: torch.device | str | None = None, part: tuple[int, int] = (0, 1)):
+    def __init__(
+        self,
+        dataset: SegDataset,
+        *,
+        batch_size: int,
+        augmentation: Augmenter | None = None,
+        seed: int = 0,
+        shuffle: bool = True,
+        workers: int = 0,
+        steps: int | None = None,
+        start_step: int = 0,
+        balanced: bool | str = False,
+        device: torch.device | str | None = None,
+        part: tuple[int, int] = (0, 1),
+    ):
         if batch_size < 1 or workers < 0 or start_step < 0 or (steps is not None and steps < 0):
-            raise ConfigError(f"loader cannot have batch_size {batch_size}, workers {workers}, steps {steps}, start_step {start_step}: batch_size from 1, the others from 0")
+            raise ConfigError(
+                f"loader cannot have batch_size {batch_size}, workers {workers}, steps {steps}, start_step {start_step}: batch_size from 1, the others from 0"
+            )
         if balanced and not shuffle:
             raise ConfigError("balanced sampling draws in random order: set shuffle to true, or balanced to false")
         if not 0 <= part[0] < part[1] <= batch_size:
-            raise ConfigError(f"part {part[0]} of {part[1]} of a batch of {batch_size}: parts count from 0, and each needs at least one image")
+            raise ConfigError(
+                f"part {part[0]} of {part[1]} of a batch of {batch_size}: parts count from 0, and each needs at least one image"
+            )
         self.dataset, self.batch_size, self.augmentation, self.part = dataset, batch_size, augmentation, part
         self.seed, self.shuffle, self.workers, self.start_step = seed, shuffle, workers, start_step
         self.device = torch.device("cpu" if device is None else device)
@@ -108,7 +131,9 @@ class Loader:
         self.steps = steps if steps is not None else max(whole, 1) if shuffle else whole + (rest > 0)
         self.chances: tuple[float, ...] | None = None
         if balanced:
-            self.chances = tuple(sampling_probabilities(class_counts(dataset), rule="rcs" if balanced is True else balanced).tolist())
+            self.chances = tuple(
+                sampling_probabilities(class_counts(dataset), rule="rcs" if balanced is True else balanced).tolist()
+            )
 
     def __len__(self) -> int:
         return max(self.steps - self.start_step, 0)
@@ -126,7 +151,9 @@ class Loader:
         if self.one_pass and not self.shuffle:
             stop = min(stop, len(self.dataset))
         positions = range(step * self.batch_size, stop)[self.part[0] :: self.part[1]]
-        return make_batch(self.dataset, [self.index(p) for p in positions], positions, seed=self.seed, augmentation=self.augmentation)
+        return make_batch(
+            self.dataset, [self.index(p) for p in positions], positions, seed=self.seed, augmentation=self.augmentation
+        )
 
     def batch(self, step: int) -> Batch:
         """The batch of an absolute step."""
@@ -139,8 +166,18 @@ class Loader:
     def _read_ahead(self, order: range) -> Iterator[Batch]:
         if self.dataset.cache == "memory":
             self.dataset.preload()
-        batches = iter(DataLoader(Steps(self), batch_size=None, sampler=order, num_workers=self.workers, prefetch_factor=4, collate_fn=same,
-                                  worker_init_fn=start_worker, pin_memory=self.device.type == "cuda"))
+        batches = iter(
+            DataLoader(
+                Steps(self),
+                batch_size=None,
+                sampler=order,
+                num_workers=self.workers,
+                prefetch_factor=4,
+                collate_fn=same,
+                worker_init_fn=start_worker,
+                pin_memory=self.device.type == "cuda",
+            )
+        )
         return map(self._arrived, batches)
 
     def _arrived(self, batch: Batch | RtsegError) -> Batch:
@@ -156,14 +193,36 @@ def reading_workers(device: torch.device | str | None, processes: int = 1, *, co
     return min(8, max(1, (cores or available_cores()) // processes - 1))
 
 
-def make_loader(dataset: SegDataset, *, batch_size: int, augmentation: Augmenter | None = None, seed: int = 0, shuffle: bool, workers: int | str = 0,
-                steps: int | None = None, start_step: int = 0, balanced: bool | str = False, device: torch.device | str | None = None,
-                part: tuple[int, int] = (0, 1)) -> Loader:
+def make_loader(
+    dataset: SegDataset,
+    *,
+    batch_size: int,
+    augmentation: Augmenter | None = None,
+    seed: int = 0,
+    shuffle: bool,
+    workers: int | str = 0,
+    steps: int | None = None,
+    start_step: int = 0,
+    balanced: bool | str = False,
+    device: torch.device | str | None = None,
+    part: tuple[int, int] = (0, 1),
+) -> Loader:
     """Batches of a data set as a pure function of (seed, step); `workers` processes read ahead ('auto': `reading_workers`); `balanced` (True or a rule) favours rare classes;
     `part` (which, of how many) reads only one process's share of each batch."""
     workers = reading_workers(device, part[1]) if workers == "auto" else workers
-    return Loader(dataset, batch_size=batch_size, augmentation=augmentation, seed=seed, shuffle=shuffle, workers=workers, steps=steps,
-                  start_step=start_step, balanced=balanced, device=device, part=part)
+    return Loader(
+        dataset,
+        batch_size=batch_size,
+        augmentation=augmentation,
+        seed=seed,
+        shuffle=shuffle,
+        workers=workers,
+        steps=steps,
+        start_step=start_step,
+        balanced=balanced,
+        device=device,
+        part=part,
+    )
 
 # %% ../../nbs/data/07_loading.ipynb #cell026
 MEAN: tuple[float, float, float] = (0.485, 0.456, 0.406)

@@ -13,7 +13,9 @@ import numpy as np
 from .drawing import Camera, Canvas
 
 # %% ../../nbs/data/03_objects.ipynb #cell008
-def wall_grid(camera: Camera, start, end, bottom: float, top: float, *, columns: int, rows: int, fill=(0.5, 0.6)) -> np.ndarray:
+def wall_grid(
+    camera: Camera, start, end, bottom: float, top: float, *, columns: int, rows: int, fill=(0.5, 0.6)
+) -> np.ndarray:
     """Rectangles (columns * rows x 4 x 2 pixels) on an upright wall between two ground points (x, z); fill = share of a cell that each takes."""
     c, r = np.meshgrid((np.arange(columns) + 0.5) / columns, (np.arange(rows) + 0.5) / rows)
     half_c, half_r = fill[0] / 2 / columns, fill[1] / 2 / rows
@@ -23,7 +25,15 @@ def wall_grid(camera: Camera, start, end, bottom: float, top: float, *, columns:
     return camera.project(x0 + (x1 - x0) * s, bottom + (top - bottom) * t, z0 + (z1 - z0) * s)
 
 # %% ../../nbs/data/03_objects.ipynb #cell011
-FACADES = ((168, 92, 74), (196, 170, 132), (150, 146, 142), (204, 186, 160), (178, 128, 96), (128, 112, 106), (188, 178, 176))
+FACADES = (
+    (168, 92, 74),
+    (196, 170, 132),
+    (150, 146, 142),
+    (204, 186, 160),
+    (178, 128, 96),
+    (128, 112, 106),
+    (188, 178, 176),
+)
 
 # %% ../../nbs/data/03_objects.ipynb #cell012
 def paint_house(canvas: Canvas, rng: np.random.Generator, *, x: float, near: float, far: float, height: float) -> None:
@@ -35,23 +45,49 @@ def paint_house(canvas: Canvas, rng: np.random.Generator, *, x: float, near: flo
     middle = (near + far) / 2
     roof, ridge = rng.uniform(0, 2.6), rng.uniform(2.5, 4)
     tiles = np.array((120, 66, 54) if rng.random() < 0.5 else (84, 84, 92), float)
-    canvas.fill(cam.project([x, x, x + side * ridge, x + side * ridge], [height, height, height + roof, height + roof], [near, far, far, near]),
-                canvas.shade(tiles, middle, facade), 11)
-    end = np.array([(x, 0), (x + side * depth, 0), (x + side * depth, height), (x + side * ridge, height + roof), (x, height)])
+    canvas.fill(
+        cam.project(
+            [x, x, x + side * ridge, x + side * ridge],
+            [height, height, height + roof, height + roof],
+            [near, far, far, near],
+        ),
+        canvas.shade(tiles, middle, facade),
+        11,
+    )
+    end = np.array(
+        [(x, 0), (x + side * depth, 0), (x + side * depth, height), (x + side * ridge, height + roof), (x, height)]
+    )
     canvas.fill(cam.project(end[:, 0], end[:, 1], near), canvas.shade(base, near, 1.0), 11)
     canvas.fill(cam.project(x, [0, 0, height, height], [near, far, far, near]), canvas.shade(base, middle, facade), 11)
     paint_windows(canvas, rng, x=x, near=near, far=far, height=height, floors=floors, depth=side * depth, facade=facade)
-    canvas.fill(cam.project(x, [height - 0.35, height - 0.35, height, height], [near, far, far, near]), canvas.shade(base, middle, facade * 1.16), 11)
+    canvas.fill(
+        cam.project(x, [height - 0.35, height - 0.35, height, height], [near, far, far, near]),
+        canvas.shade(base, middle, facade * 1.16),
+        11,
+    )
 
 # %% ../../nbs/data/03_objects.ipynb #cell013
-def paint_windows(canvas: Canvas, rng: np.random.Generator, *, x: float, near: float, far: float, height: float,
-                  floors: int, depth: float, facade: float) -> None:
+def paint_windows(
+    canvas: Canvas,
+    rng: np.random.Generator,
+    *,
+    x: float,
+    near: float,
+    far: float,
+    height: float,
+    floors: int,
+    depth: float,
+    facade: float,
+) -> None:
     """Windows, sills and a ground floor on a house's facade and gable end; the label stays building."""
     cam, middle = canvas.camera, (near + far) / 2
     glass = np.array((58, 68, 82)) + rng.uniform(-10, 10)
     low = height / floors
     columns = max(int((far - near) / 2.4), 1)
-    for start, end, count, z, tone in (((x, near), (x, far), columns, middle, facade), ((x, near), (x + depth, near), 3, near, 1.0)):
+    for start, end, count, z, tone in (
+        ((x, near), (x, far), columns, middle, facade),
+        ((x, near), (x + depth, near), 3, near, 1.0),
+    ):
         if floors > 1:
             frames = wall_grid(cam, start, end, low, height, columns=count, rows=floors - 1, fill=(0.56, 0.64))
             panes = wall_grid(cam, start, end, low, height, columns=count, rows=floors - 1, fill=(0.44, 0.54))
@@ -64,11 +100,20 @@ def paint_windows(canvas: Canvas, rng: np.random.Generator, *, x: float, near: f
         canvas.fill(shop, canvas.shade(glass * 0.8, z, tone))
 
 # %% ../../nbs/data/03_objects.ipynb #cell016
-def paint_leaves(canvas: Canvas, rng: np.random.Generator, *, x: float, y: float, z: float, radius: tuple[float, float],
-                 colour=(74, 104, 44), blobs: int = 42) -> None:
+def paint_leaves(
+    canvas: Canvas,
+    rng: np.random.Generator,
+    *,
+    x: float,
+    y: float,
+    z: float,
+    radius: tuple[float, float],
+    colour=(74, 104, 44),
+    blobs: int = 42,
+) -> None:
     """A clump of leaves (id 21) around (x, y, z) with half axes `radius` in metres."""
     scale = canvas.camera.focal / z
-    blobs = int(np.clip(scale * radius[0] * 0.7, 8, blobs))                            # a distant tree needs few
+    blobs = int(np.clip(scale * radius[0] * 0.7, 8, blobs))  # a distant tree needs few
     angle, reach = rng.uniform(0, 2 * np.pi, blobs), np.sqrt(rng.uniform(0, 1, blobs)) * 0.78
     dx, dy = np.cos(angle) * reach, np.sin(angle) * reach
     tones = 1 + 0.3 * (dy + 0.6 * dx * np.sign(canvas.sun)) + rng.uniform(-0.14, 0.16, blobs)
@@ -82,15 +127,27 @@ def paint_tree(canvas: Canvas, rng: np.random.Generator, *, x: float, z: float, 
     """A tree (id 21) of the given height in metres: trunk and crown."""
     trunk, crown = 0.16 + height * 0.012, height * rng.uniform(0.26, 0.34)
     colour = np.array(((70, 104, 42), (92, 116, 48), (58, 92, 50), (128, 118, 46))[rng.integers(4)], float)
-    wood = canvas.camera.project([x - trunk, x + trunk, x + trunk * 0.7, x - trunk * 0.7], [0, 0, height * 0.6, height * 0.6], z)
+    wood = canvas.camera.project(
+        [x - trunk, x + trunk, x + trunk * 0.7, x - trunk * 0.7], [0, 0, height * 0.6, height * 0.6], z
+    )
     canvas.fill(wood, canvas.shade((84, 66, 50), z), 21)
     paint_leaves(canvas, rng, x=x, y=height - crown, z=z, radius=(crown, crown * 1.05), colour=colour)
 
 # %% ../../nbs/data/03_objects.ipynb #cell020
-def paint_pole(canvas: Canvas, *, x: float, z: float, height: float, width: float = 0.22, colour=(104, 108, 110)) -> None:
+def paint_pole(
+    canvas: Canvas, *, x: float, z: float, height: float, width: float = 0.22, colour=(104, 108, 110)
+) -> None:
     """An upright pole (id 17) with a lit edge."""
-    canvas.fill(canvas.camera.project([x - width / 2, x + width / 2, x + width / 2, x - width / 2], [0, 0, height, height], z), canvas.shade(colour, z), 17)
-    canvas.fill(canvas.camera.project([x - width / 2, x - width / 6, x - width / 6, x - width / 2], [0, 0, height, height], z), canvas.shade(colour, z, 1.3), 17)
+    canvas.fill(
+        canvas.camera.project([x - width / 2, x + width / 2, x + width / 2, x - width / 2], [0, 0, height, height], z),
+        canvas.shade(colour, z),
+        17,
+    )
+    canvas.fill(
+        canvas.camera.project([x - width / 2, x - width / 6, x - width / 6, x - width / 2], [0, 0, height, height], z),
+        canvas.shade(colour, z, 1.3),
+        17,
+    )
 
 # %% ../../nbs/data/03_objects.ipynb #cell021
 def paint_lamp(canvas: Canvas, rng: np.random.Generator, *, x: float, z: float, height: float = 6.0) -> None:
@@ -99,7 +156,11 @@ def paint_lamp(canvas: Canvas, rng: np.random.Generator, *, x: float, z: float, 
     reach = -np.sign(x) * 1.5
     arm = canvas.camera.project([x, x + reach, x + reach, x], [height - 0.2, height, height + 0.2, height], z)
     canvas.fill(arm, canvas.shade((104, 108, 110), z), 17)
-    head = canvas.camera.project([x + reach * 0.7, x + reach * 1.3, x + reach * 1.3, x + reach * 0.7], [height - 0.05, height - 0.05, height + 0.22, height + 0.22], z)
+    head = canvas.camera.project(
+        [x + reach * 0.7, x + reach * 1.3, x + reach * 1.3, x + reach * 0.7],
+        [height - 0.05, height - 0.05, height + 0.22, height + 0.22],
+        z,
+    )
     canvas.fill(head, canvas.shade((216, 214, 196), z), 17)
 
 # %% ../../nbs/data/03_objects.ipynb #cell022
@@ -112,7 +173,11 @@ def paint_sign(canvas: Canvas, rng: np.random.Generator, *, x: float, z: float, 
     if kind == 1:
         corners = np.array([(-1.1, -0.85), (1.1, -0.85), (0, 1.05)])
         for share, colour in ((1.0, (196, 34, 36)), (0.6, (238, 234, 224))):
-            canvas.fill(cam.project(x + corners[:, 0] * size * share, top + corners[:, 1] * size * share, z), canvas.shade(colour, z), 20)
+            canvas.fill(
+                cam.project(x + corners[:, 0] * size * share, top + corners[:, 1] * size * share, z),
+                canvas.shade(colour, z),
+                20,
+            )
         return
     outer, inner = ((196, 34, 36), (238, 234, 224)) if kind == 0 else ((232, 232, 232), (36, 84, 170))
     canvas.disc(centre, (size * scale, size * scale), canvas.shade(outer, z), 20)
@@ -123,11 +188,22 @@ def paint_traffic_light(canvas: Canvas, rng: np.random.Generator, *, x: float, z
     """A traffic light (id 19) on its pole (id 17); one of three lamps is on."""
     cam, low, high, half = canvas.camera, 2.3, 3.6, 0.27
     paint_pole(canvas, x=x, z=z, height=low, width=0.22)
-    canvas.fill(cam.project([x - half, x + half, x + half, x - half], [low, low, high, high], z), canvas.shade((34, 36, 34), z), 19)
+    canvas.fill(
+        cam.project([x - half, x + half, x + half, x - half], [low, low, high, high], z),
+        canvas.shade((34, 36, 34), z),
+        19,
+    )
     on = rng.integers(3)
-    for lamp, (bright, dim) in enumerate((((255, 60, 40), (90, 40, 36)), ((255, 190, 40), (92, 76, 36)), ((60, 240, 130), (34, 76, 50)))):
+    for lamp, (bright, dim) in enumerate(
+        (((255, 60, 40), (90, 40, 36)), ((255, 190, 40), (92, 76, 36)), ((60, 240, 130), (34, 76, 50)))
+    ):
         radius = 0.17 * cam.focal / z
-        canvas.disc(cam.project(x, high - 0.24 - 0.42 * lamp, z), (radius, radius), bright if on == lamp else canvas.shade(dim, z), 19)
+        canvas.disc(
+            cam.project(x, high - 0.24 - 0.42 * lamp, z),
+            (radius, radius),
+            bright if on == lamp else canvas.shade(dim, z),
+            19,
+        )
 
 # %% ../../nbs/data/03_objects.ipynb #cell026
 def paint_barrier(canvas: Canvas, rng: np.random.Generator, *, x: float, near: float, far: float, kind: str) -> None:
@@ -145,7 +221,16 @@ def paint_barrier(canvas: Canvas, rng: np.random.Generator, *, x: float, near: f
     canvas.fill(slats, canvas.shade(base * 1.2, middle))
 
 # %% ../../nbs/data/03_objects.ipynb #cell029
-PAINTS = ((168, 28, 32), (32, 62, 128), (214, 214, 212), (44, 46, 50), (128, 132, 138), (206, 168, 60), (36, 98, 78), (84, 28, 36))
+PAINTS = (
+    (168, 28, 32),
+    (32, 62, 128),
+    (214, 214, 212),
+    (44, 46, 50),
+    (128, 132, 138),
+    (206, 168, 60),
+    (36, 98, 78),
+    (84, 28, 36),
+)
 
 # %% ../../nbs/data/03_objects.ipynb #cell030
 def paint_car(canvas: Canvas, rng: np.random.Generator, *, x: float, z: float, oncoming: bool) -> None:
@@ -157,12 +242,25 @@ def paint_car(canvas: Canvas, rng: np.random.Generator, *, x: float, z: float, o
     cabin = (z + 0.55, far - 1.0) if not oncoming else (z + 1.15, far - 0.4)
     ends = [x - half, x + half, x + half, x - half]
     canvas.fill(cam.project(inner, [0.22, 0.22, belt, belt], [z, far, far, z]), canvas.shade(colour, z, 0.76), 26)
-    canvas.fill(cam.project(inner, [belt, belt, roof, roof], [cabin[0] - 0.3, cabin[1] + 0.5, cabin[1], cabin[0] + 0.15]), canvas.shade((52, 60, 70), z, 0.9), 26)
-    canvas.fill(cam.project(ends, roof, [cabin[0] + 0.15, cabin[0] + 0.15, cabin[1], cabin[1]]), canvas.shade(colour, z, 1.1), 26)
+    canvas.fill(
+        cam.project(inner, [belt, belt, roof, roof], [cabin[0] - 0.3, cabin[1] + 0.5, cabin[1], cabin[0] + 0.15]),
+        canvas.shade((52, 60, 70), z, 0.9),
+        26,
+    )
+    canvas.fill(
+        cam.project(ends, roof, [cabin[0] + 0.15, cabin[0] + 0.15, cabin[1], cabin[1]]),
+        canvas.shade(colour, z, 1.1),
+        26,
+    )
     for wheel in (z + 0.75, far - 0.75):
         scale = cam.focal / wheel
         lean = abs(inner) / wheel
-        canvas.disc(cam.project(inner, 0.32, wheel), (max(0.3 * lean, 0.06) * scale, 0.32 * scale), canvas.shade((26, 26, 28), z), 26)
+        canvas.disc(
+            cam.project(inner, 0.32, wheel),
+            (max(0.3 * lean, 0.06) * scale, 0.32 * scale),
+            canvas.shade((26, 26, 28), z),
+            26,
+        )
     canvas.fill(cam.project(ends, belt, [z, z, cabin[0], cabin[0]]), canvas.shade(colour, z, 1.15), 26)
     pane = [x - half * 0.9, x + half * 0.9, x + half * 0.74, x - half * 0.74]
     canvas.fill(cam.project(pane, [belt, belt, roof, roof], cabin[0]), canvas.shade((74, 90, 106), z), 26)
@@ -175,29 +273,72 @@ def paint_car_front(canvas: Canvas, *, x: float, z: float, half: float, oncoming
     cam = canvas.camera
     lamp = (250, 246, 220) if oncoming else (214, 30, 26)
     for side in (-1, 1):
-        canvas.fill(cam.project(x + side * half * np.array([0.62, 0.96, 0.96, 0.62]), [0.6, 0.6, 0.82, 0.82], z), canvas.shade(lamp, z), 26)
-        canvas.fill(cam.project(x + side * half * np.array([0.6, 0.95, 0.95, 0.6]), [0, 0, 0.3, 0.3], z), canvas.shade((24, 24, 26), z), 26)
-    canvas.fill(cam.project(x + half * np.array([-0.95, 0.95, 0.95, -0.95]), [0.24, 0.24, 0.4, 0.4], z), canvas.shade((50, 50, 54), z), 26)
-    canvas.fill(cam.project(x + half * np.array([-0.3, 0.3, 0.3, -0.3]), [0.42, 0.42, 0.56, 0.56], z), canvas.shade((226, 222, 206), z), 26)
+        canvas.fill(
+            cam.project(x + side * half * np.array([0.62, 0.96, 0.96, 0.62]), [0.6, 0.6, 0.82, 0.82], z),
+            canvas.shade(lamp, z),
+            26,
+        )
+        canvas.fill(
+            cam.project(x + side * half * np.array([0.6, 0.95, 0.95, 0.6]), [0, 0, 0.3, 0.3], z),
+            canvas.shade((24, 24, 26), z),
+            26,
+        )
+    canvas.fill(
+        cam.project(x + half * np.array([-0.95, 0.95, 0.95, -0.95]), [0.24, 0.24, 0.4, 0.4], z),
+        canvas.shade((50, 50, 54), z),
+        26,
+    )
+    canvas.fill(
+        cam.project(x + half * np.array([-0.3, 0.3, 0.3, -0.3]), [0.42, 0.42, 0.56, 0.56], z),
+        canvas.shade((226, 222, 206), z),
+        26,
+    )
 
 # %% ../../nbs/data/03_objects.ipynb #cell032
 def paint_bus(canvas: Canvas, rng: np.random.Generator, *, x: float, z: float, truck: bool = False) -> None:
     """A bus (id 28: band of windows) or a truck (id 27: plain box) with its near end at z."""
     cam, half, length, top = canvas.camera, 1.25, rng.uniform(8, 11), 3.1
-    label, colour = (27, (206, 204, 196)) if truck else (28, ((206, 52, 40), (232, 184, 50), (52, 108, 168))[rng.integers(3)])
+    label, colour = (
+        (27, (206, 204, 196)) if truck else (28, ((206, 52, 40), (232, 184, 50), (52, 108, 168))[rng.integers(3)])
+    )
     inner = x - half if x > 0 else x + half
     ends = [x - half, x + half, x + half, x - half]
-    canvas.fill(cam.project(inner, [0.35, 0.35, top, top], [z, z + length, z + length, z]), canvas.shade(colour, z, 0.78), label)
+    canvas.fill(
+        cam.project(inner, [0.35, 0.35, top, top], [z, z + length, z + length, z]), canvas.shade(colour, z, 0.78), label
+    )
     canvas.fill(cam.project(ends, [0.35, 0.35, top, top], z), canvas.shade(colour, z), label)
     if not truck:
-        canvas.fill(wall_grid(cam, (inner, z), (inner, z + length), 1.5, 2.7, columns=6, rows=1, fill=(0.84, 0.9)), canvas.shade((58, 72, 88), z, 0.9))
-    canvas.fill(cam.project(x + half * np.array([-0.86, 0.86, 0.86, -0.86]), [1.5, 1.5, 2.75, 2.75], z), canvas.shade((70, 86, 104) if not truck else (170, 168, 160), z))
+        canvas.fill(
+            wall_grid(cam, (inner, z), (inner, z + length), 1.5, 2.7, columns=6, rows=1, fill=(0.84, 0.9)),
+            canvas.shade((58, 72, 88), z, 0.9),
+        )
+    canvas.fill(
+        cam.project(x + half * np.array([-0.86, 0.86, 0.86, -0.86]), [1.5, 1.5, 2.75, 2.75], z),
+        canvas.shade((70, 86, 104) if not truck else (170, 168, 160), z),
+    )
     for side in (-1, 1):
-        canvas.fill(cam.project(x + side * half * np.array([0.55, 0.95, 0.95, 0.55]), [0, 0, 0.5, 0.5], z), canvas.shade((24, 24, 26), z), label)
-        canvas.fill(cam.project(x + side * half * np.array([0.7, 0.94, 0.94, 0.7]), [0.75, 0.75, 1.05, 1.05], z), canvas.shade((250, 120, 90), z), label)
+        canvas.fill(
+            cam.project(x + side * half * np.array([0.55, 0.95, 0.95, 0.55]), [0, 0, 0.5, 0.5], z),
+            canvas.shade((24, 24, 26), z),
+            label,
+        )
+        canvas.fill(
+            cam.project(x + side * half * np.array([0.7, 0.94, 0.94, 0.7]), [0.75, 0.75, 1.05, 1.05], z),
+            canvas.shade((250, 120, 90), z),
+            label,
+        )
 
 # %% ../../nbs/data/03_objects.ipynb #cell035
-def paint_person(canvas: Canvas, rng: np.random.Generator, *, x: float, z: float, height: float = 1.75, label: int = 24, lift: float = 0.0) -> None:
+def paint_person(
+    canvas: Canvas,
+    rng: np.random.Generator,
+    *,
+    x: float,
+    z: float,
+    height: float = 1.75,
+    label: int = 24,
+    lift: float = 0.0,
+) -> None:
     """A person (id 24, or 25 for a rider) of the given height in metres, feet `lift` above the ground."""
     cam, s = canvas.camera, height / 1.75
     coat = ((190, 46, 52), (44, 66, 118), (222, 176, 62), (74, 118, 88), (64, 60, 66), (196, 196, 190))[rng.integers(6)]
@@ -206,11 +347,23 @@ def paint_person(canvas: Canvas, rng: np.random.Generator, *, x: float, z: float
     stride = rng.uniform(0.06, 0.2)
     for side in (-1, 1):
         foot, hip = x + side * stride * s, x + side * 0.1 * s
-        canvas.fill(cam.project([foot - 0.1 * s, foot + 0.1 * s, hip + 0.12 * s, hip - 0.12 * s], lift + s * np.array([0, 0, 0.88, 0.88]), z), canvas.shade(trousers, z), label)
+        canvas.fill(
+            cam.project(
+                [foot - 0.1 * s, foot + 0.1 * s, hip + 0.12 * s, hip - 0.12 * s],
+                lift + s * np.array([0, 0, 0.88, 0.88]),
+                z,
+            ),
+            canvas.shade(trousers, z),
+            label,
+        )
     body = x + s * np.array([-0.22, 0.22, 0.31, 0.24, -0.24, -0.31])
-    canvas.fill(cam.project(body, lift + s * np.array([0.72, 0.72, 1.1, 1.48, 1.48, 1.1]), z), canvas.shade(coat, z), label)
+    canvas.fill(
+        cam.project(body, lift + s * np.array([0.72, 0.72, 1.1, 1.48, 1.48, 1.1]), z), canvas.shade(coat, z), label
+    )
     shadow = x + s * np.array([-0.22, -0.06, -0.08, -0.24])
-    canvas.fill(cam.project(shadow, lift + s * np.array([0.72, 0.72, 1.46, 1.46]), z), canvas.shade(coat, z, 0.8), label)
+    canvas.fill(
+        cam.project(shadow, lift + s * np.array([0.72, 0.72, 1.46, 1.46]), z), canvas.shade(coat, z, 0.8), label
+    )
     scale = cam.focal / z * s
     canvas.disc(cam.project(x, lift + 1.61 * s, z), (0.13 * scale, 0.16 * scale), canvas.shade(skin, z), label)
     canvas.disc(cam.project(x, lift + 1.69 * s, z), (0.13 * scale, 0.09 * scale), canvas.shade((52, 40, 34), z), label)
@@ -223,15 +376,31 @@ def paint_bicycle(canvas: Canvas, rng: np.random.Generator, *, x: float, z: floa
     for wheel in (x - 0.55, x + 0.55):
         for share, colour in ((0.38, (28, 28, 30)), (0.31, (122, 120, 118))):
             canvas.disc(cam.project(wheel, 0.38, z), (share * scale, share * scale), canvas.shade(colour, z), 33)
-    for bar in (((-0.55, 0.38), (0.4, 0.86)), ((0.0, 0.36), (-0.22, 0.95)), ((0.0, 0.36), (0.42, 0.92)), ((0.55, 0.38), (0.38, 1.06)), ((-0.36, 0.98), (-0.1, 0.98))):
+    for bar in (
+        ((-0.55, 0.38), (0.4, 0.86)),
+        ((0.0, 0.36), (-0.22, 0.95)),
+        ((0.0, 0.36), (0.42, 0.92)),
+        ((0.55, 0.38), (0.38, 1.06)),
+        ((-0.36, 0.98), (-0.1, 0.98)),
+    ):
         (x0, y0), (x1, y1) = bar
-        canvas.fill(cam.project(x + np.array([x0, x1, x1, x0]), [y0 - 0.05, y1 - 0.05, y1 + 0.05, y0 + 0.05], z), canvas.shade(frame, z), 33)
+        canvas.fill(
+            cam.project(x + np.array([x0, x1, x1, x0]), [y0 - 0.05, y1 - 0.05, y1 + 0.05, y0 + 0.05], z),
+            canvas.shade(frame, z),
+            33,
+        )
 
 # %% ../../nbs/data/03_objects.ipynb #cell037
 def paint_rider(canvas: Canvas, rng: np.random.Generator, *, x: float, z: float) -> None:
     """A cyclist seen from behind or ahead: bicycle (id 33) below, rider (id 25) above."""
     scale, cam = canvas.camera.focal / z, canvas.camera
-    canvas.fill(cam.project([x - 0.36, x + 0.36, x + 0.36, x - 0.36], [0.96, 0.96, 1.1, 1.1], z), canvas.shade((60, 60, 66), z), 33)
+    canvas.fill(
+        cam.project([x - 0.36, x + 0.36, x + 0.36, x - 0.36], [0.96, 0.96, 1.1, 1.1], z),
+        canvas.shade((60, 60, 66), z),
+        33,
+    )
     paint_person(canvas, rng, x=x, z=z, height=1.6, label=25, lift=0.34)
     for share, colour in ((1.0, (30, 30, 34)), (0.6, (70, 68, 66))):
-        canvas.disc(cam.project(x, 0.42, z - 0.1), (0.17 * share * scale, 0.42 * share * scale), canvas.shade(colour, z), 33)
+        canvas.disc(
+            cam.project(x, 0.42, z - 0.1), (0.17 * share * scale, 0.42 * share * scale), canvas.shade(colour, z), 33
+        )

@@ -22,7 +22,9 @@ from ..core.values import VOID, LabelSet
 
 # %% ../../nbs/data/12_pictures.ipynb #cell004
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-UPRIGHT = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH  # three bands, blue first, turned as EXIF says, 16 bits where there are
+UPRIGHT = (
+    cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
+)  # three bands, blue first, turned as EXIF says, 16 bits where there are
 
 
 def cut_short(data: bytes) -> bool:
@@ -58,7 +60,9 @@ def _decode_any(coded: np.ndarray, name: str) -> np.ndarray | None:
         raise DataError(f"image {name} holds {plain.dtype} numbers: save it with 8 or 16 bits a band")
     bands = 1 if plain.ndim == 2 else plain.shape[2]
     if bands > 4 or bands == 4 and plain[..., 3].min() < np.iinfo(plain.dtype).max:
-        raise DataError(f"image {name} has {bands} bands, and the last says something: save it with three (RGB), or it would be lost silently")
+        raise DataError(
+            f"image {name} has {bands} bands, and the last says something: save it with three (RGB), or it would be lost silently"
+        )
     return cv2.imdecode(coded, UPRIGHT)
 
 # %% ../../nbs/data/12_pictures.ipynb #cell005
@@ -72,7 +76,10 @@ def to_eight_bits(picture: np.ndarray, *, name: str, bits: int | None = None) ->
     if most > limit:
         raise DataError(f"image {name} holds {most}, more than {bits} bits can: give its true depth (bits)")
     if bits is None and most < 4096:
-        warnings.warn(f"the 16-bit images in {Path(name).parent} hold nothing above {most}: they will look black; give their true depth, bits=12 or bits=10", stacklevel=2)
+        warnings.warn(
+            f"the 16-bit images in {Path(name).parent} hold nothing above {most}: they will look black; give their true depth, bits=12 or bits=10",
+            stacklevel=2,
+        )
     return ((picture.astype(np.uint32) * 255 + limit // 2) // limit).astype(np.uint8)
 
 
@@ -81,7 +88,11 @@ def read_image(path: str | Path, *, bits: int | None = None) -> np.ndarray:
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        reason = "does not exist: check the data folder" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror}): check the data folder"
+        reason = (
+            "does not exist: check the data folder"
+            if isinstance(error, FileNotFoundError)
+            else f"cannot be read ({error.strerror}): check the data folder"
+        )
         raise DataError(f"image {path} {reason}") from error
     return decode_image(data, name=str(path), bits=bits)
 
@@ -109,7 +120,11 @@ def grey_numbers(picture: PILImage.Image) -> np.ndarray | None:
         return pixels
     if picture.mode == "LA":
         return np.where(pixels[..., 1] > 0, pixels[..., 0], VOID)
-    if picture.mode in ("RGB", "RGBA") and (pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 0] == pixels[..., 2]).all():
+    if (
+        picture.mode in ("RGB", "RGBA")
+        and (pixels[..., 0] == pixels[..., 1]).all()
+        and (pixels[..., 0] == pixels[..., 2]).all()
+    ):
         return pixels[..., 0] if picture.mode == "RGB" else np.where(pixels[..., 3] > 0, pixels[..., 0], VOID)
     return None
 
@@ -126,7 +141,9 @@ def read_mask(path: str | Path) -> np.ndarray:
     picture = open_mask(path)
     ids = grey_numbers(picture)
     if ids is None:
-        raise DataError(f"label image {path} has mode {picture.mode}: its colours need a label set, numbers (grey or palette PNG) do not")
+        raise DataError(
+            f"label image {path} has mode {picture.mode}: its colours need a label set, numbers (grey or palette PNG) do not"
+        )
     return check_numbers(ids, path)
 
 # %% ../../nbs/data/12_pictures.ipynb #cell011
@@ -143,7 +160,9 @@ def colours_to_train_ids(pixels: np.ndarray, labels: LabelSet, *, name: str) -> 
     if counts[lost].sum() > LOST * codes.size:
         worst = sorted(np.flatnonzero(lost), key=lambda k: -counts[k])[:3]
         told = ", ".join(f"{seen[k].tolist()} ({100 * counts[k] / codes.size:.1f} %)" for k in worst)
-        raise DataError(f"label image {name} has colours that no class of label set '{labels.name}' has: {told}; give them to a class, or check the label set")
+        raise DataError(
+            f"label image {name} has colours that no class of label set '{labels.name}' has: {told}; give them to a class, or check the label set"
+        )
     return np.where(known, far.argmin(1), VOID).astype(np.uint8)[where.reshape(codes.shape)]
 
 
@@ -154,7 +173,9 @@ def palette_speaks(palette: np.ndarray, used: np.ndarray, labels: LabelSet) -> b
     far = np.abs(colours[:, None] - np.array(labels.palette)[None]).max(-1)
     numbers = {number % 256: train for number, train in labels.ids}
     by_number = np.array([numbers.get(int(number), -1) for number in used])
-    return bool(coloured.any() and (far.min(1) <= NEAR)[coloured].all() and (by_number != far.argmin(1))[coloured].any())
+    return bool(
+        coloured.any() and (far.min(1) <= NEAR)[coloured].all() and (by_number != far.argmin(1))[coloured].any()
+    )
 
 # %% ../../nbs/data/12_pictures.ipynb #cell012
 def read_train_ids(path: str | Path, labels: LabelSet) -> np.ndarray:
@@ -167,7 +188,9 @@ def train_ids_of(picture: PILImage.Image, labels: LabelSet, *, path: str | Path)
     ids = grey_numbers(picture)
     if ids is None:
         pixels = np.array(picture.convert("RGBA"))
-        return np.where(pixels[..., 3] > 0, colours_to_train_ids(pixels[..., :3], labels, name=str(path)), labels.ignore_index).astype(np.uint8)
+        return np.where(
+            pixels[..., 3] > 0, colours_to_train_ids(pixels[..., :3], labels, name=str(path)), labels.ignore_index
+        ).astype(np.uint8)
     if _says_colours(picture, ids, labels):
         return colours_to_train_ids(np.array(picture.convert("RGB")), labels, name=str(path))
     known = {number for number, _ in labels.ids}
@@ -181,8 +204,14 @@ def train_ids_of(picture: PILImage.Image, labels: LabelSet, *, path: str | Path)
 
 def _says_colours(picture: PILImage.Image, ids: np.ndarray, labels: LabelSet) -> bool:
     if picture.mode == "P":
-        return palette_speaks(np.resize(np.pad(np.array(picture.getpalette("RGB"), np.uint8), (0, 768))[:768], (256, 3)), np.unique(ids), labels)
+        return palette_speaks(
+            np.resize(np.pad(np.array(picture.getpalette("RGB"), np.uint8), (0, 768))[:768], (256, 3)),
+            np.unique(ids),
+            labels,
+        )
     if picture.mode not in ("RGB", "RGBA"):
         return False
-    greys = {colour[0] for colour in labels.palette if len(set(colour)) == 1}  # black and white classes in a colour file
+    greys = {
+        colour[0] for colour in labels.palette if len(set(colour)) == 1
+    }  # black and white classes in a colour file
     return set(np.unique(ids).tolist()) <= greys

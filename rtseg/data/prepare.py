@@ -37,7 +37,9 @@ def read_polygons(path: Path) -> Annotation:
         raise DataError(f"polygon file {path} cannot be read ({error}): replace the file") from error
     for item in annotation.objects:
         if item.label.removesuffix("group") not in name2label and item.label not in name2label:
-            raise DataError(f"polygon file {path} has label '{item.label}', which Cityscapes does not{suggest(item.label, name2label)}")
+            raise DataError(
+                f"polygon file {path} has label '{item.label}', which Cityscapes does not{suggest(item.label, name2label)}"
+            )
     return annotation
 
 
@@ -91,7 +93,9 @@ def mapper(workers: int) -> Iterator[Callable]:
             yield partial(pool.map, chunksize=8)
 
 # %% ../../nbs/data/11_prepare.ipynb #cell012
-def prepare_cityscapes(root: str | Path, *, workers: int = 1, force: bool = False, separator: str = "\t", progress: Callable | None = None) -> PrepareReport:
+def prepare_cityscapes(
+    root: str | Path, *, workers: int = 1, force: bool = False, separator: str = "\t", progress: Callable | None = None
+) -> PrepareReport:
     """Make labelIds and labelTrainIds images and FasterSeg's lists under root; raises `DataError` naming what is missing.
 
     `progress` wraps the iteration over pictures (tqdm, for example); labels of test images may be missing."""
@@ -105,8 +109,13 @@ def prepare_cityscapes(root: str | Path, *, workers: int = 1, force: bool = Fals
             made = list(progress(work) if progress else work)
         missing = [image for image, source in zip(found, made, strict=True) if source is None]
         if missing and split != "test":
-            raise DataError(f"image {missing[0]} has neither polygons nor labelIds in {root / 'gtFine' / split} ({len(missing)} images): unpack gtFine_trainvaltest.zip there")
-        lines = [list_line(image, root, separator, labelled=source is not None) for image, source in zip(found, made, strict=True)]
+            raise DataError(
+                f"image {missing[0]} has neither polygons nor labelIds in {root / 'gtFine' / split} ({len(missing)} images): unpack gtFine_trainvaltest.zip there"
+            )
+        lines = [
+            list_line(image, root, separator, labelled=source is not None)
+            for image, source in zip(found, made, strict=True)
+        ]
         write_text(root / LIST_NAMES[split], "\n".join(lines) + "\n")
         lists.append(LIST_NAMES[split])
         images[split] = len(found)
@@ -118,5 +127,7 @@ def prepare_cityscapes(root: str | Path, *, workers: int = 1, force: bool = Fals
 def list_line(image: Path, root: Path, separator: str, *, labelled: bool) -> str:
     """One line of FasterSeg's list: the image and its train-id image, relative to root."""
     first = image.relative_to(root).as_posix()
-    second = first.replace("leftImg8bit/", "gtFine/", 1).replace("_leftImg8bit" + image.suffix, "_gtFine_labelTrainIds.png")
+    second = first.replace("leftImg8bit/", "gtFine/", 1).replace(
+        "_leftImg8bit" + image.suffix, "_gtFine_labelTrainIds.png"
+    )
     return f"{first}{separator}{second}" if labelled else first

@@ -20,11 +20,14 @@ from .datasets import SegDataset
 # %% ../../nbs/data/08_sampling.ipynb #cell005
 def class_counts(dataset: SegDataset, *, threads: int | None = None) -> np.ndarray:
     """Pixels of each class in each sample (samples x classes int64), ignored ones left out; raises `DataError` naming a sample without labels."""
+
     def count(index: int) -> np.ndarray:
         train = dataset.train_mask(index)
         if train is None:
-            raise DataError(f"image {dataset.samples[index].image} has no labels: class counts need a label image for every sample")
-        return np.bincount(train.ravel(), minlength=256)[:dataset.labels.num_classes]
+            raise DataError(
+                f"image {dataset.samples[index].image} has no labels: class counts need a label image for every sample"
+            )
+        return np.bincount(train.ravel(), minlength=256)[: dataset.labels.num_classes]
 
     with ThreadPoolExecutor(threads or min(available_cores(), 8)) as pool:
         return np.stack(list(pool.map(count, range(len(dataset))))).astype(np.int64)
@@ -83,7 +86,11 @@ def _enet(counts: np.ndarray) -> np.ndarray:
     return 1 / np.log(1.02 + counts.sum(0) / counts.sum())
 
 
-WEIGHTS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {"median": _median, "sqrt_median": _sqrt_median, "enet": _enet}
+WEIGHTS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
+    "median": _median,
+    "sqrt_median": _sqrt_median,
+    "enet": _enet,
+}
 
 
 def class_weights(dataset: SegDataset, *, rule: str = "median") -> tuple[float, ...]:

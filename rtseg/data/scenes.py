@@ -17,9 +17,30 @@ import numpy as np
 
 from ..core.errors import ConfigError, DataError, check_choice
 from ..core.files import read_json, write_json
-from .drawing import Camera, Canvas, Profile, blank_canvas, cast_shadows, cloud_noise, develop, paint_ground, paint_sky
+from rtseg.data.drawing import (
+    Camera,
+    Canvas,
+    Profile,
+    blank_canvas,
+    cast_shadows,
+    cloud_noise,
+    develop,
+    paint_ground,
+    paint_sky,
+)
 from rtseg.data.objects import (
-    paint_barrier, paint_bicycle, paint_bus, paint_car, paint_house, paint_lamp, paint_leaves, paint_person, paint_rider, paint_sign, paint_traffic_light, paint_tree,
+    paint_barrier,
+    paint_bicycle,
+    paint_bus,
+    paint_car,
+    paint_house,
+    paint_lamp,
+    paint_leaves,
+    paint_person,
+    paint_rider,
+    paint_sign,
+    paint_traffic_light,
+    paint_tree,
 )
 
 # %% ../../nbs/data/04_scenes.ipynb #cell005
@@ -48,8 +69,13 @@ MOODS: Mapping[str, Mood] = {
 def random_camera(rng: np.random.Generator, height: int, width: int) -> Camera:
     """A dashboard camera for pictures of height x width, at double size, on a street that may bend."""
     return Camera(
-        width=2 * width, height=2 * height, focal=2 * width * rng.uniform(0.78, 0.92), centre=2 * width * rng.uniform(0.42, 0.58),
-        horizon=2 * height * rng.uniform(0.4, 0.47), eye=rng.uniform(1.35, 1.6), bend=rng.uniform(-0.0012, 0.0012),
+        width=2 * width,
+        height=2 * height,
+        focal=2 * width * rng.uniform(0.78, 0.92),
+        centre=2 * width * rng.uniform(0.42, 0.58),
+        horizon=2 * height * rng.uniform(0.4, 0.47),
+        eye=rng.uniform(1.35, 1.6),
+        bend=rng.uniform(-0.0012, 0.0012),
     )
 
 # %% ../../nbs/data/04_scenes.ipynb #cell009
@@ -58,9 +84,15 @@ def random_profile(rng: np.random.Generator) -> Profile:
     right, grey = rng.uniform(2.4, 3.6), rng.uniform(-14, 14)
     tone = np.array((112, 138, 66)) + rng.uniform(-18, 18, 3) * (1, 0.6, 0.6)
     return Profile(
-        left=-right - rng.uniform(2.6, 3.6), right=right, pavement=rng.uniform(2.0, 3.4), lane=-rng.uniform(1.4, 1.8),
-        crossing=rng.uniform(6, 14) if rng.random() < 0.3 else None, side_street=rng.uniform(16, 34) if rng.random() < 0.35 else None,
-        asphalt=(96 + grey, 97 + grey, 102 + grey), paving=tuple(np.array((166, 152, 140)) + rng.uniform(-10, 10, 3)), grass=tuple(tone),
+        left=-right - rng.uniform(2.6, 3.6),
+        right=right,
+        pavement=rng.uniform(2.0, 3.4),
+        lane=-rng.uniform(1.4, 1.8),
+        crossing=rng.uniform(6, 14) if rng.random() < 0.3 else None,
+        side_street=rng.uniform(16, 34) if rng.random() < 0.35 else None,
+        asphalt=(96 + grey, 97 + grey, 102 + grey),
+        paving=tuple(np.array((166, 152, 140)) + rng.uniform(-10, 10, 3)),
+        grass=tuple(tone),
     )
 
 # %% ../../nbs/data/04_scenes.ipynb #cell012
@@ -87,7 +119,13 @@ def plan_plots(rng: np.random.Generator, profile: Profile, side: int) -> list[Pl
                 continue
             far = gap[0]
         if rng.random() < built:
-            plan.append(Placement(far, paint_house, {"x": edge + side * rng.uniform(0, 0.6), "near": near, "far": far, "height": rng.uniform(5.5, 13)}))
+            plan.append(
+                Placement(
+                    far,
+                    paint_house,
+                    {"x": edge + side * rng.uniform(0, 0.6), "near": near, "far": far, "height": rng.uniform(5.5, 13)},
+                )
+            )
         else:
             plan += plan_green(rng, edge, side, near, far)
         near = far + (rng.uniform(0, 4) if rng.random() < 0.3 else 0)
@@ -99,12 +137,20 @@ def plan_green(rng: np.random.Generator, edge: float, side: int, near: float, fa
     plan = []
     kind = ("fence", "wall", "open")[rng.integers(3)]
     if kind != "open":
-        plan.append(Placement(far, paint_barrier, {"x": edge + side * rng.uniform(0.3, 2.6), "near": near, "far": far, "kind": kind}))
+        plan.append(
+            Placement(
+                far, paint_barrier, {"x": edge + side * rng.uniform(0.3, 2.6), "near": near, "far": far, "kind": kind}
+            )
+        )
     for z in np.arange(far - 1.5, near, -rng.uniform(3.5, 7)):
         x = edge + side * rng.uniform(3.2, 7.5)
-        plan.append(Placement(z + (4 if kind != "open" else 0), paint_tree, {"x": x, "z": z, "height": rng.uniform(4.5, 9)}))
+        plan.append(
+            Placement(z + (4 if kind != "open" else 0), paint_tree, {"x": x, "z": z, "height": rng.uniform(4.5, 9)})
+        )
         if rng.random() < 0.5:
-            plan.append(Placement(z, paint_leaves, {"x": x + side, "y": 0.6, "z": z, "radius": (rng.uniform(0.8, 1.6), 0.8)}))
+            plan.append(
+                Placement(z, paint_leaves, {"x": x + side, "y": 0.6, "z": z, "radius": (rng.uniform(0.8, 1.6), 0.8)})
+            )
     return plan
 
 # %% ../../nbs/data/04_scenes.ipynb #cell017
@@ -130,14 +176,27 @@ def plan_pavement(rng: np.random.Generator, profile: Profile, side: int) -> list
     for _ in range(rng.integers(1, 6)):
         z, x = 5.5 + 22 * rng.random() ** 1.5, kerb + side * rng.uniform(0.7, max(profile.pavement - 0.4, 0.8))
         for k in range(rng.integers(1, 3)):
-            plan.append(Placement(z + 0.3 * k, paint_person, {"x": x + side * 0.65 * k, "z": z + 0.3 * k, "height": rng.uniform(1.55, 1.9)}))
+            plan.append(
+                Placement(
+                    z + 0.3 * k,
+                    paint_person,
+                    {"x": x + side * 0.65 * k, "z": z + 0.3 * k, "height": rng.uniform(1.55, 1.9)},
+                )
+            )
     return plan
 
 # %% ../../nbs/data/04_scenes.ipynb #cell018
 def plan_traffic(rng: np.random.Generator, profile: Profile) -> list[Placement]:
     """Parked and driving cars, buses, trucks, cyclists and people who cross, none inside another."""
-    plan, lanes = [], {"left": (profile.left + 1.1, True), "oncoming": ((profile.left + profile.lane) / 2 + 0.9, True),
-                       "own": ((profile.lane + profile.right) / 2 - 0.3, False), "right": (profile.right - 1.1, False)}
+    plan, lanes = (
+        [],
+        {
+            "left": (profile.left + 1.1, True),
+            "oncoming": ((profile.left + profile.lane) / 2 + 0.9, True),
+            "own": ((profile.lane + profile.right) / 2 - 0.3, False),
+            "right": (profile.right - 1.1, False),
+        },
+    )
     busy = {"left": 0.45, "oncoming": 0.3, "own": 0.32, "right": 0.34}
     for lane, (x, oncoming) in lanes.items():
         z = rng.uniform(7, 16) if lane in ("left", "right") else rng.uniform(9, 26)
@@ -154,7 +213,10 @@ def plan_traffic(rng: np.random.Generator, profile: Profile) -> list[Placement]:
         plan.append(Placement(z, paint_rider, {"x": profile.right - rng.uniform(2.4, 2.9), "z": z}))
     if profile.crossing is not None:
         z = profile.crossing
-        plan += [Placement(z, paint_person, {"x": rng.uniform(profile.left, profile.right), "z": z}) for _ in range(rng.integers(0, 3))]
+        plan += [
+            Placement(z, paint_person, {"x": rng.uniform(profile.left, profile.right), "z": z})
+            for _ in range(rng.integers(0, 3))
+        ]
     return plan
 
 # %% ../../nbs/data/04_scenes.ipynb #cell021
@@ -165,7 +227,16 @@ def shadow_outlines(plan: list[Placement], sun: float) -> list[np.ndarray]:
         o = item.options
         if item.painter is paint_house and np.sign(o["x"]) == -away:
             reach = away * min(o["height"] * 0.7, 7.0)
-            outlines.append(np.array([(o["x"], 0, o["near"]), (o["x"] + reach, 0, o["near"] + 1), (o["x"] + reach, 0, o["far"] + 1), (o["x"], 0, o["far"])]))
+            outlines.append(
+                np.array(
+                    [
+                        (o["x"], 0, o["near"]),
+                        (o["x"] + reach, 0, o["near"] + 1),
+                        (o["x"] + reach, 0, o["far"] + 1),
+                        (o["x"], 0, o["far"]),
+                    ]
+                )
+            )
         elif item.painter in (paint_car, paint_bus):
             half, length = (1.0, 4.4) if item.painter is paint_car else (1.4, 9.0)
             corners = [(-half, -0.2), (half, -0.2), (half, length), (-half, length)]
@@ -184,7 +255,18 @@ def paint_distance(canvas: Canvas, rng: np.random.Generator) -> None:
     for x in np.sort(rng.uniform(-0.1, 1.1, rng.integers(2, 7))) * cam.width:
         wide, high = rng.uniform(0.03, 0.09) * cam.width, rng.uniform(0.04, 0.13) * cam.height
         tone = canvas.shade((130, 122, 118), rng.uniform(110, 190))
-        canvas.fill(np.array([(x, cam.horizon + 3), (x, cam.horizon - high), (x + wide, cam.horizon - high), (x + wide, cam.horizon + 3)]), tone, 11)
+        canvas.fill(
+            np.array(
+                [
+                    (x, cam.horizon + 3),
+                    (x, cam.horizon - high),
+                    (x + wide, cam.horizon - high),
+                    (x + wide, cam.horizon + 3),
+                ]
+            ),
+            tone,
+            11,
+        )
     ridge = np.abs(cloud_noise(rng, 8, cam.width, cells=6, octaves=5)[4]) * 0.045 * cam.height + 0.018 * cam.height
     columns = np.arange(0, cam.width, 4)
     top = np.stack([columns, cam.horizon - ridge[columns]], axis=1)
@@ -198,10 +280,14 @@ CASTS: Mapping[str, tuple[Callable, ...]] = {
 }
 
 # %% ../../nbs/data/04_scenes.ipynb #cell029
-def draw_scene(rng: np.random.Generator, *, size: tuple[int, int] = (128, 256), cast: str = "full") -> tuple[np.ndarray, np.ndarray]:
+def draw_scene(
+    rng: np.random.Generator, *, size: tuple[int, int] = (128, 256), cast: str = "full"
+) -> tuple[np.ndarray, np.ndarray]:
     """One street scene with a cast of `CASTS`: picture (H x W x 3 uint8, RGB) and Cityscapes label ids (H x W uint8)."""
     mood = MOODS[list(MOODS)[rng.integers(len(MOODS))]]
-    canvas = blank_canvas(random_camera(rng, *size), air=mood.air, light=mood.light * rng.uniform(0.94, 1.06), sun=rng.uniform(-0.9, 0.9))
+    canvas = blank_canvas(
+        random_camera(rng, *size), air=mood.air, light=mood.light * rng.uniform(0.94, 1.06), sun=rng.uniform(-0.9, 0.9)
+    )
     profile = random_profile(rng)
     plan = [item for side in (-1, 1) for item in plan_plots(rng, profile, side) + plan_pavement(rng, profile, side)]
     plan += plan_traffic(rng, profile)
@@ -214,7 +300,12 @@ def draw_scene(rng: np.random.Generator, *, size: tuple[int, int] = (128, 256), 
         item.painter(canvas, rng, **item.options)
     if rng.random() < 0.5:
         bonnet, cam = rng.uniform(0.9, 0.95), canvas.camera
-        canvas.disc((cam.width / 2, cam.height * 1.25), (cam.width * 0.5, cam.height * (1.25 - bonnet)), canvas.shade((38, 42, 50), 0), 1)
+        canvas.disc(
+            (cam.width / 2, cam.height * 1.25),
+            (cam.width * 0.5, cam.height * (1.25 - bonnet)),
+            canvas.shade((38, 42, 50), 0),
+            1,
+        )
     return develop(canvas, rng, warmth=mood.warmth + rng.uniform(-0.02, 0.02), grain=rng.uniform(2, 4.5))
 
 # %% ../../nbs/data/04_scenes.ipynb #cell037
@@ -226,23 +317,48 @@ def scene_files(root: Path, split: str, index: int) -> tuple[Path, Path]:
     """Paths of picture and label ids of scene `index` of a split."""
     city = CITIES[split]
     stem = f"{city}_{index:06d}_000019"
-    return root / "leftImg8bit" / split / city / f"{stem}_leftImg8bit.png", root / "gtFine" / split / city / f"{stem}_gtFine_labelIds.png"
+    return (
+        root / "leftImg8bit" / split / city / f"{stem}_leftImg8bit.png",
+        root / "gtFine" / split / city / f"{stem}_gtFine_labelIds.png",
+    )
 
 # %% ../../nbs/data/04_scenes.ipynb #cell038
-def make_scenes(root: str | Path, *, seed: int = 0, counts: Mapping[str, int] = COUNTS, size: tuple[int, int] = (128, 256), cast: str = "full") -> Path:
+def make_scenes(
+    root: str | Path,
+    *,
+    seed: int = 0,
+    counts: Mapping[str, int] = COUNTS,
+    size: tuple[int, int] = (128, 256),
+    cast: str = "full",
+) -> Path:
     """Write scenes in Cityscapes' layout (splits train, val, test) and return root; raises `DataError` if root holds other scenes."""
-    root, record = Path(root), {"recipe": 1, "seed": seed, "counts": dict(counts), "size": list(size), "cast": check_choice(cast, CASTS, what="cast")}
+    root, record = (
+        Path(root),
+        {
+            "recipe": 1,
+            "seed": seed,
+            "counts": dict(counts),
+            "size": list(size),
+            "cast": check_choice(cast, CASTS, what="cast"),
+        },
+    )
     unknown = set(counts) - set(CITIES)
     if unknown or min(size) < 32 or min(counts.values(), default=0) < 1:
-        raise ConfigError(f"scenes cannot be made with counts {dict(counts)} and size {tuple(size)}: splits are {', '.join(CITIES)}, each at least 1, sides at least 32")
+        raise ConfigError(
+            f"scenes cannot be made with counts {dict(counts)} and size {tuple(size)}: splits are {', '.join(CITIES)}, each at least 1, sides at least 32"
+        )
     if (root / "scenes.json").exists():
         found = read_json(root / "scenes.json")
         if found != record:
-            raise DataError(f"{root} holds other scenes ({found}) than asked for ({record}): choose another folder, or remove it")
+            raise DataError(
+                f"{root} holds other scenes ({found}) than asked for ({record}): choose another folder, or remove it"
+            )
         return root
     begun = root / "scenes-unfinished.json"
     if begun.exists() and read_json(begun) != record:
-        raise DataError(f"{root} holds the beginning of other scenes ({read_json(begun)}): choose another folder, or remove it")
+        raise DataError(
+            f"{root} holds the beginning of other scenes ({read_json(begun)}): choose another folder, or remove it"
+        )
     if root.exists() and any(root.iterdir()) and not begun.exists():
         raise DataError(f"{root} is not empty and holds no scenes: choose an empty folder for them")
     write_json(begun, record)

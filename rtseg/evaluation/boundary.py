@@ -34,16 +34,22 @@ class BoundaryMeter:
 
     def __init__(self, num_classes: int, *, ignore_index: int = 255, dilation: float = 0.02):
         if not 0 < dilation < 1:
-            raise ConfigError(f"dilation {dilation} is impossible: give a share of the image's diagonal between 0 and 1, such as 0.02")
+            raise ConfigError(
+                f"dilation {dilation} is impossible: give a share of the image's diagonal between 0 and 1, such as 0.02"
+            )
         self.num_classes, self.ignore_index, self.dilation = num_classes, ignore_index, dilation
         self.intersection, self.union = np.zeros(num_classes, np.int64), np.zeros(num_classes, np.int64)
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
         "Count one batch of train ids (N x H x W or H x W); raises `DataError` on shapes that differ."
         if prediction.shape != target.shape:
-            raise DataError(f"prediction {tuple(prediction.shape)} against label {tuple(target.shape)}: both have to have the same size")
+            raise DataError(
+                f"prediction {tuple(prediction.shape)} against label {tuple(target.shape)}: both have to have the same size"
+            )
         size = tuple(target.shape[-2:])
-        for found, true in zip(prediction.reshape(-1, *size).cpu().numpy(), target.reshape(-1, *size).cpu().numpy(), strict=True):
+        for found, true in zip(
+            prediction.reshape(-1, *size).cpu().numpy(), target.reshape(-1, *size).cpu().numpy(), strict=True
+        ):
             self._count(found, true)
 
     def _count(self, found: np.ndarray, true: np.ndarray) -> None:
@@ -58,7 +64,9 @@ class BoundaryMeter:
         return tuple(float(i / u) if u else None for i, u in zip(self.intersection, self.union, strict=True))
 
 # %% ../../nbs/evaluation/02_boundary.ipynb #cell013
-def boundary_iou(prediction: Tensor, target: Tensor, num_classes: int, *, ignore_index: int = 255, dilation: float = 0.02) -> tuple[float | None, ...]:
+def boundary_iou(
+    prediction: Tensor, target: Tensor, num_classes: int, *, ignore_index: int = 255, dilation: float = 0.02
+) -> tuple[float | None, ...]:
     "Boundary IoU of each class between label maps of equal shape (N x H x W or H x W); None for a class in neither."
     meter = BoundaryMeter(num_classes, ignore_index=ignore_index, dilation=dilation)
     meter.update(prediction, target)

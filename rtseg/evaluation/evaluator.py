@@ -41,7 +41,9 @@ class Trained(NamedTuple):
     path: Path
 
 
-def save_trained(path: str | Path, weights: dict[str, Tensor], *, epoch: int, which: str, seed: int, pretrained_on: str = "none") -> Path:
+def save_trained(
+    path: str | Path, weights: dict[str, Tensor], *, epoch: int, which: str, seed: int, pretrained_on: str = "none"
+) -> Path:
     "Write weights with their origin as safetensors, atomically."
     check_choice(which, WHICH, what="checkpoint")
     origin = {"epoch": epoch, "which": which, "seed": seed, "pretrained_on": pretrained_on}
@@ -54,10 +56,14 @@ def load_trained(source: str | Path, which: str = "best") -> Trained:
     if path.is_dir():
         path = path / f"{check_choice(which, WHICH, what='checkpoint')}.safetensors"
     if not path.is_file():
-        raise ArtifactError(f"{path} does not exist: train first, or give one of {', '.join(WHICH)} that the run has written")
+        raise ArtifactError(
+            f"{path} does not exist: train first, or give one of {', '.join(WHICH)} that the run has written"
+        )
     words = tensor_metadata(path).get("origin")
     if words is None:
-        raise ArtifactError(f"{path} says nothing about its origin: load it with load_checkpoint() and state a ScoreOrigin yourself")
+        raise ArtifactError(
+            f"{path} says nothing about its origin: load it with load_checkpoint() and state a ScoreOrigin yourself"
+        )
     return Trained(load_tensors(path), ScoreOrigin(checkpoint_sha256=sha256_file(path), **json.loads(words)), path)
 
 # %% ../../nbs/evaluation/03_evaluator.ipynb #cell011
@@ -103,7 +109,9 @@ def writing(path: str | Path) -> Iterator[Path]:
         with atomic_write(path) as temporary:
             yield temporary
     except OSError as error:
-        raise ArtifactError(f"{path} cannot be written ({error.strerror or error}): make room, or give another place") from error
+        raise ArtifactError(
+            f"{path} cannot be written ({error.strerror or error}): make room, or give another place"
+        ) from error
 
 
 def write_label_ids(path: str | Path, train_ids: np.ndarray, labels: LabelSet) -> Path:
@@ -123,9 +131,19 @@ def _check_folder(folder: str | Path | None) -> Path | None:
     return folder
 
 # %% ../../nbs/evaluation/03_evaluator.ipynb #cell017
-def evaluate(model: nn.Module, dataset: SegDataset, *, inference: Inference = WHOLE_IMAGE, batch_size: int = 1, precision: str = "fp32",
-             device: str | torch.device | None = None, origin: ScoreOrigin | None = None, predictions: str | Path | None = None,
-             boundary: bool = False, progress: bool = False) -> EvalReport:
+def evaluate(
+    model: nn.Module,
+    dataset: SegDataset,
+    *,
+    inference: Inference = WHOLE_IMAGE,
+    batch_size: int = 1,
+    precision: str = "fp32",
+    device: str | torch.device | None = None,
+    origin: ScoreOrigin | None = None,
+    predictions: str | Path | None = None,
+    boundary: bool = False,
+    progress: bool = False,
+) -> EvalReport:
     "Scores of the network on all images of the data set at the size they are read; `predictions` keeps label-id PNGs there."
     keep = _check_folder(predictions)
     if device is not None:
@@ -134,7 +152,12 @@ def evaluate(model: nn.Module, dataset: SegDataset, *, inference: Inference = WH
     meter = ConfusionMeter(labels.num_classes, ignore_index=labels.ignore_index)
     bands = BoundaryMeter(labels.num_classes, ignore_index=labels.ignore_index) if boundary else None
     batches = size_batches(read_ahead(dataset.read, len(dataset)), batch_size)
-    with evaluating(model), tqdm(total=len(dataset), desc=f"evaluate {dataset.split}", unit="image", disable=not progress, leave=False) as bar:
+    with (
+        evaluating(model),
+        tqdm(
+            total=len(dataset), desc=f"evaluate {dataset.split}", unit="image", disable=not progress, leave=False
+        ) as bar,
+    ):
         for images, masks in batches:
             ids = predict_ids(model, images, inference=inference, batch_size=batch_size, precision=precision)
             meter.update(ids, masks)
@@ -143,6 +166,14 @@ def evaluate(model: nn.Module, dataset: SegDataset, *, inference: Inference = WH
             for one in ids if keep else ():
                 write_label_ids(keep / f"{next(names)}.png", one.numpy(), labels)
             bar.update(len(images))
-    return make_report(meter, labels, images=len(dataset), dataset=dataset.name, split=dataset.split, predictions=str(keep) if keep else None,
-                       origin=origin, inference=inference.to_dict() | {"precision": precision, "data_scale": dataset.scale},
-                       boundary_iou=bands.iou() if bands is not None else None)
+    return make_report(
+        meter,
+        labels,
+        images=len(dataset),
+        dataset=dataset.name,
+        split=dataset.split,
+        predictions=str(keep) if keep else None,
+        origin=origin,
+        inference=inference.to_dict() | {"precision": precision, "data_scale": dataset.scale},
+        boundary_iou=bands.iou() if bands is not None else None,
+    )

@@ -52,19 +52,31 @@ class Inference(Config):
     @model_validator(mode="after")
     def _possible(self) -> "Inference":
         if min(self.crop) < 1:
-            raise ConfigError(f"a window of {self.crop[0]} x {self.crop[1]} pixels is impossible: give a height and a width of at least 1")
+            raise ConfigError(
+                f"a window of {self.crop[0]} x {self.crop[1]} pixels is impossible: give a height and a width of at least 1"
+            )
         if not self.scales or min(self.scales) <= 0 or max(self.scales) > 4 or len(set(self.scales)) < len(self.scales):
-            raise ConfigError(f"scales {', '.join(map(str, self.scales)) or '(none)'} are impossible: give different numbers above 0 and up to 4, such as 0.5, 1.0, 1.5")
+            raise ConfigError(
+                f"scales {', '.join(map(str, self.scales)) or '(none)'} are impossible: give different numbers above 0 and up to 4, such as 0.5, 1.0, 1.5"
+            )
         return self
 
     @property
     def views(self) -> tuple[View, ...]:
         "Every scale, and after it its mirror image if `flip`."
-        return tuple(View(self.scale * s, flip) for s in self.scales for flip in ((False, True) if self.flip else (False,)))
+        return tuple(
+            View(self.scale * s, flip) for s in self.scales for flip in ((False, True) if self.flip else (False,))
+        )
 
     def __str__(self) -> str:
-        words = ["whole image" if self.mode == "whole" else f"windows of {self.crop[0]} x {self.crop[1]}, overlap {self.overlap:.3g}"]
-        words += [f"scale {', '.join(f'{self.scale * s:g}' for s in self.scales)}"] * ((self.scale, self.scales) != (1.0, (1.0,)))
+        words = [
+            "whole image"
+            if self.mode == "whole"
+            else f"windows of {self.crop[0]} x {self.crop[1]}, overlap {self.overlap:.3g}"
+        ]
+        words += [f"scale {', '.join(f'{self.scale * s:g}' for s in self.scales)}"] * (
+            (self.scale, self.scales) != (1.0, (1.0,))
+        )
         return ", ".join(words + ["mirrored too"] * self.flip)
 
 
@@ -83,7 +95,9 @@ def windows(size: tuple[int, int], inference: Inference) -> list[tuple[slice, sl
     if inference.mode == "whole":
         return [(slice(0, size[0]), slice(0, size[1]))]
     height, width = (min(crop, side) for crop, side in zip(inference.crop, size, strict=True))
-    tops, lefts = (window_starts(side, crop, inference.overlap) for side, crop in zip(size, inference.crop, strict=True))
+    tops, lefts = (
+        window_starts(side, crop, inference.overlap) for side, crop in zip(size, inference.crop, strict=True)
+    )
     return [(slice(y, y + height), slice(x, x + width)) for y in tops for x in lefts]
 
 
@@ -98,11 +112,15 @@ def window_counts(size: tuple[int, int], inference: Inference) -> Tensor:
 def check_logits(logits: object, size: tuple[int, int]) -> Tensor:
     "The answer, if it is one tensor of logits N x C at the input's size; otherwise `ConfigError`."
     if not isinstance(logits, Tensor) or logits.ndim != 4 or tuple(logits.shape[-2:]) != tuple(size):
-        raise ConfigError("the network has to return one logits tensor at the size of its input: call eval() on it first, and resize inside it")
+        raise ConfigError(
+            "the network has to return one logits tensor at the size of its input: call eval() on it first, and resize inside it"
+        )
     return logits
 
 
-def _pieces(count: int, spans: list[tuple[slice, slice]], at_once: int) -> Iterator[list[tuple[int, tuple[slice, slice]]]]:
+def _pieces(
+    count: int, spans: list[tuple[slice, slice]], at_once: int
+) -> Iterator[list[tuple[int, tuple[slice, slice]]]]:
     "Pairs of image and window, `at_once` at a time."
     pairs = [(i, span) for i in range(count) for span in spans]
     for start in range(0, len(pairs), at_once):
@@ -132,8 +150,15 @@ def view_logits(model: nn.Module, inputs: Tensor, view: View, inference: Inferen
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def class_scores(model: nn.Module, images: Tensor, *, inference: Inference = WHOLE_IMAGE, batch_size: int | None = None, precision: str = "fp32",
-                 device: str | torch.device | None = None) -> Tensor:
+def class_scores(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    inference: Inference = WHOLE_IMAGE,
+    batch_size: int | None = None,
+    precision: str = "fp32",
+    device: str | torch.device | None = None,
+) -> Tensor:
     "Scores N x C x H x W on the device for images N x 3 x H x W uint8: logits of a single view, the mean of class probabilities of several."
     check_choice(precision, PRECISIONS, what="precision")
     device = torch.device(device) if device is not None else next(model.parameters()).device
@@ -148,8 +173,15 @@ def class_scores(model: nn.Module, images: Tensor, *, inference: Inference = WHO
         return total / len(inference.views) if len(inference.views) > 1 else total
 
 
-def predict_ids(model: nn.Module, images: Tensor, *, inference: Inference = WHOLE_IMAGE, batch_size: int | None = None, precision: str = "fp32",
-                device: str | torch.device | None = None) -> Tensor:
+def predict_ids(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    inference: Inference = WHOLE_IMAGE,
+    batch_size: int | None = None,
+    precision: str = "fp32",
+    device: str | torch.device | None = None,
+) -> Tensor:
     "Train ids N x H x W (uint8, CPU) for images N x 3 x H x W uint8; the network has to be in evaluation mode."
     scores = class_scores(model, images, inference=inference, batch_size=batch_size, precision=precision, device=device)
     return scores.max(1).indices.to(torch.uint8).cpu()

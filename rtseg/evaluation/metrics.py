@@ -21,7 +21,9 @@ class ConfusionMeter:
     "Adds up the confusion matrix of label maps N x H x W (or H x W) over batches of any size."
 
     def __init__(self, num_classes: int, *, ignore_index: int = 255, device: str | torch.device = "cpu"):
-        from torchmetrics.classification import MulticlassConfusionMatrix  # takes seconds to import: only where something is counted
+        from torchmetrics.classification import (
+            MulticlassConfusionMatrix,
+        )  # takes seconds to import: only where something is counted
 
         self.num_classes, self.ignore_index = num_classes, ignore_index
         self.counter = MulticlassConfusionMatrix(num_classes, ignore_index=ignore_index, validate_args=False).to(device)
@@ -29,13 +31,17 @@ class ConfusionMeter:
     def update(self, prediction: Tensor, target: Tensor) -> None:
         "Count one batch of train ids; raises `DataError` on shapes that differ and on ids outside the classes."
         if prediction.shape != target.shape:
-            raise DataError(f"prediction {tuple(prediction.shape)} against label {tuple(target.shape)}: both have to have the same size")
+            raise DataError(
+                f"prediction {tuple(prediction.shape)} against label {tuple(target.shape)}: both have to have the same size"
+            )
         target, prediction = target.long(), prediction.long()
         valid = target != self.ignore_index
         highest = max(int(ids.max()) for ids in (torch.where(valid, target, 0), prediction))
         if highest >= self.num_classes:
-            raise DataError(f"train id {highest} in a set of {self.num_classes} classes: allowed are 0 to {self.num_classes - 1}, "
-                            f"and {self.ignore_index} (ignored) in labels")
+            raise DataError(
+                f"train id {highest} in a set of {self.num_classes} classes: allowed are 0 to {self.num_classes - 1}, "
+                f"and {self.ignore_index} (ignored) in labels"
+            )
         if valid.any():
             self.counter.update(prediction, target)
 
@@ -72,7 +78,9 @@ def join_classes(confusion: Tensor, groups: Mapping[str, Sequence[int]]) -> Tens
     "The confusion matrix G x G of groups of train ids; `ConfigError` unless every class is in exactly one group."
     members = [k for group in groups.values() for k in group]
     if sorted(members) != list(range(len(confusion))):
-        raise ConfigError(f"groups of classes hold {sorted(members)}: each of 0 to {len(confusion) - 1} has to be in one group, once")
+        raise ConfigError(
+            f"groups of classes hold {sorted(members)}: each of 0 to {len(confusion) - 1} has to be in one group, once"
+        )
     member = torch.zeros(len(groups), len(confusion), dtype=confusion.dtype)
     for row, group in enumerate(groups.values()):
         member[row, list(group)] = 1
@@ -81,18 +89,40 @@ def join_classes(confusion: Tensor, groups: Mapping[str, Sequence[int]]) -> Tens
 
 def cityscapes_categories() -> dict[str, tuple[int, ...]]:
     "The train ids of each of Cityscapes' seven categories, from the official scripts."
-    scored = {name: tuple(sorted({label.trainId for label in found if not label.ignoreInEval and label.id >= 0})) for name, found in category2labels.items()}
+    scored = {
+        name: tuple(sorted({label.trainId for label in found if not label.ignoreInEval and label.id >= 0}))
+        for name, found in category2labels.items()
+    }
     return {name: ids for name, ids in scored.items() if ids}
 
 # %% ../../nbs/evaluation/01_metrics.ipynb #cell018
-def make_report(meter: ConfusionMeter, labels: LabelSet, *, images: int, dataset: str, split: str, predictions: str | None = None,
-                origin: ScoreOrigin | None = None, inference: dict | None = None, boundary_iou: tuple[float | None, ...] | None = None) -> EvalReport:
+def make_report(
+    meter: ConfusionMeter,
+    labels: LabelSet,
+    *,
+    images: int,
+    dataset: str,
+    split: str,
+    predictions: str | None = None,
+    origin: ScoreOrigin | None = None,
+    inference: dict | None = None,
+    boundary_iou: tuple[float | None, ...] | None = None,
+) -> EvalReport:
     "The scores of a filled meter, with their circumstances."
     matrix = meter.matrix
     return EvalReport(
-        miou=mean_iou(matrix), iou=class_iou(matrix), classes=labels.classes, pixel_accuracy=pixel_accuracy(matrix),
-        confusion=tuple(tuple(row) for row in matrix.tolist()), images=images, dataset=dataset, split=split,
-        predictions=predictions, origin=origin, inference=inference or {}, boundary_iou=boundary_iou,
+        miou=mean_iou(matrix),
+        iou=class_iou(matrix),
+        classes=labels.classes,
+        pixel_accuracy=pixel_accuracy(matrix),
+        confusion=tuple(tuple(row) for row in matrix.tolist()),
+        images=images,
+        dataset=dataset,
+        split=split,
+        predictions=predictions,
+        origin=origin,
+        inference=inference or {},
+        boundary_iou=boundary_iou,
     )
 
 
@@ -105,7 +135,9 @@ def _asked(inference: dict) -> str:
     words = ["whole image" if inference["mode"] == "whole" else "windows of {} x {}".format(*inference["crop"])]
     words.append("scale " + ", ".join(f"{inference['scale'] * s:g}" for s in inference["scales"]))
     words += ["mirrored too"] * inference["flip"] + [inference["precision"]]
-    return ", ".join(words + [f"data read at {inference['data_scale']:g} of their size"] * (inference["data_scale"] != 1))
+    return ", ".join(
+        words + [f"data read at {inference['data_scale']:g} of their size"] * (inference["data_scale"] != 1)
+    )
 
 
 def report_table(report: EvalReport) -> str:
@@ -116,11 +148,17 @@ def report_table(report: EvalReport) -> str:
     rows = [(name, *values) for name, *values in zip(report.classes, *columns, strict=True)]
     lines = [] if len(columns) == 1 else [f"{'':<{width}}     IoU  boundary IoU"]
     lines += [f"{name:<{width}}  " + "        ".join(map(_percent, values)) for name, *values in rows]
-    lines += ["-" * (width + 8 + 14 * (len(columns) - 1)), f"{'mIoU':<{width}}  " + "        ".join(map(_percent, means)),
-              f"{'pixel accuracy':<{width}}  {_percent(report.pixel_accuracy)}", f"{report.images} images of {report.dataset} {report.split}"]
+    lines += [
+        "-" * (width + 8 + 14 * (len(columns) - 1)),
+        f"{'mIoU':<{width}}  " + "        ".join(map(_percent, means)),
+        f"{'pixel accuracy':<{width}}  {_percent(report.pixel_accuracy)}",
+        f"{report.images} images of {report.dataset} {report.split}",
+    ]
     if report.inference:
         lines.append(f"asked: {_asked(report.inference)}")
     if report.origin:
         origin = report.origin
-        lines.append(f"weights: {origin.which}, epoch {origin.epoch}, seed {origin.seed}, pretrained on {origin.pretrained_on}, {origin.checkpoint_sha256[:12]}")
+        lines.append(
+            f"weights: {origin.which}, epoch {origin.epoch}, seed {origin.seed}, pretrained on {origin.pretrained_on}, {origin.checkpoint_sha256[:12]}"
+        )
     return "\n".join(lines)

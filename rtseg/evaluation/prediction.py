@@ -49,7 +49,9 @@ IMAGE_TYPES = (*IMAGE_SUFFIXES, ".npy")
 def check_image(image: np.ndarray, *, what: str = "the array") -> np.ndarray:
     "The array if it is an image, H x W x 3 uint8; otherwise `DataError`."
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
-        raise DataError(f"{what} has the shape {image.shape} and type {image.dtype}: an image is H x W x 3 of uint8, red first")
+        raise DataError(
+            f"{what} has the shape {image.shape} and type {image.dtype}: an image is H x W x 3 of uint8, red first"
+        )
     return image
 
 
@@ -76,8 +78,12 @@ def image_files(source: str | Path | Sequence[str | Path]) -> list[tuple[str, Pa
     stems, names = Counter(os.path.splitext(name)[0] for name, _ in found), Counter(name for name, _ in found)
     twice = sorted(name for name, count in names.items() if count > 1)
     if twice:
-        raise DataError(f"two images are called '{twice[0]}': their predictions would overwrite each other; give their folder instead of a list, or predict them apart")
-    apart = [(name if stems[os.path.splitext(name)[0]] > 1 else os.path.splitext(name)[0], path) for name, path in found]
+        raise DataError(
+            f"two images are called '{twice[0]}': their predictions would overwrite each other; give their folder instead of a list, or predict them apart"
+        )
+    apart = [
+        (name if stems[os.path.splitext(name)[0]] > 1 else os.path.splitext(name)[0], path) for name, path in found
+    ]
     return sorted((Path(name).as_posix(), path) for name, path in apart)
 
 # %% ../../nbs/evaluation/07_prediction.ipynb #cell011
@@ -102,7 +108,9 @@ def _free(files: dict[str, Path], overwrite: bool) -> dict[str, Path]:
 def _plan(names: list[str], out: Path, kinds: Sequence[str], overwrite: bool) -> tuple[Prediction, ...]:
     "The files of every name."
     kinds = [check_choice(kind, KINDS, what="picture") for kind in kinds]
-    return tuple(Prediction(name, _free({kind: out / kind / f"{name}.png" for kind in kinds}, overwrite)) for name in names)
+    return tuple(
+        Prediction(name, _free({kind: out / kind / f"{name}.png" for kind in kinds}, overwrite)) for name in names
+    )
 
 
 def _paint(kind: str, image: np.ndarray, train_ids: np.ndarray, labels: LabelSet, alpha: float) -> np.ndarray:
@@ -110,7 +118,9 @@ def _paint(kind: str, image: np.ndarray, train_ids: np.ndarray, labels: LabelSet
     return labels.colorize(train_ids) if kind == "color" else overlay(image, train_ids, labels, alpha=alpha)
 
 
-def write_pictures(prediction: Prediction, image: np.ndarray, train_ids: np.ndarray, labels: LabelSet, *, alpha: float = 0.5) -> None:
+def write_pictures(
+    prediction: Prediction, image: np.ndarray, train_ids: np.ndarray, labels: LabelSet, *, alpha: float = 0.5
+) -> None:
     "Write the pictures of one image H x W x 3 with its train ids H x W, each atomically."
     for kind, path in prediction.files.items():
         if kind == "ids":
@@ -129,8 +139,19 @@ def _asked(ask: Ask, images: Iterator[np.ndarray], batch_size: int) -> Iterator[
         yield from zip(batch.permute(0, 2, 3, 1).numpy(), ask(batch).numpy(), strict=True)
 
 
-def _predict_images(ask: Ask, images: str | Path | Sequence[str | Path] | SegDataset, labels: LabelSet, out: Path, *, kinds: Sequence[str], alpha: float,
-                    batch_size: int, overwrite: bool, progress: bool, bits: int | None = None) -> tuple[Prediction, ...]:
+def _predict_images(
+    ask: Ask,
+    images: str | Path | Sequence[str | Path] | SegDataset,
+    labels: LabelSet,
+    out: Path,
+    *,
+    kinds: Sequence[str],
+    alpha: float,
+    batch_size: int,
+    overwrite: bool,
+    progress: bool,
+    bits: int | None = None,
+) -> tuple[Prediction, ...]:
     "Pictures of every image of a folder, a file, a list of files or a data set."
     if isinstance(images, SegDataset):
         names, read = [sample.name for sample in images.samples], lambda i: images.read(i)[0]
@@ -139,7 +160,9 @@ def _predict_images(ask: Ask, images: str | Path | Sequence[str | Path] | SegDat
         names, read = [name for name, _ in files], lambda i: _read_rgb(files[i][1], bits)
     planned = _plan(names, out, kinds, overwrite)
     pairs = _asked(ask, read_ahead(read, len(planned)), batch_size)
-    for prediction, (image, ids) in tqdm(zip(planned, pairs, strict=True), total=len(planned), desc="predict", unit="image", disable=not progress):
+    for prediction, (image, ids) in tqdm(
+        zip(planned, pairs, strict=True), total=len(planned), desc="predict", unit="image", disable=not progress
+    ):
         write_pictures(prediction, image, ids, labels, alpha=alpha)
     return planned
 
@@ -155,13 +178,33 @@ def _video_files(video: Path, out: Path, kinds: Sequence[str]) -> dict[str, Path
     return {kind: out / kind / (video.stem if kind == "ids" else name) for kind in kinds}
 
 
-def _predict_video(ask: Ask, video: Path, labels: LabelSet, out: Path, *, kinds: Sequence[str], alpha: float, batch_size: int, overwrite: bool,
-                   progress: bool) -> Prediction:
+def _predict_video(
+    ask: Ask,
+    video: Path,
+    labels: LabelSet,
+    out: Path,
+    *,
+    kinds: Sequence[str],
+    alpha: float,
+    batch_size: int,
+    overwrite: bool,
+    progress: bool,
+) -> Prediction:
     "Films of one video."
     facts, files = video_facts(video), _free(_video_files(video, out, kinds), overwrite)
     with ExitStack() as stack:
-        films = {kind: stack.enter_context(writing_video(path, fps=facts.fps)) for kind, path in files.items() if kind != "ids"}
-        pairs = tqdm(_asked(ask, read_frames(video), batch_size), total=facts.frames or None, desc="predict", unit="frame", disable=not progress)
+        films = {
+            kind: stack.enter_context(writing_video(path, fps=facts.fps))
+            for kind, path in files.items()
+            if kind != "ids"
+        }
+        pairs = tqdm(
+            _asked(ask, read_frames(video), batch_size),
+            total=facts.frames or None,
+            desc="predict",
+            unit="frame",
+            disable=not progress,
+        )
         for number, (image, ids) in enumerate(pairs):
             for kind, write in films.items():
                 write(_paint(kind, image, ids, labels, alpha))
@@ -170,13 +213,30 @@ def _predict_video(ask: Ask, video: Path, labels: LabelSet, out: Path, *, kinds:
     return Prediction(video.stem, files)
 
 # %% ../../nbs/evaluation/07_prediction.ipynb #cell020
-def predict(model: nn.Module, images: str | Path | Sequence[str | Path] | SegDataset | np.ndarray, labels: LabelSet, out: str | Path | None = None, *,
-            inference: Inference = WHOLE_IMAGE, kinds: Sequence[str] | None = None, alpha: float = 0.5, batch_size: int = 1, precision: str = "fp32",
-            device: str | torch.device | None = None, overwrite: bool = False, progress: bool = True, bits: int | None = None) -> tuple[Prediction, ...] | np.ndarray:
+def predict(
+    model: nn.Module,
+    images: str | Path | Sequence[str | Path] | SegDataset | np.ndarray,
+    labels: LabelSet,
+    out: str | Path | None = None,
+    *,
+    inference: Inference = WHOLE_IMAGE,
+    kinds: Sequence[str] | None = None,
+    alpha: float = 0.5,
+    batch_size: int = 1,
+    precision: str = "fp32",
+    device: str | torch.device | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+    bits: int | None = None,
+) -> tuple[Prediction, ...] | np.ndarray:
     "Predict a folder, a file, a video, a list of files or a data set into pictures of `kinds` below `out`; an array H x W x 3 uint8 gives train ids H x W. `bits` is the true depth of 16-bit images."
     array = isinstance(images, np.ndarray)
     if array == (out is not None):
-        raise ConfigError("an array is answered with an array: leave out= away" if array else "out= is missing: give the folder that the pictures go to")
+        raise ConfigError(
+            "an array is answered with an array: leave out= away"
+            if array
+            else "out= is missing: give the folder that the pictures go to"
+        )
     if not 0 <= alpha <= 1:
         raise ConfigError(f"opacity {alpha} is impossible: allowed is 0 (photograph) to 1 (colours)")
     if device is not None:
@@ -198,7 +258,9 @@ def submission_name(name: str) -> str:
     "`<city>_<seq>_<frame>_pred_labelIds.png` for an image name of Cityscapes; raises `DataError` for other names."
     match = _CITYSCAPES_NAME.match(Path(name).name)
     if match is None:
-        raise DataError(f"'{name}' is not named as Cityscapes names images: expected <city>_<6 digits>_<6 digits>, as in ulm_000000_000019")
+        raise DataError(
+            f"'{name}' is not named as Cityscapes names images: expected <city>_<6 digits>_<6 digits>, as in ulm_000000_000019"
+        )
     return f"{match[1]}_pred_labelIds.png"
 
 

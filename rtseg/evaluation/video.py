@@ -20,7 +20,9 @@ from ..core.errors import ArtifactError, ConfigError, DataError
 from ..core.files import atomic_write
 
 # %% ../../nbs/evaluation/05_video.ipynb #cell005
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what is wrong with a video is said here, once, not by the decoder on stderr
+os.environ.setdefault(
+    "OPENCV_FFMPEG_LOGLEVEL", "-8"
+)  # what is wrong with a video is said here, once, not by the decoder on stderr
 VIDEO_TYPES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 
 
@@ -47,7 +49,9 @@ def _opened(path: str | Path) -> Iterator[cv2.VideoCapture]:
 
 
 def _facts(capture: cv2.VideoCapture) -> VideoFacts:
-    height, width, frames = (int(capture.get(p)) for p in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_COUNT))
+    height, width, frames = (
+        int(capture.get(p)) for p in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_COUNT)
+    )
     return VideoFacts(capture.get(cv2.CAP_PROP_FPS), height, width, max(frames, 0))
 
 
@@ -91,11 +95,17 @@ class _Film:
     def write(self, frame: np.ndarray) -> None:
         if self.writer is None:
             self.shape, (height, width) = frame.shape, _even(frame).shape[:2]
-            self.writer = cv2.VideoWriter(str(self.path), cv2.VideoWriter_fourcc(*CODECS[self.path.suffix]), self.fps, (width, height))
+            self.writer = cv2.VideoWriter(
+                str(self.path), cv2.VideoWriter_fourcc(*CODECS[self.path.suffix]), self.fps, (width, height)
+            )
             if not self.writer.isOpened():
-                raise ArtifactError(f"{self.path} cannot be opened for a video of {width} x {height} pixels: make room, or give another place or suffix")
+                raise ArtifactError(
+                    f"{self.path} cannot be opened for a video of {width} x {height} pixels: make room, or give another place or suffix"
+                )
         if frame.shape != self.shape:
-            raise DataError(f"frame {self.count} has the shape {frame.shape} in a video of {self.shape}: a video has one size")
+            raise DataError(
+                f"frame {self.count} has the shape {frame.shape} in a video of {self.shape}: a video has one size"
+            )
         self.writer.write(cv2.cvtColor(_even(frame), cv2.COLOR_RGB2BGR))
         self.count += 1
 
@@ -122,19 +132,25 @@ def writing_video(path: str | Path, *, fps: float) -> Iterator[Callable[[np.ndar
         raise ConfigError(f"{path.name} cannot be written as a video: allowed are {', '.join(CODECS)}")
     try:
         with atomic_write(path) as temporary:
-            film = _Film(temporary.with_name(temporary.name + path.suffix.lower()), fps)  # OpenCV chooses the container by the suffix
+            film = _Film(
+                temporary.with_name(temporary.name + path.suffix.lower()), fps
+            )  # OpenCV chooses the container by the suffix
             try:
                 yield film.write
                 film.close()
                 kept = film.kept()
                 if kept != film.count or not kept:
-                    raise ArtifactError(f"{path} would hold {kept} of {film.count} frames: the disk may be full; make room, and start again")
+                    raise ArtifactError(
+                        f"{path} would hold {kept} of {film.count} frames: the disk may be full; make room, and start again"
+                    )
                 os.replace(film.path, temporary)
             finally:
                 film.close()
                 film.path.unlink(missing_ok=True)
     except OSError as error:
-        raise ArtifactError(f"{path} cannot be written ({error.strerror or error}): make room, or give another place") from error
+        raise ArtifactError(
+            f"{path} cannot be written ({error.strerror or error}): make room, or give another place"
+        ) from error
 
 
 def write_video(path: str | Path, frames: Iterable[np.ndarray], *, fps: float) -> Path:

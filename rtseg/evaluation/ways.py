@@ -20,9 +20,19 @@ from ..core.precision import Way, answer
 from .inference import PRECISIONS
 
 # %% ../../nbs/evaluation/06_ways.ipynb #cell003
-def scoring_precision(precision: str, model: nn.Module, size: tuple[int, int], *, device: str | torch.device = "cpu", emulate: bool = False,
-                      how: str = "insist with --force", say: Callable[[str], object] = print, cache: Path | None = None, native: bool | None = None,
-                      timer: Callable[[Mapping], dict[str, float]] = time_ways) -> tuple[str, str]:
+def scoring_precision(
+    precision: str,
+    model: nn.Module,
+    size: tuple[int, int],
+    *,
+    device: str | torch.device = "cpu",
+    emulate: bool = False,
+    how: str = "insist with --force",
+    say: Callable[[str], object] = print,
+    cache: Path | None = None,
+    native: bool | None = None,
+    timer: Callable[[Mapping], dict[str, float]] = time_ways,
+) -> tuple[str, str]:
     "A precision for looking at images of `size` (H, W), and why, in one line; `ConfigError` for an unknown one, and for bf16 by name that would be emulated."
     check_choice(precision, ("auto", *PRECISIONS), what="precision")
     if precision in ("fp32", "fp16"):
@@ -32,11 +42,27 @@ def scoring_precision(precision: str, model: nn.Module, size: tuple[int, int], *
 
     def step(way: Way) -> Callable[[], None]:
         def look() -> None:
-            with evaluating(model), torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=way.precision == "bf16"):
+            with (
+                evaluating(model),
+                torch.inference_mode(),
+                torch.autocast("cpu", torch.bfloat16, enabled=way.precision == "bf16"),
+            ):
                 model(images)
 
         return look
 
     asked = {"step": "scoring", "network": sha256_bytes(str(model).encode())[:16], "size": list(small)}
-    way, why = answer(precision, True, step, asked=asked, device=device, emulate=emulate, how=how, say=say, folder=cache, native=native, timer=timer)
+    way, why = answer(
+        precision,
+        True,
+        step,
+        asked=asked,
+        device=device,
+        emulate=emulate,
+        how=how,
+        say=say,
+        folder=cache,
+        native=native,
+        timer=timer,
+    )
     return way.precision, why if precision == "auto" else ""

@@ -45,7 +45,9 @@ def read_answer(answer: np.ndarray, size: tuple[int, int]) -> Segmented:
         if answer.ndim == 3 and answer.dtype.kind == "f":
             sure = torch.from_numpy(np.ascontiguousarray(answer, np.float32)).softmax(0).amax(0)
             return Segmented(answer.argmax(0).astype(np.uint8), sure.numpy())
-    raise DataError(f"a model answered {answer.dtype} {answer.shape} to an image of {size[0]} x {size[1]}: expected labels H x W of whole numbers, or logits C x H x W")
+    raise DataError(
+        f"a model answered {answer.dtype} {answer.shape} to an image of {size[0]} x {size[1]}: expected labels H x W of whole numbers, or logits C x H x W"
+    )
 
 
 def segment(model: Segmenter, image: np.ndarray) -> Segmented:
@@ -65,7 +67,9 @@ def stored_answer(stored: Stored, index: int, name: str, labels: LabelSet) -> Se
     if isinstance(stored, str | Path):
         return Segmented(labels.encode(read_mask(Path(stored) / f"{name}.png")))
     if index >= len(stored):
-        raise DataError(f"{len(stored)} predictions were given, but there is a sample {index}: give one a sample, in their order")
+        raise DataError(
+            f"{len(stored)} predictions were given, but there is a sample {index}: give one a sample, in their order"
+        )
     return read_answer(stored[index], np.asarray(stored[index]).shape[-2:])
 
 
@@ -98,10 +102,14 @@ class Pictures:
 def image_confusion(label: np.ndarray, predicted: np.ndarray, labels: LabelSet) -> torch.Tensor:
     "Confusion matrix C x C of one image: rows are labels, columns predictions; `DataError` for classes that the set does not have."
     if label.shape != predicted.shape:
-        raise DataError(f"a prediction of {predicted.shape} does not fit its label of {label.shape}: both must have the same height and width")
+        raise DataError(
+            f"a prediction of {predicted.shape} does not fit its label of {label.shape}: both must have the same height and width"
+        )
     valid, size = label != labels.ignore_index, labels.num_classes
     if predicted[valid].max(initial=0) >= size:
-        raise DataError(f"a model answered class {predicted[valid].max()}: label set '{labels.name}' has the classes 0 to {size - 1}")
+        raise DataError(
+            f"a model answered class {predicted[valid].max()}: label set '{labels.name}' has the classes 0 to {size - 1}"
+        )
     counts = np.bincount(label[valid].astype(np.int64) * size + predicted[valid], minlength=size * size)
     return torch.from_numpy(counts.reshape(size, size))
 
@@ -128,4 +136,7 @@ def photo_sizes(photo: np.ndarray, size: tuple[int, int] | None) -> Iterator[tup
         seen = np.asarray(picture.resize([max(64, round(n / shrink)) for n in picture.size], Image.Resampling.LANCZOS))
         yield f"seen whole, {given} reduced to {seen.shape[0]} x {seen.shape[1]}", seen
     if size and photo.shape[:2] != tuple(size):
-        yield f"its middle seen at {size[0]} x {size[1]}, the size that a model takes ({given} given)", np.asarray(ImageOps.fit(picture, size[::-1], Image.Resampling.LANCZOS))
+        yield (
+            f"its middle seen at {size[0]} x {size[1]}, the size that a model takes ({given} given)",
+            np.asarray(ImageOps.fit(picture, size[::-1], Image.Resampling.LANCZOS)),
+        )

@@ -35,7 +35,11 @@ class Totals:
 
     def texts(self) -> tuple[str, str, str]:
         "The three numbers as they are shown."
-        return "" if self.ms is None else f"{self.ms:.2f} ms", f"{self.macs / 1e9:.3f} GMAC", f"{self.parameters:,} parameters"
+        return (
+            "" if self.ms is None else f"{self.ms:.2f} ms",
+            f"{self.macs / 1e9:.3f} GMAC",
+            f"{self.parameters:,} parameters",
+        )
 
 
 def totals_of(arch: Architecture, latency: LatencyLookup | None, *, size: tuple[int, int], num_classes: int) -> Totals:
@@ -62,11 +66,18 @@ def draw(arch: Architecture, marked: str | None, **options: object) -> go.Figure
 def change_html(before: Totals, after: Totals) -> str:
     "The totals before and after as a small table; falling costs are marked by an arrow, not by colour alone."
     rows = []
-    for (old, new), a, b in zip(((before.ms, after.ms), (before.macs, after.macs), (before.parameters, after.parameters)), before.texts(), after.texts(), strict=True):
+    for (old, new), a, b in zip(
+        ((before.ms, after.ms), (before.macs, after.macs), (before.parameters, after.parameters)),
+        before.texts(),
+        after.texts(),
+        strict=True,
+    ):
         if old is not None:
             share = (new - old) / old if old else 0.0
             sign = "=" if abs(share) < 5e-4 else "▼" if share < 0 else "▲"
-            rows.append(f"<tr><td style='padding-right:1.5em'>{a}</td><td style='padding-right:1.5em'><b>{b}</b></td><td>{sign} {share:+.1%}</td></tr>")
+            rows.append(
+                f"<tr><td style='padding-right:1.5em'>{a}</td><td style='padding-right:1.5em'><b>{b}</b></td><td>{sign} {share:+.1%}</td></tr>"
+            )
     return f"<table style='font:13px sans-serif'><tr><td>given</td><td>now</td><td></td></tr>{''.join(rows)}</table>"
 
 
@@ -75,8 +86,10 @@ def cell_html(cell: CellSpec, arch: Architecture, cost: Cost, ms: float | None) 
     width = arch.width_after(cell.branches[0], cell.layer)
     shared = f", shared by {len(cell.branches)} branches" if len(cell.branches) > 1 else ""
     costs = " · ".join(t for t in Totals(ms, cost.parameters, cost.macs).texts() if t)
-    return (f"<div style='font:13px sans-serif'><b>layer {cell.layer}</b> at 1/{STRIDES[cell.scale]}{shared}: {OPERATORS[cell.op]}, {cell.in_channels} → {cell.out_channels} channels "
-            f"(width {width}/12), stride {cell.stride}<br>{costs}</div>")
+    return (
+        f"<div style='font:13px sans-serif'><b>layer {cell.layer}</b> at 1/{STRIDES[cell.scale]}{shared}: {OPERATORS[cell.op]}, {cell.in_channels} → {cell.out_channels} channels "
+        f"(width {width}/12), stride {cell.stride}<br>{costs}</div>"
+    )
 
 # %% ../../nbs/explore/02_architecture_explorer.ipynb #cell014
 class Draft:
@@ -125,7 +138,9 @@ class Draft:
 
     def cell_text(self) -> str:
         "The selected cell with its costs, as HTML."
-        spec = self.arch.op_specs(*self.options["size"], self.options["num_classes"])[3 + self.arch.cells().index(self.cell)]
+        spec = self.arch.op_specs(*self.options["size"], self.options["num_classes"])[
+            3 + self.arch.cells().index(self.cell)
+        ]
         ms = None if self.options["latency"] is None else box_times(self.arch, **self.options)[self.marked]
         return cell_html(self.cell, self.arch, part_cost(spec), ms)
 
@@ -140,7 +155,9 @@ class ArchitectureExplorer(Draft, Explorer):
         self.figure.data[0].on_click(self._clicked)
         self.facts, self.changes, self.message = widgets.HTML(), widgets.HTML(), widgets.HTML()
         self.controls = _Controls(self, widths)
-        self.widget = widgets.VBox([self.figure, self.controls.box, widgets.HBox([self.facts, self.changes]), self.message])
+        self.widget = widgets.VBox(
+            [self.figure, self.controls.box, widgets.HBox([self.facts, self.changes]), self.message]
+        )
         self._show()
 
     def select(self, branch: int, layer: int) -> None:
@@ -190,12 +207,29 @@ class _Controls:
     def __init__(self, explorer: ArchitectureExplorer, widths: tuple[int, ...]):
         self.explorer = explorer
         branches = [(f"to 1/{STRIDES[b.last]}", i) for i, b in enumerate(explorer.arch.branches)]
-        self.branch = widgets.ToggleButtons(options=branches, description="branch", tooltips=["a path of cells from the stem to the head"] * len(branches), style={"button_width": "70px"})
+        self.branch = widgets.ToggleButtons(
+            options=branches,
+            description="branch",
+            tooltips=["a path of cells from the stem to the head"] * len(branches),
+            style={"button_width": "70px"},
+        )
         self.layer = widgets.IntSlider(min=0, max=0, description="layer")
         self.operator = widgets.Dropdown(options=OPERATORS, description="operator")
         self.width = widgets.Dropdown(options=[(f"{w}/12", w) for w in widths], description="width")
-        self.steps = [widgets.IntSlider(min=0, max=0, description=f"to 1/{s} after", continuous_update=False, style={"description_width": "initial"}) for s in STRIDES[1:]]
-        self.undo, self.save = widgets.Button(description="Undo", tooltip="take the last change back"), widgets.Button(description="Save", tooltip="write the architecture as JSON")
+        self.steps = [
+            widgets.IntSlider(
+                min=0,
+                max=0,
+                description=f"to 1/{s} after",
+                continuous_update=False,
+                style={"description_width": "initial"},
+            )
+            for s in STRIDES[1:]
+        ]
+        self.undo, self.save = (
+            widgets.Button(description="Undo", tooltip="take the last change back"),
+            widgets.Button(description="Save", tooltip="write the architecture as JSON"),
+        )
         rows = [[self.branch, self.layer], [self.operator, self.width, *self.steps], [self.undo, self.save]]
         self.box = widgets.VBox([widgets.HBox(row, layout={"flex_flow": "row wrap"}) for row in rows])
         self._listen()
@@ -204,10 +238,16 @@ class _Controls:
         explorer, chosen = self.explorer, self._chosen
         self.branch.observe(chosen(lambda value: explorer.select(value, explorer.layer)), names="value")
         self.layer.observe(chosen(lambda value: explorer.select(explorer.branch, value)), names="value")
-        self.operator.observe(chosen(lambda value: explorer.edit(with_operator, layer=explorer.layer, operator=value)), names="value")
-        self.width.observe(chosen(lambda value: explorer.edit(with_width, layer=explorer.layer, width=value)), names="value")
+        self.operator.observe(
+            chosen(lambda value: explorer.edit(with_operator, layer=explorer.layer, operator=value)), names="value"
+        )
+        self.width.observe(
+            chosen(lambda value: explorer.edit(with_width, layer=explorer.layer, width=value)), names="value"
+        )
         for step, slider in enumerate(self.steps):
-            slider.observe(chosen(lambda value, step=step: explorer.edit(with_step, step=step, layer=value)), names="value")
+            slider.observe(
+                chosen(lambda value, step=step: explorer.edit(with_step, step=step, layer=value)), names="value"
+            )
         self.undo.on_click(lambda button: explorer.undo())
         self.save.on_click(lambda button: explorer.save())
 
@@ -235,11 +275,27 @@ class _Controls:
             slider.value = b.steps[step] if step < len(b.steps) else 0
 
 # %% ../../nbs/explore/02_architecture_explorer.ipynb #cell021
-def explore_architecture(arch: Architecture, *, name: str = "", latency: LatencyLookup | None = None, size: tuple[int, int] | None = None, num_classes: int | None = None,
-                         widths: tuple[int, ...] = (4, 6, 8, 10, 12), folder: str | Path = "architectures") -> ArchitectureExplorer:
+def explore_architecture(
+    arch: Architecture,
+    *,
+    name: str = "",
+    latency: LatencyLookup | None = None,
+    size: tuple[int, int] | None = None,
+    num_classes: int | None = None,
+    widths: tuple[int, ...] = (4, 6, 8, 10, 12),
+    folder: str | Path = "architectures",
+) -> ArchitectureExplorer:
     "A network that one clicks through and changes; milliseconds from `latency` for images of `size` (height, width), saved networks go to `folder`."
     size, num_classes = measured_for(latency, size, num_classes)
-    return ArchitectureExplorer(arch, name=name or f"Architecture {arch.id}", latency=latency, size=size, num_classes=num_classes, widths=tuple(widths), folder=Path(folder))
+    return ArchitectureExplorer(
+        arch,
+        name=name or f"Architecture {arch.id}",
+        latency=latency,
+        size=size,
+        num_classes=num_classes,
+        widths=tuple(widths),
+        folder=Path(folder),
+    )
 
 # %% ../../nbs/explore/02_architecture_explorer.ipynb #cell030
 class Comparison(Explorer):
@@ -254,7 +310,9 @@ class Comparison(Explorer):
         self._compare()
 
     def _compare(self) -> None:
-        self.difference.value = f"<b>{self.second.name} against {self.first.name}</b>{change_html(self.first.now, self.second.now)}"
+        self.difference.value = (
+            f"<b>{self.second.name} against {self.first.name}</b>{change_html(self.first.now, self.second.now)}"
+        )
 
     def still(self) -> go.Figure:
         return self.second.still()

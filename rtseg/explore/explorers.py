@@ -35,7 +35,10 @@ class Explorer(ABC):
     def _repr_mimebundle_(self, **_options: object) -> dict[str, object]:
         if os.environ.get(STILL):
             return mime_bundle(self.still())
-        return {VIEW: {"version_major": 2, "version_minor": 0, "model_id": self.widget.model_id}, "text/plain": f"<{type(self).__name__}>"}
+        return {
+            VIEW: {"version_major": 2, "version_minor": 0, "model_id": self.widget.model_id},
+            "text/plain": f"<{type(self).__name__}>",
+        }
 
 # %% ../../nbs/explore/01_explorers.ipynb #cell008
 def living_figure(figure: go.Figure) -> go.FigureWidget:
@@ -43,15 +46,27 @@ def living_figure(figure: go.Figure) -> go.FigureWidget:
     try:
         return go.FigureWidget(figure)
     except ImportError as error:
-        raise MissingExtra("a living figure needs anywidget, which is not installed in this notebook's kernel: pip install anywidget") from error
+        raise MissingExtra(
+            "a living figure needs anywidget, which is not installed in this notebook's kernel: pip install anywidget"
+        ) from error
 
 
 def _domains(living: go.FigureWidget, figure: go.Figure) -> dict[str, list[float]]:
     "The places of a figure's axes, one by one, since a whole axis that is replaced keeps, in the browser, the place to which its picture was shrunk before."
-    axes = [name for name in figure.layout if name[1:].startswith("axis") and name in living.layout and figure.layout[name].domain and living.layout[name].domain]
+    axes = [
+        name
+        for name in figure.layout
+        if name[1:].startswith("axis")
+        and name in living.layout
+        and figure.layout[name].domain
+        and living.layout[name].domain
+    ]
     same = {name: tuple(living.layout[name].domain) == tuple(figure.layout[name].domain) for name in axes}
     # what is known to be so already is not sent; but the browser may have shrunk it since, and its word be on the way: a millionth makes it news
-    return {f"{name}.domain": [figure.layout[name].domain[0], figure.layout[name].domain[1] - 1e-6 * same[name]] for name in axes}
+    return {
+        f"{name}.domain": [figure.layout[name].domain[0], figure.layout[name].domain[1] - 1e-6 * same[name]]
+        for name in axes
+    }
 
 
 def redraw(living: go.FigureWidget, figure: go.Figure) -> None:

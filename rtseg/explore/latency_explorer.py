@@ -61,7 +61,10 @@ class Grid:
         "The grid in one of `UNITS`; no rate where nothing is multiplied or no time is taken."
         if check_choice(unit, UNITS, what="unit") == "ms":
             return [list(row) for row in self.ms]
-        return [[macs / ms / 1e6 if ms and macs else None for ms, macs in zip(*rows, strict=True)] for rows in zip(self.ms, self.macs, strict=True)]
+        return [
+            [macs / ms / 1e6 if ms and macs else None for ms, macs in zip(*rows, strict=True)]
+            for rows in zip(self.ms, self.macs, strict=True)
+        ]
 
 
 UNITS = {"ms": "milliseconds", "GMAC/s": "billions of multiply-accumulates a second"}
@@ -69,13 +72,24 @@ UNITS = {"ms": "milliseconds", "GMAC/s": "billions of multiply-accumulates a sec
 
 def operator_grid(table: LatencyTable, part: Part, *, size: tuple[int, int], stride: int = 1) -> Grid:
     "The rows of `part` (kind, kernel) at an input size (height, width); raises `ConfigError` where the table has none."
-    specs = [s for s in map(OpSpec.parse, table.entries) if (s.kind, s.kernel, s.height, s.width, s.stride) == (*part, *size, stride)]
+    specs = [
+        s
+        for s in map(OpSpec.parse, table.entries)
+        if (s.kind, s.kernel, s.height, s.width, s.stride) == (*part, *size, stride)
+    ]
     if not specs:
-        raise ConfigError(f"the latency table holds no {part_name(part)} of stride {stride} at {size[0]} x {size[1]}: choices(table) lists what it holds")
+        raise ConfigError(
+            f"the latency table holds no {part_name(part)} of stride {stride} at {size[0]} x {size[1]}: choices(table) lists what it holds"
+        )
     at = {(s.in_channels, s.out_channels): s for s in specs}
     inputs, outputs = (tuple(sorted({pair[i] for pair in at})) for i in (0, 1))
     rows = [[at.get((i, o)) for o in outputs] for i in inputs]
-    return Grid(inputs, outputs, tuple(tuple(s and table.latency(s) for s in row) for row in rows), tuple(tuple(s and part_cost(s).macs for s in row) for row in rows))
+    return Grid(
+        inputs,
+        outputs,
+        tuple(tuple(s and table.latency(s) for s in row) for row in rows),
+        tuple(tuple(s and part_cost(s).macs for s in row) for row in rows),
+    )
 
 # %% ../../nbs/explore/03_latency_explorer.ipynb #cell011
 def plot_grid(grid: Grid, *, title: str, unit: str = "ms", top: float | None = None) -> go.Figure:
@@ -83,12 +97,39 @@ def plot_grid(grid: Grid, *, title: str, unit: str = "ms", top: float | None = N
     z = grid.values(unit)
     known = [v for row in z for v in row if v is not None]
     spread = f"{min(known):.3g} to {max(known):.3g} {unit}" if known else "nothing is multiplied here"
-    figure = new_figure(title, subtitle=f"{spread} over {sum(v is not None for row in z for v in row)} rows of the table", x="output channels", y="input channels", width=620, height=170 + 34 * len(grid.inputs))
+    figure = new_figure(
+        title,
+        subtitle=f"{spread} over {sum(v is not None for row in z for v in row)} rows of the table",
+        x="output channels",
+        y="input channels",
+        width=620,
+        height=170 + 34 * len(grid.inputs),
+    )
     text = [["" if v is None else f"{v:.3g}" for v in row] for row in z]
-    hover = [[f"{i} → {o} channels<br>{ms:.4g} ms, {macs / 1e6:.4g} MMAC" if ms is not None else f"{i} → {o} channels: no row" for o, ms, macs in zip(grid.outputs, times, counts, strict=True)]
-             for i, times, counts in zip(grid.inputs, grid.ms, grid.macs, strict=True)]
-    figure.add_heatmap(z=z, x=[str(o) for o in grid.outputs], y=[str(i) for i in grid.inputs], zmin=0, zmax=top or max(known, default=1.0), colorscale=SEQUENTIAL, text=text, texttemplate="%{text}",
-                       hovertext=hover, hoverinfo="text", xgap=1, ygap=1, colorbar=dict(title=unit, thickness=10, outlinewidth=0))
+    hover = [
+        [
+            f"{i} → {o} channels<br>{ms:.4g} ms, {macs / 1e6:.4g} MMAC"
+            if ms is not None
+            else f"{i} → {o} channels: no row"
+            for o, ms, macs in zip(grid.outputs, times, counts, strict=True)
+        ]
+        for i, times, counts in zip(grid.inputs, grid.ms, grid.macs, strict=True)
+    ]
+    figure.add_heatmap(
+        z=z,
+        x=[str(o) for o in grid.outputs],
+        y=[str(i) for i in grid.inputs],
+        zmin=0,
+        zmax=top or max(known, default=1.0),
+        colorscale=SEQUENTIAL,
+        text=text,
+        texttemplate="%{text}",
+        hovertext=hover,
+        hoverinfo="text",
+        xgap=1,
+        ygap=1,
+        colorbar=dict(title=unit, thickness=10, outlinewidth=0),
+    )
     figure.update_xaxes(type="category", showline=False, ticks="")
     return figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
 
@@ -113,24 +154,57 @@ def layer_times(arch: Architecture, table: LatencyTable) -> list[LayerTime]:
         if cell is None:
             found.append(LayerTime(name, ms, SERIES[5], f"{name}: {ms:.3f} ms"))
         else:
-            to = "" if len(cell.branches) == len(arch.branches) else f" to 1/{STRIDES[arch.branches[cell.branches[0]].last]}"
+            to = (
+                ""
+                if len(cell.branches) == len(arch.branches)
+                else f" to 1/{STRIDES[arch.branches[cell.branches[0]].last]}"
+            )
             operator = OPERATORS[cell.op]
             hover = f"layer {cell.layer}{to}: {operator} at 1/{STRIDES[cell.scale]}, {cell.in_channels} → {cell.out_channels} channels<br>{ms:.3f} ms"
             found.append(LayerTime(f"{cell.layer}{to}: {SHORT[operator]}", ms, OPERATOR_COLORS[operator], hover))
     return found
 
 
-def plot_layers(arch: Architecture, tables: Mapping[str, LatencyTable], *, title: str = "Where the milliseconds go", measured: float | None = None) -> go.Figure:
+def plot_layers(
+    arch: Architecture,
+    tables: Mapping[str, LatencyTable],
+    *,
+    title: str = "Where the milliseconds go",
+    measured: float | None = None,
+) -> go.Figure:
     "Bars of the layers of a network by one latency table, or by several (name -> table) side by side; `measured` is the whole network's time in ms."
     rows = {name: layer_times(arch, table) for name, table in tables.items()}
-    sums = " · ".join(f"{sum(row.ms for row in found):.2f} ms" + (f" ({name})" if len(rows) > 1 else " predicted") for name, found in rows.items())
+    sums = " · ".join(
+        f"{sum(row.ms for row in found):.2f} ms" + (f" ({name})" if len(rows) > 1 else " predicted")
+        for name, found in rows.items()
+    )
     first = next(iter(rows.values()))
-    figure = new_figure(title, subtitle=sums + (f" · {measured:.2f} ms measured" if measured is not None else ""), x="milliseconds", width=760, height=120 + (12 + 12 * len(rows)) * len(first))
+    figure = new_figure(
+        title,
+        subtitle=sums + (f" · {measured:.2f} ms measured" if measured is not None else ""),
+        x="milliseconds",
+        width=760,
+        height=120 + (12 + 12 * len(rows)) * len(first),
+    )
     for index, (name, found) in enumerate(rows.items()):
-        figure.add_bar(y=[row.name for row in found], x=[row.ms for row in found], orientation="h", name=name, showlegend=len(rows) > 1, hovertext=[row.hover for row in found], hoverinfo="text",
-                       marker=dict(color=[row.color for row in found], line=dict(color=MUTED, width=0.5), pattern=dict(shape="/" if index else "", fgcolor=MUTED, size=5)))
+        figure.add_bar(
+            y=[row.name for row in found],
+            x=[row.ms for row in found],
+            orientation="h",
+            name=name,
+            showlegend=len(rows) > 1,
+            hovertext=[row.hover for row in found],
+            hoverinfo="text",
+            marker=dict(
+                color=[row.color for row in found],
+                line=dict(color=MUTED, width=0.5),
+                pattern=dict(shape="/" if index else "", fgcolor=MUTED, size=5),
+            ),
+        )
     figure.update_yaxes(autorange="reversed", showgrid=False, tickfont_size=10)
-    return figure.update_xaxes(showgrid=True).update_layout(legend=dict(orientation="h", x=1, xanchor="right", y=0, yanchor="bottom"), bargap=0.2)
+    return figure.update_xaxes(showgrid=True).update_layout(
+        legend=dict(orientation="h", x=1, xanchor="right", y=0, yanchor="bottom"), bargap=0.2
+    )
 
 # %% ../../nbs/explore/03_latency_explorer.ipynb #cell017
 @dataclass(frozen=True)
@@ -172,16 +246,35 @@ class LatencyViews:
         self.stride, self.unit = next(iter(self.held[self.size])), "ms"
         self.part = self.held[self.size][self.stride][0]
         self.network, self.corrected = next(iter(sources.networks or {}), None), False
-        draws = {"operators": self.draw_grid, "layers": self.draw_layers, "measured": self.draw_agreement, "two tables": self.draw_tables}
-        wanted = {"operators": True, "layers": self.network is not None, "measured": bool(sources.measured), "two tables": sources.other is not None}
+        draws = {
+            "operators": self.draw_grid,
+            "layers": self.draw_layers,
+            "measured": self.draw_agreement,
+            "two tables": self.draw_tables,
+        }
+        wanted = {
+            "operators": True,
+            "layers": self.network is not None,
+            "measured": bool(sources.measured),
+            "two tables": sources.other is not None,
+        }
         self.draws = {name: draw for name, draw in draws.items() if wanted[name]}
 
     def draw_grid(self) -> go.Figure:
         "The heat map; its colours mean the same for all searched operators of this size and stride, and for all parts of the frame."
-        alike = [part for part in self.held[self.size][self.stride] if (part[0] in OPERATORS) == (self.part[0] in OPERATORS)]
+        alike = [
+            part for part in self.held[self.size][self.stride] if (part[0] in OPERATORS) == (self.part[0] in OPERATORS)
+        ]
         grids = {part: operator_grid(self.sources.table, part, size=self.size, stride=self.stride) for part in alike}
-        top = max((v for grid in grids.values() for row in grid.values(self.unit) for v in row if v is not None), default=1.0)
-        return plot_grid(grids[self.part], title=f"{part_name(self.part)}, input {self.size[0]} x {self.size[1]}, stride {self.stride}", unit=self.unit, top=top)
+        top = max(
+            (v for grid in grids.values() for row in grid.values(self.unit) for v in row if v is not None), default=1.0
+        )
+        return plot_grid(
+            grids[self.part],
+            title=f"{part_name(self.part)}, input {self.size[0]} x {self.size[1]}, stride {self.stride}",
+            unit=self.unit,
+            top=top,
+        )
 
     def draw_layers(self) -> go.Figure:
         "The bars of the chosen network."
@@ -220,7 +313,14 @@ class LatencyExplorer(LatencyViews, Explorer):
         "Bring a view to the front."
         self.tab.selected_index = list(self.figures).index(check_choice(name, self.figures, what="view"))
 
-    def choose(self, *, size: tuple[int, int] | None = None, stride: int | None = None, part: Part | None = None, unit: str | None = None) -> None:
+    def choose(
+        self,
+        *,
+        size: tuple[int, int] | None = None,
+        stride: int | None = None,
+        part: Part | None = None,
+        unit: str | None = None,
+    ) -> None:
         "Choose what the heat map shows; what the table lacks at a new size or stride gives way to the first that it has."
         if size is not None and size not in self.held:
             raise ConfigError(f"the latency table holds nothing at {size}: it holds {', '.join(map(str, self.held))}")
@@ -260,14 +360,29 @@ class _Controls:
 
     def __init__(self, explorer: LatencyExplorer):
         self.explorer, sources = explorer, explorer.sources
-        self.size = widgets.Dropdown(description="input", options=[(f"{h} x {w}", (h, w)) for h, w in explorer.held], tooltip="height x width of the operator's input")
-        self.stride, self.part = widgets.ToggleButtons(description="stride", style={"button_width": "60px"}), widgets.Dropdown(description="operator")
-        self.unit = widgets.ToggleButtons(description="shown", options=list(UNITS), tooltips=list(UNITS.values()), style={"button_width": "80px"})
+        self.size = widgets.Dropdown(
+            description="input",
+            options=[(f"{h} x {w}", (h, w)) for h, w in explorer.held],
+            tooltip="height x width of the operator's input",
+        )
+        self.stride, self.part = (
+            widgets.ToggleButtons(description="stride", style={"button_width": "60px"}),
+            widgets.Dropdown(description="operator"),
+        )
+        self.unit = widgets.ToggleButtons(
+            description="shown", options=list(UNITS), tooltips=list(UNITS.values()), style={"button_width": "80px"}
+        )
         self.network = widgets.Dropdown(description="network", options=list(sources.networks or ()))
         self.corrected = widgets.Checkbox(description="corrected, with intervals", value=False)
         self.kinds = widgets.HTML(kinds_html(sources.table, sources.other) if sources.other else "")
-        for widget, act in ((self.size, lambda v: explorer.choose(size=v)), (self.stride, lambda v: explorer.choose(stride=v)), (self.part, lambda v: explorer.choose(part=v)),
-                            (self.unit, lambda v: explorer.choose(unit=v)), (self.network, explorer.choose_network), (self.corrected, explorer.correct)):
+        for widget, act in (
+            (self.size, lambda v: explorer.choose(size=v)),
+            (self.stride, lambda v: explorer.choose(stride=v)),
+            (self.part, lambda v: explorer.choose(part=v)),
+            (self.unit, lambda v: explorer.choose(unit=v)),
+            (self.network, explorer.choose_network),
+            (self.corrected, explorer.correct),
+        ):
             widget.observe(self._chosen(act), names="value")
 
     def _chosen(self, act: object) -> object:
@@ -275,8 +390,12 @@ class _Controls:
 
     def of(self, view: str) -> list[widgets.Widget]:
         "The controls of a view."
-        rows = {"operators": [self.size, self.stride, self.part, self.unit], "layers": [self.network], "two tables": [self.kinds],
-                "measured": [self.corrected] if self.explorer.sources.predictor is not None else []}
+        rows = {
+            "operators": [self.size, self.stride, self.part, self.unit],
+            "layers": [self.network],
+            "two tables": [self.kinds],
+            "measured": [self.corrected] if self.explorer.sources.predictor is not None else [],
+        }
         return [widgets.HBox(rows[view], layout={"flex_flow": "row wrap"})] if rows[view] else []
 
     def follow(self) -> None:
@@ -294,19 +413,34 @@ class _Controls:
 
 def kinds_html(first: LatencyTable, second: LatencyTable) -> str:
     "The median ratio of the second table to the first by kind of operator, as a table of HTML."
-    rows = [{"operator": kind, "ratio": ratio} for kind, ratio in sorted(compare_tables(first, second).by_kind().items(), key=lambda pair: pair[1])]
+    rows = [
+        {"operator": kind, "ratio": ratio}
+        for kind, ratio in sorted(compare_tables(first, second).by_kind().items(), key=lambda pair: pair[1])
+    ]
     return text_table(rows, {"operator": "operator", "ratio": "second / first"}, formats={"ratio": ".2f"}).html
 
 # %% ../../nbs/explore/03_latency_explorer.ipynb #cell026
-def explore_latency(table: LatencyTable | str | Path, *, other: LatencyTable | str | Path | None = None, networks: Mapping[str, Architecture] | None = None,
-                    pairs: Sequence[tuple[Architecture, float | Latency]] = (), predictor: Predictor | None = None) -> LatencyExplorer:
+def explore_latency(
+    table: LatencyTable | str | Path,
+    *,
+    other: LatencyTable | str | Path | None = None,
+    networks: Mapping[str, Architecture] | None = None,
+    pairs: Sequence[tuple[Architecture, float | Latency]] = (),
+    predictor: Predictor | None = None,
+) -> LatencyExplorer:
     """A latency table (or its file) to be looked into: operators by widths, the layers of `networks` (by name), predictions against `pairs` of a network and its measured ms, and `other`, a table
     of another device or runtime. `ConfigError` for a predictor of another table or a single pair."""
     read = [LatencyTable.load(t) if isinstance(t, str | Path) else t for t in (table, other)]
     if len(pairs) == 1:
-        raise ConfigError("one measured network shows no agreement: give at least two pairs of an architecture and its milliseconds, or none")
+        raise ConfigError(
+            "one measured network shows no agreement: give at least two pairs of an architecture and its milliseconds, or none"
+        )
     if predictor is not None and (predictor.table.header != read[0].header or not pairs):
-        raise ConfigError("the predictor needs measured pairs and this table: give pairs, and the predictor that was fitted on the table that is explored")
+        raise ConfigError(
+            "the predictor needs measured pairs and this table: give pairs, and the predictor that was fitted on the table that is explored"
+        )
     names = {arch: name for name, arch in (networks or {}).items()}
-    measured = {names.setdefault(arch, arch.id): ms.median_ms if isinstance(ms, Latency) else float(ms) for arch, ms in pairs}
+    measured = {
+        names.setdefault(arch, arch.id): ms.median_ms if isinstance(ms, Latency) else float(ms) for arch, ms in pairs
+    }
     return LatencyExplorer(Sources(read[0], read[1], {name: arch for arch, name in names.items()}, measured, predictor))

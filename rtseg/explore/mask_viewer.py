@@ -25,8 +25,19 @@ from ..core.errors import ConfigError, DataError, RtsegError, check_choice
 from ..core.values import LabelSet
 from ..data.datasets import SegDataset
 from ..evaluation.prediction import overlay
-from .answers import (Pictures, Segmented, Segmenter, Stored, image_confusion, image_score, open_photo, photo_sizes, segment, stored_answer,
-                               worst_first)
+from rtseg.explore.answers import (
+    Pictures,
+    Segmented,
+    Segmenter,
+    Stored,
+    image_confusion,
+    image_score,
+    open_photo,
+    photo_sizes,
+    segment,
+    stored_answer,
+    worst_first,
+)
 from .explorers import Explorer, Quiet, living_figure, redraw
 from ..viz.figures import INK, MUTED, PAPER, SEQUENTIAL, new_grid, rgb, squeeze_png
 from ..viz.masks import PALETTES, WRONG, as_rgb, confidence_map, error_map, legend_strip, occurring, with_palette
@@ -46,23 +57,48 @@ class Panel(NamedTuple):
 def _sample_panel(kind: str, image: np.ndarray, mask: np.ndarray | None, labels: LabelSet, alpha: float) -> Panel:
     if kind == "image":
         return Panel("image", image)
-    return Panel("label", None, "this image has no label") if mask is None else Panel("label", overlay(image, mask, labels, alpha=alpha))
+    return (
+        Panel("label", None, "this image has no label")
+        if mask is None
+        else Panel("label", overlay(image, mask, labels, alpha=alpha))
+    )
 
 
-def _model_panel(kind: str, name: str, image: np.ndarray, mask: np.ndarray | None, said: Segmented, labels: LabelSet, alpha: float) -> Panel:
+def _model_panel(
+    kind: str, name: str, image: np.ndarray, mask: np.ndarray | None, said: Segmented, labels: LabelSet, alpha: float
+) -> Panel:
     title = f"{name}: {kind}"
     if kind == "prediction":
         return Panel(title, overlay(image, said.labels, labels, alpha=alpha))
     if kind == "difference":
-        return Panel(title, None, "no label to differ from") if mask is None else Panel(title, error_map(image, mask, said.labels, labels))
-    return Panel(title, None, "gives labels only") if said.confidence is None else Panel(title, confidence_map(said.confidence, labels.num_classes))
+        return (
+            Panel(title, None, "no label to differ from")
+            if mask is None
+            else Panel(title, error_map(image, mask, said.labels, labels))
+        )
+    return (
+        Panel(title, None, "gives labels only")
+        if said.confidence is None
+        else Panel(title, confidence_map(said.confidence, labels.num_classes))
+    )
 
 
-def sample_panels(image: np.ndarray, mask: np.ndarray | None, answers: Mapping[str, Segmented], labels: LabelSet, *, alpha: float = 1.0, kinds: Sequence[str] = KINDS) -> list[list[Panel]]:
+def sample_panels(
+    image: np.ndarray,
+    mask: np.ndarray | None,
+    answers: Mapping[str, Segmented],
+    labels: LabelSet,
+    *,
+    alpha: float = 1.0,
+    kinds: Sequence[str] = KINDS,
+) -> list[list[Panel]]:
     "Columns of panels: the sample's own, then one of each model; the image and those of `kinds`."
     kinds = [kind for kind in KINDS if kind in ("image", *kinds)]
     own = [_sample_panel(kind, image, mask, labels, alpha) for kind in kinds if kind in KINDS[:2]]
-    models = [[_model_panel(kind, name, image, mask, said, labels, alpha) for kind in kinds if kind in KINDS[2:]] for name, said in answers.items()]
+    models = [
+        [_model_panel(kind, name, image, mask, said, labels, alpha) for kind in kinds if kind in KINDS[2:]]
+        for name, said in answers.items()
+    ]
     return [column for column in (own, *models) if column]
 
 # %% ../../nbs/explore/07_mask_viewer.ipynb #cell008
@@ -75,7 +111,9 @@ def is_flat(pixels: np.ndarray) -> bool:
 
 
 def _method(pixels: np.ndarray) -> Image.Resampling:
-    return Image.Resampling.NEAREST if is_flat(pixels) else Image.Resampling.LANCZOS  # between two classes lies no third one
+    return (
+        Image.Resampling.NEAREST if is_flat(pixels) else Image.Resampling.LANCZOS
+    )  # between two classes lies no third one
 
 
 def picture_uri(pixels: np.ndarray, *, side: int = 1024) -> tuple[str, float]:
@@ -86,7 +124,9 @@ def picture_uri(pixels: np.ndarray, *, side: int = 1024) -> tuple[str, float]:
         picture = picture.resize([max(1, round(n / shrink)) for n in picture.size], _method(pixels))
     stored, kind = io.BytesIO(), "PNG" if flat else "JPEG"
     picture.save(stored, kind, **({"optimize": True} if flat else {"quality": 88}))
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(stored.getvalue()).decode()}", pixels.shape[1] / picture.width
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(stored.getvalue()).decode()}", pixels.shape[
+        1
+    ] / picture.width
 
 
 def whole_view(image: np.ndarray) -> View:
@@ -94,33 +134,78 @@ def whole_view(image: np.ndarray) -> View:
     return -0.5, image.shape[1] - 0.5, -0.5, image.shape[0] - 0.5
 
 
-def plot_panels(columns: Sequence[Sequence[Panel]], *, title: str = "", view: View | None = None, width: int = 1000, side: int = 1024) -> go.Figure:
+def plot_panels(
+    columns: Sequence[Sequence[Panel]],
+    *,
+    title: str = "",
+    view: View | None = None,
+    width: int = 1000,
+    side: int = 1024,
+) -> go.Figure:
     "Columns of panels as one figure with linked axes; `view` is what is seen of all of them (left, right, top, bottom, in pixels)."
     height_px, width_px = columns[0][0].pixels.shape[:2]
     rows, cell = max(map(len, columns)), min(560, width / len(columns))
     heads = [column[r].title if r < len(column) else "" for r in range(rows) for column in columns]
-    figure = new_grid(heads, title, rows=rows, width=round(cell * len(columns)) + 20, height=round(rows * (cell * height_px / width_px + 24)) + 60, gap=0.015)
+    figure = new_grid(
+        heads,
+        title,
+        rows=rows,
+        width=round(cell * len(columns)) + 20,
+        height=round(rows * (cell * height_px / width_px + 24)) + 60,
+        gap=0.015,
+    )
     left, right, top, bottom = view or whole_view(columns[0][0].pixels)
     for c, column in enumerate(columns, 1):
         for r, panel in enumerate(column, 1):
             if panel.pixels is not None:
                 source, step = picture_uri(panel.pixels, side=side)
-                figure.add_trace(go.Image(source=source, dx=step, dy=step, x0=(step - 1) / 2, y0=(step - 1) / 2, hoverinfo="none", name=panel.title), row=r, col=c)
+                figure.add_trace(
+                    go.Image(
+                        source=source,
+                        dx=step,
+                        dy=step,
+                        x0=(step - 1) / 2,
+                        y0=(step - 1) / 2,
+                        hoverinfo="none",
+                        name=panel.title,
+                    ),
+                    row=r,
+                    col=c,
+                )
             else:
                 place = (r - 1) * len(columns) + c
-                figure.add_annotation(text=panel.note, showarrow=False, font_color=MUTED, xref=f"x{place} domain".replace("x1 ", "x "), yref=f"y{place} domain".replace("y1 ", "y "), x=0.5, y=0.5)
-    figure.update_xaxes(matches="x", range=[left, right], constrain="domain", visible=False).update_yaxes(matches="y", range=[bottom, top], constrain="domain", visible=False)
+                figure.add_annotation(
+                    text=panel.note,
+                    showarrow=False,
+                    font_color=MUTED,
+                    xref=f"x{place} domain".replace("x1 ", "x "),
+                    yref=f"y{place} domain".replace("y1 ", "y "),
+                    x=0.5,
+                    y=0.5,
+                )
+    figure.update_xaxes(matches="x", range=[left, right], constrain="domain", visible=False).update_yaxes(
+        matches="y", range=[bottom, top], constrain="domain", visible=False
+    )
     figure.update_yaxes(scaleanchor="x", row=1, col=1)
     return figure.update_layout(margin=dict(l=10, r=10, t=60, b=6), dragmode="zoom")
 
 # %% ../../nbs/explore/07_mask_viewer.ipynb #cell011
-def paste_panels(columns: Sequence[Sequence[Panel]], legend: Image.Image | None = None, *, title: str = "", view: View | None = None, width: int = 1000) -> Image.Image:
+def paste_panels(
+    columns: Sequence[Sequence[Panel]],
+    legend: Image.Image | None = None,
+    *,
+    title: str = "",
+    view: View | None = None,
+    width: int = 1000,
+) -> Image.Image:
     "Columns of panels as one picture `width` pixels wide."
     shape = columns[0][0].pixels.shape
     left, right, top, bottom = view or whole_view(columns[0][0].pixels)
     cell = (width - 6 * (len(columns) - 1)) // len(columns)
     tall = max(1, round(cell * (bottom - top) / (right - left)))
-    canvas = Image.new("RGB", (width, 26 + max(map(len, columns)) * (tall + 24) + (legend.height if legend else 0)), PAPER)
+    canvas = Image.new(
+        "RGB", (width, 26 + max(map(len, columns)) * (tall + 24) + (legend.height if legend else 0)), PAPER
+    )
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(13)
     draw.text((0, 12), title, fill=INK, font=font, anchor="lm")
     for c, column in enumerate(columns):
@@ -131,7 +216,10 @@ def paste_panels(columns: Sequence[Sequence[Panel]], legend: Image.Image | None 
                 draw.text((x + cell / 2, y + 20 + tall / 2), panel.note, fill=MUTED, font=font, anchor="mm")
             else:
                 box = [v + 0.5 for v in (left, top, right, bottom)]
-                canvas.paste(Image.fromarray(panel.pixels).resize((cell, tall), _method(panel.pixels), box=_inside(box, shape)), (x, y + 20))
+                canvas.paste(
+                    Image.fromarray(panel.pixels).resize((cell, tall), _method(panel.pixels), box=_inside(box, shape)),
+                    (x, y + 20),
+                )
     if legend:
         canvas.paste(legend, (0, canvas.height - legend.height))
     return canvas
@@ -145,13 +233,27 @@ def _inside(box: Sequence[float], shape: tuple[int, ...]) -> tuple[float, ...]:
 class MaskViewer(Explorer):
     "Images that are leafed through, with what models make of them; see `explore_masks`."
 
-    def __init__(self, pictures: Pictures, models: Mapping[str, Segmenter | Stored], labels: LabelSet, *, width: int, side: int):
+    def __init__(
+        self, pictures: Pictures, models: Mapping[str, Segmenter | Stored], labels: LabelSet, *, width: int, side: int
+    ):
         self.pictures, self.models, self.labels, self.width, self.side = pictures, dict(models), labels, width, side
-        self.order, self.scores, self.place, self.by, self.model = list(range(len(pictures))), [], 0, "given", next(iter(models), "")
+        self.order, self.scores, self.place, self.by, self.model = (
+            list(range(len(pictures))),
+            [],
+            0,
+            "given",
+            next(iter(models), ""),
+        )
         self.alpha, self.palette, self.focus, self.kinds, self.view = 0.6, "data set", 0, KINDS, None
         self.confusions: dict[tuple[str, int], torch.Tensor | None] = {}
         self.name, self.image, self.mask, self.answers = self._sample(0)
-        self.quiet, self.message, self.facts, self.pixel, self.legend = Quiet(), widgets.HTML(), widgets.HTML(), widgets.HTML(), widgets.Image(format="png", layout={"width": f"{width}px"})
+        self.quiet, self.message, self.facts, self.pixel, self.legend = (
+            Quiet(),
+            widgets.HTML(),
+            widgets.HTML(),
+            widgets.HTML(),
+            widgets.Image(format="png", layout={"width": f"{width}px"}),
+        )
         self.controls = _Controls(self)
         self.figure = living_figure(self._plot())
         self.widget = widgets.VBox([self.controls.box, self.facts, self.figure, self.legend, self.pixel, self.message])
@@ -182,14 +284,25 @@ class MaskViewer(Explorer):
             self.by, self.model, self.place = by, model, 0
             self.name, self.image, self.mask, self.answers = self._sample(self.order[0])
 
-    def paint(self, *, palette: str | None = None, focus: str | None = None, alpha: float | None = None, kinds: Sequence[str] | None = None) -> None:
+    def paint(
+        self,
+        *,
+        palette: str | None = None,
+        focus: str | None = None,
+        alpha: float | None = None,
+        kinds: Sequence[str] | None = None,
+    ) -> None:
         "Change the palette, the class that 'one class' shows, the strength of the colours (0 to 1), or which panels there are."
         with self._attempt():
             if alpha is not None and not 0 <= alpha <= 1:
                 raise ConfigError(f"opacity {alpha} is impossible: allowed is 0 (photograph) to 1 (colours)")
             chosen = self.palette if palette is None else check_choice(palette, PALETTES, what="palette")
             kinds = self.kinds if kinds is None else tuple(check_choice(kind, KINDS, what="panel") for kind in kinds)
-            self.focus = self.focus if focus is None else self.labels.classes.index(check_choice(focus, self.labels.classes, what="class"))
+            self.focus = (
+                self.focus
+                if focus is None
+                else self.labels.classes.index(check_choice(focus, self.labels.classes, what="class"))
+            )
             self.palette, self.kinds, self.alpha = chosen, kinds, self.alpha if alpha is None else alpha
 
     def zoom(self, view: View | None = None) -> None:
@@ -198,20 +311,28 @@ class MaskViewer(Explorer):
             self.view = view
 
     def still(self) -> Image.Image:
-        return paste_panels(self._columns(), self._legend_strip(self.width), title=self.name, view=self.view, width=self.width)
+        return paste_panels(
+            self._columns(), self._legend_strip(self.width), title=self.name, view=self.view, width=self.width
+        )
 
 # %% ../../nbs/explore/07_mask_viewer.ipynb #cell016
 def _image_scores(self: MaskViewer, by: str = "miou", model: str | None = None) -> list[float | None]:
     "Score of every sample in the data's order: its mean IoU, or the IoU of the class `by`. Raises `ConfigError` where there is no model."
     if not self.models:
-        raise ConfigError("no model to score: give explore_masks at least one network, runtime, function or folder of predictions")
+        raise ConfigError(
+            "no model to score: give explore_masks at least one network, runtime, function or folder of predictions"
+        )
     model, scores = self.model if model is None else check_choice(model, self.models, what="model"), []
     for index in range(len(self.pictures)):
         if (model, index) not in self.confusions:
             self.message.value = f"{escape(model)}: image {index + 1} of {len(self.pictures)}"
             self._sample(index, (model,))
         confusion = self.confusions[model, index]
-        scores.append(None if confusion is None else image_score(confusion, None if by == "miou" else self.labels.classes.index(by)))
+        scores.append(
+            None
+            if confusion is None
+            else image_score(confusion, None if by == "miou" else self.labels.classes.index(by))
+        )
     self.message.value = ""
     return scores
 
@@ -221,10 +342,16 @@ def _open(self: MaskViewer, source: str | Path | bytes | np.ndarray, *, name: st
     with self._attempt():
         askable = {key: model for key, model in self.models.items() if not isinstance(model, str | Path | Sequence)}
         if not askable:
-            raise ConfigError("all predictions here are stored ones: give a network, a runtime or a function to segment a photograph")
+            raise ConfigError(
+                "all predictions here are stored ones: give a network, a runtime or a function to segment a photograph"
+            )
         photo = as_rgb(source) if isinstance(source, np.ndarray) else open_photo(source, name=name or "the upload")
         words, self.image, self.answers = self._ask_about(photo, askable)
-        self.name, self.mask, self.view = f"{name or (source if isinstance(source, str | Path) else 'photograph')}, {words}", None, None
+        self.name, self.mask, self.view = (
+            f"{name or (source if isinstance(source, str | Path) else 'photograph')}, {words}",
+            None,
+            None,
+        )
 
 
 def _at(self: MaskViewer, x: float, y: float) -> dict[str, str]:
@@ -232,8 +359,12 @@ def _at(self: MaskViewer, x: float, y: float) -> dict[str, str]:
     x, y = (min(max(round(v), 0), limit - 1) for v, limit in zip((x, y), self.image.shape[1::-1], strict=True))
     found = {} if self.mask is None else {"label": self._class_name(self.mask[y, x])}
     for name, said in self.answers.items():
-        found[name] = self._class_name(said.labels[y, x]) + ("" if said.confidence is None else f", {said.confidence[y, x]:.0%} sure")
-    self.pixel.value = f"at ({x}, {y}): " + " · ".join(f"{escape(who)} <b>{escape(what)}</b>" for who, what in found.items())
+        found[name] = self._class_name(said.labels[y, x]) + (
+            "" if said.confidence is None else f", {said.confidence[y, x]:.0%} sure"
+        )
+    self.pixel.value = f"at ({x}, {y}): " + " · ".join(
+        f"{escape(who)} <b>{escape(what)}</b>" for who, what in found.items()
+    )
     return found
 
 
@@ -250,17 +381,23 @@ def _attempt(self: MaskViewer) -> Iterator[None]:
     self._show()
 
 
-def _sample(self: MaskViewer, index: int, names: Sequence[str] | None = None) -> tuple[str, np.ndarray, np.ndarray | None, dict[str, Segmented]]:
+def _sample(
+    self: MaskViewer, index: int, names: Sequence[str] | None = None
+) -> tuple[str, np.ndarray, np.ndarray | None, dict[str, Segmented]]:
     (image, mask), answers = self.pictures.read(index), {}
     for name in self.models if names is None else names:
         model = self.models[name]
         stored = isinstance(model, str | Path | Sequence)
-        answers[name] = said = stored_answer(model, index, self.pictures.name(index), self.labels) if stored else segment(model, image)
+        answers[name] = said = (
+            stored_answer(model, index, self.pictures.name(index), self.labels) if stored else segment(model, image)
+        )
         self.confusions[name, index] = None if mask is None else image_confusion(mask, said.labels, self.labels)
     return self.pictures.name(index), image, mask, answers
 
 
-def _ask_about(self: MaskViewer, photo: np.ndarray, models: Mapping[str, Segmenter]) -> tuple[str, np.ndarray, dict[str, Segmented]]:
+def _ask_about(
+    self: MaskViewer, photo: np.ndarray, models: Mapping[str, Segmenter]
+) -> tuple[str, np.ndarray, dict[str, Segmented]]:
     refusal = None
     for words, seen in photo_sizes(photo, self.pictures.read(0)[0].shape[:2]):
         try:
@@ -274,7 +411,14 @@ MaskViewer._attempt, MaskViewer._sample, MaskViewer._ask_about = _attempt, _samp
 
 # %% ../../nbs/explore/07_mask_viewer.ipynb #cell019
 def _columns(self: MaskViewer) -> list[list[Panel]]:
-    return sample_panels(self.image, self.mask, self.answers, with_palette(self.labels, self.palette, focus=self.focus), alpha=self.alpha, kinds=self.kinds)
+    return sample_panels(
+        self.image,
+        self.mask,
+        self.answers,
+        with_palette(self.labels, self.palette, focus=self.focus),
+        alpha=self.alpha,
+        kinds=self.kinds,
+    )
 
 
 def _plot(self: MaskViewer) -> go.Figure:
@@ -319,11 +463,23 @@ def _clicked(self: MaskViewer, trace: object, points: object, state: object) -> 
 
 def _told(self: MaskViewer) -> str:
     words = [f"<b>{escape(self.name)}</b>"]
-    words += [f"{self.place + 1} of {len(self.order)}" + {"given": "", "miou": ", worst mean IoU first"}.get(self.by, f", worst IoU of {escape(self.by)} first")]
+    words += [
+        f"{self.place + 1} of {len(self.order)}"
+        + {"given": "", "miou": ", worst mean IoU first"}.get(self.by, f", worst IoU of {escape(self.by)} first")
+    ]
     for name, said in self.answers.items() if self.mask is not None else ():
         confusion = image_confusion(self.mask, said.labels, self.labels)
-        scores = [("mean IoU", image_score(confusion))] + ([(self.by, image_score(confusion, self.labels.classes.index(self.by)))] if self.by in self.labels.classes else [])
-        words.append(f"{escape(name)}: " + ", ".join(f"{escape(what)} {'does not occur' if value is None else f'{value:.1%}'}" for what, value in scores))
+        scores = [("mean IoU", image_score(confusion))] + (
+            [(self.by, image_score(confusion, self.labels.classes.index(self.by)))]
+            if self.by in self.labels.classes
+            else []
+        )
+        words.append(
+            f"{escape(name)}: "
+            + ", ".join(
+                f"{escape(what)} {'does not occur' if value is None else f'{value:.1%}'}" for what, value in scores
+            )
+        )
     return f"<div style='font:13px sans-serif'>{' · '.join(words)}</div>"
 
 
@@ -335,7 +491,12 @@ def _legend_strip(self: MaskViewer, width: int) -> Image.Image:
     return legend_strip(labels, occurring(masks, labels), width=width, extra=extra)
 
 
-MaskViewer._class_name, MaskViewer._clicked, MaskViewer._told, MaskViewer._legend_strip = _class_name, _clicked, _told, _legend_strip
+MaskViewer._class_name, MaskViewer._clicked, MaskViewer._told, MaskViewer._legend_strip = (
+    _class_name,
+    _clicked,
+    _told,
+    _legend_strip,
+)
 
 # %% ../../nbs/explore/07_mask_viewer.ipynb #cell022
 class _Controls:
@@ -343,18 +504,46 @@ class _Controls:
 
     def __init__(self, viewer: MaskViewer):
         self.viewer, classes, many = viewer, viewer.labels.classes, len(viewer.pictures)
-        self.back, self.on = (widgets.Button(icon=f"arrow-{way}", tooltip=f"the {word} image", layout={"width": "44px"}) for way, word in (("left", "previous"), ("right", "next")))
-        self.place = widgets.IntSlider(min=1, max=max(many, 1), description="image", continuous_update=False, disabled=many < 2)
-        self.sort = widgets.Dropdown(options=[("in their order", "given"), ("worst mean IoU first", "miou"), *((f"worst {name} first", name) for name in classes)], description="order")
-        self.model = widgets.Dropdown(options=list(viewer.models), description="in the eyes of", style={"description_width": "initial"})
-        self.kinds = {kind: widgets.ToggleButton(value=True, description=kind, layout={"width": "auto"}) for kind in KINDS[1:]}
+        self.back, self.on = (
+            widgets.Button(icon=f"arrow-{way}", tooltip=f"the {word} image", layout={"width": "44px"})
+            for way, word in (("left", "previous"), ("right", "next"))
+        )
+        self.place = widgets.IntSlider(
+            min=1, max=max(many, 1), description="image", continuous_update=False, disabled=many < 2
+        )
+        self.sort = widgets.Dropdown(
+            options=[
+                ("in their order", "given"),
+                ("worst mean IoU first", "miou"),
+                *((f"worst {name} first", name) for name in classes),
+            ],
+            description="order",
+        )
+        self.model = widgets.Dropdown(
+            options=list(viewer.models), description="in the eyes of", style={"description_width": "initial"}
+        )
+        self.kinds = {
+            kind: widgets.ToggleButton(value=True, description=kind, layout={"width": "auto"}) for kind in KINDS[1:]
+        }
         self.palette = widgets.Dropdown(options=PALETTES, description="palette")
         self.focus = widgets.Dropdown(options=classes, description="class")
-        self.alpha = widgets.FloatSlider(min=0, max=1, step=0.05, description="colours", continuous_update=False, readout_format=".0%")
-        self.upload = widgets.FileUpload(accept="image/*", description="Own photograph", tooltip="choose an image on this computer", layout={"width": "auto"})
+        self.alpha = widgets.FloatSlider(
+            min=0, max=1, step=0.05, description="colours", continuous_update=False, readout_format=".0%"
+        )
+        self.upload = widgets.FileUpload(
+            accept="image/*",
+            description="Own photograph",
+            tooltip="choose an image on this computer",
+            layout={"width": "auto"},
+        )
         self.path = widgets.Text(placeholder="or its path, and enter", continuous_update=False)
         self.whole = widgets.Button(description="Whole image", tooltip="undo the zoom")
-        rows = [[self.back, self.place, self.on, self.sort, self.model], [*self.kinds.values(), self.whole], [self.palette, self.focus, self.alpha], [self.upload, self.path]]
+        rows = [
+            [self.back, self.place, self.on, self.sort, self.model],
+            [*self.kinds.values(), self.whole],
+            [self.palette, self.focus, self.alpha],
+            [self.upload, self.path],
+        ]
         self.box = widgets.VBox([widgets.HBox(row, layout={"flex_flow": "row wrap"}) for row in rows])
         self._listen()
 
@@ -363,11 +552,27 @@ class _Controls:
         self.back.on_click(lambda button: viewer.step(-1))
         self.on.on_click(lambda button: viewer.step(1))
         self.whole.on_click(lambda button: viewer.zoom(None))
-        acts = {self.place: lambda value: viewer.go(value - 1), self.sort: viewer.sort, self.model: lambda value: viewer.sort(viewer.by, value), self.path: viewer.open, self.upload: self._uploaded,
-                self.palette: lambda value: viewer.paint(palette=value), self.focus: lambda value: viewer.paint(focus=value, palette="one class"), self.alpha: lambda value: viewer.paint(alpha=value)}
-        acts |= {button: lambda value: viewer.paint(kinds=[kind for kind, b in self.kinds.items() if b.value]) for button in self.kinds.values()}
+        acts = {
+            self.place: lambda value: viewer.go(value - 1),
+            self.sort: viewer.sort,
+            self.model: lambda value: viewer.sort(viewer.by, value),
+            self.path: viewer.open,
+            self.upload: self._uploaded,
+            self.palette: lambda value: viewer.paint(palette=value),
+            self.focus: lambda value: viewer.paint(focus=value, palette="one class"),
+            self.alpha: lambda value: viewer.paint(alpha=value),
+        }
+        acts |= {
+            button: lambda value: viewer.paint(kinds=[kind for kind, b in self.kinds.items() if b.value])
+            for button in self.kinds.values()
+        }
         for control, act in acts.items():
-            control.observe(lambda change, act=act: act(change["new"]) if change["new"] not in ("", ()) and not viewer.quiet else None, names="value")
+            control.observe(
+                lambda change, act=act: (
+                    act(change["new"]) if change["new"] not in ("", ()) and not viewer.quiet else None
+                ),
+                names="value",
+            )
 
     def _uploaded(self, files: tuple[dict, ...]) -> None:
         self.viewer.open(bytes(files[0]["content"]), name=files[0]["name"])
@@ -376,19 +581,32 @@ class _Controls:
         "Set every control to the viewer's state."
         viewer = self.viewer
         self.place.value, self.sort.value, self.model.value = viewer.place + 1, viewer.by, viewer.model or None
-        self.palette.value, self.focus.value, self.alpha.value, self.upload.value = viewer.palette, viewer.labels.classes[viewer.focus], viewer.alpha, ()
+        self.palette.value, self.focus.value, self.alpha.value, self.upload.value = (
+            viewer.palette,
+            viewer.labels.classes[viewer.focus],
+            viewer.alpha,
+            (),
+        )
         for kind, button in self.kinds.items():
             button.value = kind in viewer.kinds
 
 # %% ../../nbs/explore/07_mask_viewer.ipynb #cell024
-def explore_masks(data: SegDataset | Sequence[tuple[np.ndarray, np.ndarray | None]] | np.ndarray | str | Path, models: Mapping[str, Segmenter | Stored] | None = None, *,
-                  labels: LabelSet | None = None, width: int = 1000, side: int = 1024) -> MaskViewer:
+def explore_masks(
+    data: SegDataset | Sequence[tuple[np.ndarray, np.ndarray | None]] | np.ndarray | str | Path,
+    models: Mapping[str, Segmenter | Stored] | None = None,
+    *,
+    labels: LabelSet | None = None,
+    width: int = 1000,
+    side: int = 1024,
+) -> MaskViewer:
     """A viewer of a data set's images (or pairs, an array, an image file) with what `models` make of them: networks, runtimes, functions, folders of label ids, lists of arrays.
 
     `labels` are the data set's own unless given; `width` is that of the page, `side` the most pixels that a picture sends to the browser. Raises `ConfigError`, `DataError`.
     """
     if labels is None and not isinstance(data, SegDataset):
-        raise ConfigError("explore_masks() was given images without a label set: give labels=, such as rtseg.data.CITYSCAPES")
+        raise ConfigError(
+            "explore_masks() was given images without a label set: give labels=, such as rtseg.data.CITYSCAPES"
+        )
     pictures = Pictures(data)
     if not len(pictures):
         raise DataError("explore_masks() was given no image: open a data set that has some")

@@ -46,18 +46,39 @@ class RunRecord:
 
     def row(self) -> dict[str, object]:
         "The run as a row of the table."
-        return {"name": self.name, "kind": self.kind, "state": self.state, **{key: self.numbers.get(key) for key in NUMBERS}, "scored_on": self.scored_on, "note": self.note}
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "state": self.state,
+            **{key: self.numbers.get(key) for key in NUMBERS},
+            "scored_on": self.scored_on,
+            "note": self.note,
+        }
 
 
 NUMBERS = ("miou", "ms", "parameters", "minutes", "epochs", "seed")
-COLUMNS = {"name": "run", "kind": "kind", "state": "state", "miou": "mean IoU", "scored_on": "on", "ms": "ms", "parameters": "parameters", "minutes": "minutes", "epochs": "epochs",
-           "seed": "seed", "note": "note"}
+COLUMNS = {
+    "name": "run",
+    "kind": "kind",
+    "state": "state",
+    "miou": "mean IoU",
+    "scored_on": "on",
+    "ms": "ms",
+    "parameters": "parameters",
+    "minutes": "minutes",
+    "epochs": "epochs",
+    "seed": "seed",
+    "note": "note",
+}
 FORMATS = {"miou": ".1%", "ms": ".2f", "parameters": ",.0f", "minutes": ".1f", "epochs": ".0f", "seed": ".0f"}
 
 
 def flat_settings(config: Mapping) -> dict[str, object]:
     "A nested configuration by dotted names, as the command line writes them; lists as text."
-    return {key.replace("/", "."): json.dumps(value) if isinstance(value, list | tuple) else value for key, value in flat(config).items()}
+    return {
+        key.replace("/", "."): json.dumps(value) if isinstance(value, list | tuple) else value
+        for key, value in flat(config).items()
+    }
 
 
 def kind_of(folder: Path) -> str | None:
@@ -67,7 +88,9 @@ def kind_of(folder: Path) -> str | None:
         return "pipeline"
     if there("metrics.jsonl", "state.pt") or there("config.yaml"):
         return "training"
-    return "tuning" if there(RESULT) else "bench" if there("bench.json") else "record" if there("results.json") else None
+    return (
+        "tuning" if there(RESULT) else "bench" if there("bench.json") else "record" if there("results.json") else None
+    )
 
 # %% ../../nbs/explore/08_run_browser.ipynb #cell008
 _COUNTERS = ("running_mean", "running_var", "num_batches_tracked")
@@ -99,14 +122,30 @@ def read_training(folder: Path, name: str) -> RunRecord:
     config, rows = _config(folder), read_metrics(folder)
     scores = [row["miou"] for row in rows if row.get("miou") is not None]
     reports = [read_json(path) for which in ("best", "ema", "last") if (path := folder / f"{which}.json").is_file()]
-    weights = next((path for which in ("best", "last", "ema") if (path := folder / f"{which}.safetensors").is_file()), None)
+    weights = next(
+        (path for which in ("best", "last", "ema") if (path := folder / f"{which}.safetensors").is_file()), None
+    )
     done, planned = (rows[-1]["epoch"] if rows else 0), config.get("epochs")
     alarms = [row["alarm"] for row in rows if row.get("alarm")]
     note = alarms[-1] if alarms else "" if done else "no epoch has finished"
-    numbers = {"miou": reports[0]["miou"] if reports else max(scores, default=None), "parameters": stored_parameters(weights) if weights else None,
-               "minutes": sum(row.get("seconds", 0) for row in rows) / 60, "epochs": done, "seed": config.get("seed")}
+    numbers = {
+        "miou": reports[0]["miou"] if reports else max(scores, default=None),
+        "parameters": stored_parameters(weights) if weights else None,
+        "minutes": sum(row.get("seconds", 0) for row in rows) / 60,
+        "epochs": done,
+        "seed": config.get("seed"),
+    }
     state = "finished" if planned and done >= planned else f"epoch {done} of {planned}"
-    return RunRecord(name, "training", state, note, numbers, f"{reports[0]['dataset']} {reports[0]['split']}" if reports else "", flat_settings(config), {"": rows} if rows else {})
+    return RunRecord(
+        name,
+        "training",
+        state,
+        note,
+        numbers,
+        f"{reports[0]['dataset']} {reports[0]['split']}" if reports else "",
+        flat_settings(config),
+        {"": rows} if rows else {},
+    )
 
 # %% ../../nbs/explore/08_run_browser.ipynb #cell011
 def _trainings(folder: Path) -> dict[str, list[dict]]:
@@ -118,15 +157,39 @@ def read_pipeline(folder: Path, name: str) -> RunRecord:
     "A run folder of the pipeline."
     run, config = RunFolder(folder), _config(folder)
     manifest, curves = run.manifest(), _trainings(folder)
-    scores = read_json(run.path("evaluate/scores.json")) if run.path("evaluate/scores.json").is_file() else {"networks": []}
+    scores = (
+        read_json(run.path("evaluate/scores.json")) if run.path("evaluate/scores.json").is_file() else {"networks": []}
+    )
     hero = scores.get("hero", "student")
     entry = next((network for network in scores["networks"] if network["name"] == hero), None)
-    numbers = {"minutes": sum(stage["seconds"] for stage in manifest.values()) / 60, "seed": config.get("seed"), "epochs": curves[hero][-1]["epoch"] if hero in curves else None}
+    numbers = {
+        "minutes": sum(stage["seconds"] for stage in manifest.values()) / 60,
+        "seed": config.get("seed"),
+        "epochs": curves[hero][-1]["epoch"] if hero in curves else None,
+    }
     if entry is not None:
-        numbers |= {"miou": entry["report"]["miou"], "ms": entry["measured"]["median_ms"], "parameters": entry["params"]}
-    note = f"{hero} of {len(scores['networks'])} networks" if entry else f"done: {', '.join(manifest)}" if manifest else "no stage has finished"
-    return RunRecord(name, "pipeline", "finished" if "report" in manifest else f"{len(manifest)} stages done" if entry is None else "evaluated", note, numbers,
-                     f"{scores['dataset']} {scores['split']}" if entry else "", flat_settings(config), curves)
+        numbers |= {
+            "miou": entry["report"]["miou"],
+            "ms": entry["measured"]["median_ms"],
+            "parameters": entry["params"],
+        }
+    note = (
+        f"{hero} of {len(scores['networks'])} networks"
+        if entry
+        else f"done: {', '.join(manifest)}"
+        if manifest
+        else "no stage has finished"
+    )
+    return RunRecord(
+        name,
+        "pipeline",
+        "finished" if "report" in manifest else f"{len(manifest)} stages done" if entry is None else "evaluated",
+        note,
+        numbers,
+        f"{scores['dataset']} {scores['split']}" if entry else "",
+        flat_settings(config),
+        curves,
+    )
 
 
 def read_record(folder: Path, name: str) -> RunRecord:
@@ -134,32 +197,75 @@ def read_record(folder: Path, name: str) -> RunRecord:
     results = read_json(folder / "results.json")
     hero, config = results.get("hero", "student"), results.get("config", {})
     entry = next(network for network in results["networks"] if network["name"] == hero)
-    numbers = {"miou": entry["miou"], "ms": entry["measured_ms"], "parameters": entry["params"], "minutes": sum(stage["seconds"] for stage in results["stages"].values()) / 60,
-               "epochs": entry["origin"]["epoch"], "seed": config.get("seed")}
-    return RunRecord(name, "record", "finished", f"{hero} of {len(results['networks'])} networks", numbers, f"{results['dataset']} {results['split']}", flat_settings(config))
+    numbers = {
+        "miou": entry["miou"],
+        "ms": entry["measured_ms"],
+        "parameters": entry["params"],
+        "minutes": sum(stage["seconds"] for stage in results["stages"].values()) / 60,
+        "epochs": entry["origin"]["epoch"],
+        "seed": config.get("seed"),
+    }
+    return RunRecord(
+        name,
+        "record",
+        "finished",
+        f"{hero} of {len(results['networks'])} networks",
+        numbers,
+        f"{results['dataset']} {results['split']}",
+        flat_settings(config),
+    )
 
 # %% ../../nbs/explore/08_run_browser.ipynb #cell014
 def read_tuning(folder: Path, name: str) -> RunRecord:
     "A folder of `rtseg tune`."
     result = TuneResult.load(folder)
     best, states = result.best, result.count()
-    numbers = {"minutes": sum(trial.seconds or 0 for trial in result.trials) / 60, "seed": result.config.seed, "epochs": result.config.epochs}
+    numbers = {
+        "minutes": sum(trial.seconds or 0 for trial in result.trials) / 60,
+        "seed": result.config.seed,
+        "epochs": result.config.epochs,
+    }
     if best is not None:
         numbers |= {"miou": best.scores.get("miou"), "ms": best.scores.get("latency")}
-    curves = {f"trial {trial.number}": [{"epoch": epoch, "miou": miou} for epoch, miou in trial.curve] for trial in result.trials if trial.curve}
+    curves = {
+        f"trial {trial.number}": [{"epoch": epoch, "miou": miou} for epoch, miou in trial.curve]
+        for trial in result.trials
+        if trial.curve
+    }
     settings = flat_settings({**result.config.to_dict(), **(best.values if best else {})})
     state = "unfinished" if {"running", "waiting"} & set(states) else "finished"
-    return RunRecord(name, "tuning", state, ", ".join(f"{n} {word}" for word, n in states.items()), numbers, "the trials' own images", settings, curves)
+    return RunRecord(
+        name,
+        "tuning",
+        state,
+        ", ".join(f"{n} {word}" for word, n in states.items()),
+        numbers,
+        "the trials' own images",
+        settings,
+        curves,
+    )
 
 
 def read_bench(folder: Path, name: str) -> RunRecord:
     "A folder of `rtseg bench`."
     record = BenchRecord.load(folder / "bench.json")
     measured = sum(row.status == "measured" for row in record.rows)
-    return RunRecord(name, "bench", "finished" if measured == len(record.rows) else "unfinished", f"{measured} of {len(record.rows)} cases measured", settings=flat_settings(record.machine))
+    return RunRecord(
+        name,
+        "bench",
+        "finished" if measured == len(record.rows) else "unfinished",
+        f"{measured} of {len(record.rows)} cases measured",
+        settings=flat_settings(record.machine),
+    )
 
 
-READERS: dict[str, Callable[[Path, str], RunRecord]] = {"pipeline": read_pipeline, "training": read_training, "tuning": read_tuning, "bench": read_bench, "record": read_record}
+READERS: dict[str, Callable[[Path, str], RunRecord]] = {
+    "pipeline": read_pipeline,
+    "training": read_training,
+    "tuning": read_tuning,
+    "bench": read_bench,
+    "record": read_record,
+}
 
 # %% ../../nbs/explore/08_run_browser.ipynb #cell017
 def run_folders(root: Path) -> Iterator[tuple[Path, str]]:
@@ -177,8 +283,18 @@ def read_run(folder: Path, kind: str, name: str) -> RunRecord:
         return READERS[kind](folder, name)
     except RtsegError as error:
         return RunRecord(name, kind, "broken", str(error))
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, StopIteration, OSError) as error:  # files of another version or half a file: many ways to be wrong, one row
-        return RunRecord(name, kind, "broken", f"its files are not as rtseg writes them: {type(error).__name__} {error}".strip())
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        IndexError,
+        StopIteration,
+        OSError,
+    ) as error:  # files of another version or half a file: many ways to be wrong, one row
+        return RunRecord(
+            name, kind, "broken", f"its files are not as rtseg writes them: {type(error).__name__} {error}".strip()
+        )
 
 
 def find_runs(root: str | Path) -> list[RunRecord]:
@@ -186,9 +302,14 @@ def find_runs(root: str | Path) -> list[RunRecord]:
     root = Path(root)
     if not root.is_dir():
         raise ConfigError(f"{root} is no folder: give the folder that holds the runs")
-    found = [read_run(folder, kind, folder.relative_to(root).as_posix() if folder != root else root.resolve().name) for folder, kind in run_folders(root)]
+    found = [
+        read_run(folder, kind, folder.relative_to(root).as_posix() if folder != root else root.resolve().name)
+        for folder, kind in run_folders(root)
+    ]
     if not found:
-        raise ConfigError(f"{root} holds no run: looked for config.yaml, manifest.json, metrics.jsonl, {RESULT}, bench.json and results.json, in subfolders too")
+        raise ConfigError(
+            f"{root} holds no run: looked for config.yaml, manifest.json, metrics.jsonl, {RESULT}, bench.json and results.json, in subfolders too"
+        )
     return found
 
 
@@ -196,7 +317,9 @@ def sort_runs(records: Sequence[RunRecord], by: str, *, descending: bool = False
     "Runs by a column of COLUMNS; those that have nothing there come last in either direction, equals keep their order."
     check_choice(by, COLUMNS, what="column")
     known = [record for record in records if record.row()[by] not in (None, "")]
-    return sorted(known, key=lambda record: record.row()[by], reverse=descending) + [record for record in records if record.row()[by] in (None, "")]
+    return sorted(known, key=lambda record: record.row()[by], reverse=descending) + [
+        record for record in records if record.row()[by] in (None, "")
+    ]
 
 # %% ../../nbs/explore/08_run_browser.ipynb #cell020
 def settings_table(records: Sequence[RunRecord], *, only_differences: bool = True) -> Table:
@@ -205,10 +328,18 @@ def settings_table(records: Sequence[RunRecord], *, only_differences: bool = Tru
     texts = {key: [cell_text(record.settings.get(key)) for record in records] for key in keys}
     differ = {key: len(set(values)) > 1 for key, values in texts.items()}
     kept = [key for key in keys if differ[key] or not only_differences]
-    rows = [{"mark": "≠" if differ[key] else "", "setting": key, **{str(i): text for i, text in enumerate(texts[key])}} for key in kept]
+    rows = [
+        {"mark": "≠" if differ[key] else "", "setting": key, **{str(i): text for i, text in enumerate(texts[key])}}
+        for key in kept
+    ]
     columns = {"mark": "", "setting": "setting", **{str(i): record.name for i, record in enumerate(records)}}
     count = sum(differ.values())
-    return table(rows, columns, caption=f"{count} of {len(keys)} settings differ" if len(records) > 1 else f"{len(keys)} settings", bold=[i for i, key in enumerate(kept) if differ[key]])
+    return table(
+        rows,
+        columns,
+        caption=f"{count} of {len(keys)} settings differ" if len(records) > 1 else f"{len(keys)} settings",
+        bold=[i for i, key in enumerate(kept) if differ[key]],
+    )
 
 # %% ../../nbs/explore/08_run_browser.ipynb #cell023
 DASHES = ("solid", "dash", "dot", "dashdot")
@@ -217,11 +348,24 @@ DASHES = ("solid", "dash", "dot", "dashdot")
 def plot_runs(records: Sequence[RunRecord], *, x: str = "epoch") -> go.Figure:
     "Losses, learning rate and mIoU of the trainings of some runs over `x` ('epoch' or 'step')."
     check_choice(x, ("epoch", "step"), what="axis")
-    curves = {f"{record.name} {role}".strip(): rows for record in records for role, all_rows in record.curves.items() if (rows := [row for row in all_rows if x in row])}
+    curves = {
+        f"{record.name} {role}".strip(): rows
+        for record in records
+        for role, all_rows in record.curves.items()
+        if (rows := [row for row in all_rows if x in row])
+    }
     if not curves:
         figure = new_grid(["loss", "learning rate", "validation mean IoU"], "Curves")
         figure.add_scatter(x=[], y=[])
-        return figure.add_annotation(text="the chosen runs have no curves", xref="paper", yref="paper", x=0.5, y=0.5, showarrow=False, font_color=MUTED)
+        return figure.add_annotation(
+            text="the chosen runs have no curves",
+            xref="paper",
+            yref="paper",
+            x=0.5,
+            y=0.5,
+            showarrow=False,
+            font_color=MUTED,
+        )
     figure = plot_training(curves, title="Curves", x=x)
     for trace in figure.data if len(curves) > 1 else ():
         trace.line.dash = DASHES[list(curves).index(trace.name) % len(DASHES)]
@@ -235,7 +379,11 @@ class RunBrowser(Explorer):
         self.root, self.runs, self.quiet = root, find_runs(root), Quiet()
         self.by, self.descending, self.only_differences, self.x = "miou", True, True, "epoch"
         self.chosen = tuple(run.name for run in self.sorted() if run.curves)[:2] or (self.runs[0].name,)
-        self.shown, self.settings, self.message = widgets.HTML(), widgets.HTML(layout={"max_height": "420px", "overflow": "auto"}), widgets.HTML()
+        self.shown, self.settings, self.message = (
+            widgets.HTML(),
+            widgets.HTML(layout={"max_height": "420px", "overflow": "auto"}),
+            widgets.HTML(),
+        )
         self.figure = living_figure(self.still())
         self._make_controls()
         self.widget = widgets.VBox([self.bar, self.message, self.shown, self.names, self.figure, self.settings])
@@ -247,7 +395,10 @@ class RunBrowser(Explorer):
 
     def sort(self, by: str, *, descending: bool | None = None) -> None:
         "Sort by a column, either way."
-        self._change(by=check_choice(by, COLUMNS, what="column"), descending=self.descending if descending is None else descending)
+        self._change(
+            by=check_choice(by, COLUMNS, what="column"),
+            descending=self.descending if descending is None else descending,
+        )
 
     def choose(self, *names: str) -> None:
         "Compare and draw these runs."
@@ -255,7 +406,10 @@ class RunBrowser(Explorer):
 
     def view(self, *, only_differences: bool | None = None, x: str | None = None) -> None:
         "Show all settings or those that differ; draw over 'epoch' or 'step'."
-        self._change(only_differences=self.only_differences if only_differences is None else only_differences, x=check_choice(x or self.x, ("epoch", "step"), what="axis"))
+        self._change(
+            only_differences=self.only_differences if only_differences is None else only_differences,
+            x=check_choice(x or self.x, ("epoch", "step"), what="axis"),
+        )
 
     def reload(self) -> None:
         "Read the folder again: runs go on while they are looked at."
@@ -266,8 +420,17 @@ class RunBrowser(Explorer):
     def table(self) -> Table:
         "The runs as a table in the present order: ✓ before the chosen ones, an arrow at the column that sorts."
         rows = [{"mark": "✓" if run.name in self.chosen else "", **run.row()} for run in self.sorted()]
-        arrow = {key: f"{heading} {'▼' if self.descending else '▲'}" if key == self.by else heading for key, heading in COLUMNS.items()}
-        return table(rows, {"mark": "", **arrow}, formats=FORMATS, caption=f"{len(rows)} runs below {self.root}", bold=[i for i, row in enumerate(rows) if row["mark"]])
+        arrow = {
+            key: f"{heading} {'▼' if self.descending else '▲'}" if key == self.by else heading
+            for key, heading in COLUMNS.items()
+        }
+        return table(
+            rows,
+            {"mark": "", **arrow},
+            formats=FORMATS,
+            caption=f"{len(rows)} runs below {self.root}",
+            bold=[i for i, row in enumerate(rows) if row["mark"]],
+        )
 
     def compared(self) -> Table:
         "The settings of the chosen runs side by side."
@@ -291,13 +454,24 @@ def _change(self: RunBrowser, **state: object) -> None:
 def _make_controls(self: RunBrowser) -> None:
     self.column = widgets.Dropdown(options=[(heading, key) for key, heading in COLUMNS.items()], description="sort by")
     self.direction = widgets.ToggleButton(description="largest first", tooltip="largest or smallest first")
-    self.differences = widgets.ToggleButton(description="only differences", tooltip="all settings, or those that differ")
-    self.axis = widgets.ToggleButtons(options=("epoch", "step"), style={"button_width": "70px"}, tooltips=["curves over epochs", "curves over steps"])
+    self.differences = widgets.ToggleButton(
+        description="only differences", tooltip="all settings, or those that differ"
+    )
+    self.axis = widgets.ToggleButtons(
+        options=("epoch", "step"), style={"button_width": "70px"}, tooltips=["curves over epochs", "curves over steps"]
+    )
     self.again = widgets.Button(description="Read again", tooltip="runs go on while they are looked at")
     self.names = widgets.SelectMultiple(rows=6, description="compare", layout={"width": "620px"})
-    self.bar = widgets.HBox([self.column, self.direction, self.differences, self.axis, self.again], layout={"flex_flow": "row wrap"})
-    acts = {self.column: self.sort, self.direction: lambda value: self.sort(self.by, descending=value), self.differences: lambda value: self.view(only_differences=value),
-            self.axis: lambda value: self.view(x=value), self.names: lambda value: self.choose(*value)}
+    self.bar = widgets.HBox(
+        [self.column, self.direction, self.differences, self.axis, self.again], layout={"flex_flow": "row wrap"}
+    )
+    acts = {
+        self.column: self.sort,
+        self.direction: lambda value: self.sort(self.by, descending=value),
+        self.differences: lambda value: self.view(only_differences=value),
+        self.axis: lambda value: self.view(x=value),
+        self.names: lambda value: self.choose(*value),
+    }
     for control, act in acts.items():
         control.observe(lambda change, act=act: None if self.quiet else act(change["new"]), names="value")
     self.again.on_click(lambda button: self.reload())
@@ -305,7 +479,12 @@ def _make_controls(self: RunBrowser) -> None:
 
 def _show(self: RunBrowser) -> None:
     with self.quiet():
-        self.column.value, self.direction.value, self.differences.value, self.axis.value = self.by, self.descending, self.only_differences, self.x
+        self.column.value, self.direction.value, self.differences.value, self.axis.value = (
+            self.by,
+            self.descending,
+            self.only_differences,
+            self.x,
+        )
         self.names.options = [run.name for run in self.sorted()]
         self.names.value = self.chosen
     self.shown.value = self.table().html
@@ -313,7 +492,12 @@ def _show(self: RunBrowser) -> None:
     redraw(self.figure, self.still())
 
 
-RunBrowser._chosen_runs, RunBrowser._change, RunBrowser._make_controls, RunBrowser._show = _chosen_runs, _change, _make_controls, _show
+RunBrowser._chosen_runs, RunBrowser._change, RunBrowser._make_controls, RunBrowser._show = (
+    _chosen_runs,
+    _change,
+    _make_controls,
+    _show,
+)
 
 # %% ../../nbs/explore/08_run_browser.ipynb #cell029
 def explore_runs(folder: str | Path = "runs") -> RunBrowser:

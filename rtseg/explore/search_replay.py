@@ -41,7 +41,9 @@ class Recorded:
 
     def __post_init__(self) -> None:
         if not self.history or any("logits" not in record for record in self.history):
-            raise ConfigError("the history has no epoch, or epochs without logits: give the records of search/history.json, one an epoch, each with the logits of teacher and student")
+            raise ConfigError(
+                "the history has no epoch, or epochs without logits: give the records of search/history.json, one an epoch, each with the logits of teacher and student"
+            )
 
     @property
     def epochs(self) -> list[int]:
@@ -51,7 +53,10 @@ class Recorded:
     @cached_property
     def logits(self) -> dict[str, list[ArchLogits]]:
         "Role -> logits of every epoch."
-        return {role: [ArchLogits.from_dict(record["logits"][role]) for record in self.history] for role in self.history[0]["logits"]}
+        return {
+            role: [ArchLogits.from_dict(record["logits"][role]) for record in self.history]
+            for role in self.history[0]["logits"]
+        }
 
     def series(self, key: str) -> list[float | None]:
         "A number of every epoch's record, None where it is missing."
@@ -59,13 +64,24 @@ class Recorded:
 
     def scores(self, lasts: tuple[int, int]) -> list[float | None]:
         "The student supernet's mIoU for a pair of branches at every epoch, None where the record holds none."
-        found = [{tuple(score["lasts"]): score["miou"] for score in record.get("scores", ())} for record in self.history]
+        found = [
+            {tuple(score["lasts"]): score["miou"] for score in record.get("scores", ())} for record in self.history
+        ]
         return [scores.get(lasts) for scores in found]
 
     def decode(self, index: int, role: str, lasts: tuple[int, int], ceiling_ms: float | None) -> Decoded:
         "The network that the logits of an epoch (by index) decode to; `RtsegError` where no network meets the ceiling."
         lookup, size = (self.table.latency, self.table.header.size) if self.table is not None else (None, None)
-        return decode(self.logits[role][index], self.space, lasts=lasts, role=role, latency=lookup, size=size, num_classes=self.num_classes, ceiling_ms=ceiling_ms)
+        return decode(
+            self.logits[role][index],
+            self.space,
+            lasts=lasts,
+            role=role,
+            latency=lookup,
+            size=size,
+            num_classes=self.num_classes,
+            ceiling_ms=ceiling_ms,
+        )
 
 
 def read_search(folder: str | Path) -> Recorded:
@@ -73,10 +89,16 @@ def read_search(folder: str | Path) -> Recorded:
     folder = Path(folder)
     config, history = read_yaml(folder / "config.yaml"), read_json(folder / "search" / "history.json")
     if not isinstance(config, dict) or "space" not in config:
-        raise ArtifactError(f"{folder / 'config.yaml'} names no search space: give the folder of a run with a search, such as runs/demo")
+        raise ArtifactError(
+            f"{folder / 'config.yaml'} names no search space: give the folder of a run with a search, such as runs/demo"
+        )
     path = folder / "latency" / "table.json"
     table = LatencyTable.load(path)
-    chosen = {role: Architecture.load(folder / "search" / f"{role}.json") for role in ROLES if (folder / "search" / f"{role}.json").is_file()}
+    chosen = {
+        role: Architecture.load(folder / "search" / f"{role}.json")
+        for role in ROLES
+        if (folder / "search" / f"{role}.json").is_file()
+    }
     return Recorded(history, SearchSpace.parse(config["space"]), table, table.header.num_classes, chosen)
 
 # %% ../../nbs/explore/04_search_replay.ipynb #cell008
@@ -86,26 +108,59 @@ def probability_maps(logits: ArchLogits, scale: int) -> dict[str, list[list[floa
     cells = [cell_probabilities(logits, layer, scale) if layer >= scale else None for layer in range(layers)]
     operators = [[None if c is None else round(c["operators"][k], 4) for c in cells] for k in range(logits.operators)]
     down = [[None if c is None else round(c["inputs"][0], 4) for c in cells]]
-    widths = [[None if c is None or not c["widths"] else round(c["widths"][k], 4) for c in cells] for k in range(logits.widths)]
+    widths = [
+        [None if c is None or not c["widths"] else round(c["widths"][k], 4) for c in cells]
+        for k in range(logits.widths)
+    ]
     return {"operators": operators, "down": down, "widths": widths}
 
 
 def plot_epoch(logits: ArchLogits, *, operators: Sequence[str], widths: Sequence[int], title: str) -> go.Figure:
     "Heat maps of all probabilities at one epoch: scales side by side, below one another operators, inputs and widths over the layers."
-    labels = {"operators": [SHORT[name] for name in operators], "down": ["finer scale"], "widths": [f"{w}/12" for w in widths]}
-    figure = new_grid([f"1/{s}" for s in STRIDES] + [""] * 6, title, rows=3, height=160 + 24 * (len(operators) + len(widths) + 3), gap=0.03, share_x=True, share_y=True)
+    labels = {
+        "operators": [SHORT[name] for name in operators],
+        "down": ["finer scale"],
+        "widths": [f"{w}/12" for w in widths],
+    }
+    figure = new_grid(
+        [f"1/{s}" for s in STRIDES] + [""] * 6,
+        title,
+        rows=3,
+        height=160 + 24 * (len(operators) + len(widths) + 3),
+        gap=0.03,
+        share_x=True,
+        share_y=True,
+    )
     heights = [len(labels[kind]) + 0.6 for kind in labels]
     for scale in range(3):
         for row, (kind, z) in enumerate(probability_maps(logits, scale).items(), start=1):
-            figure.add_trace(go.Heatmap(z=z, x=list(range(logits.layers)), y=labels[kind], zmin=0, zmax=1, colorscale=[list(s) for s in SEQUENTIAL], xgap=1, ygap=1, hoverongaps=False,
-                                        showscale=scale == 2 and row == 1, colorbar=dict(title="p", thickness=10, outlinewidth=0, len=0.5, y=0.75), name=kind,
-                                        hovertemplate="layer %{x}, %{y}: %{z:.0%}<extra></extra>"), row=row, col=scale + 1)
+            figure.add_trace(
+                go.Heatmap(
+                    z=z,
+                    x=list(range(logits.layers)),
+                    y=labels[kind],
+                    zmin=0,
+                    zmax=1,
+                    colorscale=[list(s) for s in SEQUENTIAL],
+                    xgap=1,
+                    ygap=1,
+                    hoverongaps=False,
+                    showscale=scale == 2 and row == 1,
+                    colorbar=dict(title="p", thickness=10, outlinewidth=0, len=0.5, y=0.75),
+                    name=kind,
+                    hovertemplate="layer %{x}, %{y}: %{z:.0%}<extra></extra>",
+                ),
+                row=row,
+                col=scale + 1,
+            )
     top = 1.0
     for row, height in enumerate(heights, start=1):
         share = height / sum(heights)
         figure.update_yaxes(domain=[max(0.0, top - share + 0.03), top], row=row)
         top -= share
-    figure.update_yaxes(autorange="reversed", showgrid=False, ticks="", type="category").update_xaxes(showline=False, ticks="", dtick=1)
+    figure.update_yaxes(autorange="reversed", showgrid=False, ticks="", type="category").update_xaxes(
+        showline=False, ticks="", dtick=1
+    )
     for row, text in enumerate(("operator", "input", "width"), start=1):
         figure.update_yaxes(title_text=text, row=row, col=1)
     return figure.update_xaxes(title_text="layer", row=3)
@@ -119,16 +174,53 @@ def pair_name(lasts: tuple[int, int]) -> str:
 def plot_course(recorded: Recorded, index: int) -> go.Figure:
     "Latencies, the supernet's mIoU and the latency's weight by epoch, with a line at the epoch number `index` of the list."
     scored = any(score is not None for pair in PAIRS for score in recorded.scores(pair))
-    figure = new_grid(["milliseconds", "supernet's mIoU" if scored else "supernet's mIoU: not in the history", "weight of the latency"], "The course of the search", width=980, height=280)
-    lines = [(1, key, recorded.series(f"{key}_ms"), color, dash) for key, color, dash in (("decoded", SERIES[3], "solid"), ("expected", SERIES[3], "dash"), ("target", SERIES[1], "dot"))]
-    lines += [(2, pair_name(pair), recorded.scores(pair), SERIES[i], "solid" if i == 0 else "dash") for i, pair in enumerate(PAIRS)]
+    figure = new_grid(
+        [
+            "milliseconds",
+            "supernet's mIoU" if scored else "supernet's mIoU: not in the history",
+            "weight of the latency",
+        ],
+        "The course of the search",
+        width=980,
+        height=280,
+    )
+    lines = [
+        (1, key, recorded.series(f"{key}_ms"), color, dash)
+        for key, color, dash in (
+            ("decoded", SERIES[3], "solid"),
+            ("expected", SERIES[3], "dash"),
+            ("target", SERIES[1], "dot"),
+        )
+    ]
+    lines += [
+        (2, pair_name(pair), recorded.scores(pair), SERIES[i], "solid" if i == 0 else "dash")
+        for i, pair in enumerate(PAIRS)
+    ]
     lines.append((3, "weight", recorded.series("latency_weight"), SERIES[4], "solid"))
     for panel, name, values, color, dash in lines:
-        figure.add_trace(go.Scatter(x=recorded.epochs, y=values, name=name, mode="lines+markers", line=dict(color=color, dash=dash, width=2), marker_size=4, showlegend=panel < 3 and any(v is not None for v in values),
-                                    hovertemplate=f"epoch %{{x}}: {name} %{{y:.4g}}<extra></extra>"), row=1, col=panel)
+        figure.add_trace(
+            go.Scatter(
+                x=recorded.epochs,
+                y=values,
+                name=name,
+                mode="lines+markers",
+                line=dict(color=color, dash=dash, width=2),
+                marker_size=4,
+                showlegend=panel < 3 and any(v is not None for v in values),
+                hovertemplate=f"epoch %{{x}}: {name} %{{y:.4g}}<extra></extra>",
+            ),
+            row=1,
+            col=panel,
+        )
     figure.add_vline(x=recorded.epochs[index], line=dict(color=INK, width=1.2))
     figure.update_xaxes(title_text="epoch", range=[recorded.epochs[0] - 0.5, recorded.epochs[-1] + 0.5])
-    figure.update_yaxes(title_text="ms", rangemode="tozero", col=1).update_yaxes(tickformat=".0%", col=2).update_yaxes(type="log", title_text="weight, logarithmic", col=3, tickvals=(steps := sorted(set(recorded.series("latency_weight"))))[:: 1 + len(steps) // 8], tickformat=".3g")
+    figure.update_yaxes(title_text="ms", rangemode="tozero", col=1).update_yaxes(tickformat=".0%", col=2).update_yaxes(
+        type="log",
+        title_text="weight, logarithmic",
+        col=3,
+        tickvals=(steps := sorted(set(recorded.series("latency_weight"))))[:: 1 + len(steps) // 8],
+        tickformat=".3g",
+    )
     return figure.update_layout(legend=dict(orientation="h", x=1, xanchor="right", y=1.14, yanchor="bottom"))
 
 # %% ../../nbs/explore/04_search_replay.ipynb #cell014
@@ -137,7 +229,11 @@ def epoch_html(recorded: Recorded, index: int, decoded: Decoded, role: str, last
     record, score = recorded.history[index], recorded.scores(lasts)[index]
     parts = [f"<b>epoch {record['epoch']}</b>", record.get("health", {}).get("verdict", "")]
     parts += [f"{decoded.latency_ms:.2f} ms decoded"] if decoded.latency_ms is not None else []
-    parts += [f"{record['expected_ms']:.2f} ms expected"] if record.get("expected_ms") is not None and role == "student" else []
+    parts += (
+        [f"{record['expected_ms']:.2f} ms expected"]
+        if record.get("expected_ms") is not None and role == "student"
+        else []
+    )
     parts += [f"supernet's mIoU {score:.1%}"] if score is not None and role == "student" else []
     parts += [f"weight of the latency {record['latency_weight']:g}"]
     parts += ["<b>the network that the run chose</b>"] if recorded.chosen.get(role) == decoded.arch else []
@@ -149,9 +245,16 @@ class Moment:
 
     def __init__(self, recorded: Recorded, *, ceiling_ms: float | None, name: str):
         self.recorded, self.name = recorded, name
-        self.index, self.role, self.ceiling_ms, self.use_ceiling = len(recorded.history) - 1, "student", ceiling_ms, False
+        self.index, self.role, self.ceiling_ms, self.use_ceiling = (
+            len(recorded.history) - 1,
+            "student",
+            ceiling_ms,
+            False,
+        )
         final = recorded.chosen.get("student")
-        self.lasts = next((pair for pair in PAIRS if final is not None and pair == tuple(b.last for b in final.branches)), PAIRS[-1])
+        self.lasts = next(
+            (pair for pair in PAIRS if final is not None and pair == tuple(b.last for b in final.branches)), PAIRS[-1]
+        )
         self.kept: dict[tuple, Decoded] = {}
 
     @property
@@ -171,7 +274,12 @@ class Moment:
     def draw_logits(self) -> go.Figure:
         "All probabilities at the epoch."
         space = self.recorded.space
-        return plot_epoch(self.recorded.logits[self.role][self.index], operators=space.operators, widths=role_widths(space, self.role), title=f"Probabilities of the {self.role}, epoch {self.epoch}")
+        return plot_epoch(
+            self.recorded.logits[self.role][self.index],
+            operators=space.operators,
+            widths=role_widths(space, self.role),
+            title=f"Probabilities of the {self.role}, epoch {self.epoch}",
+        )
 
     def draw_network(self) -> go.Figure:
         "The decoded network, with the table's milliseconds where there is a table."
@@ -190,9 +298,13 @@ class SearchReplay(Moment, Explorer):
         super().__init__(recorded, ceiling_ms=ceiling_ms, name=name)
         self.quiet = Quiet()
         self.message, self.facts = widgets.HTML(), widgets.HTML()
-        self.logits, self.network, self.course = (living_figure(draw()) for draw in (self.draw_logits, self.draw_network, self.draw_course))
+        self.logits, self.network, self.course = (
+            living_figure(draw()) for draw in (self.draw_logits, self.draw_network, self.draw_course)
+        )
         self.controls = _Controls(self)
-        self.widget = widgets.VBox([self.controls.box, self.facts, self.course, self.network, self.message, self.logits])
+        self.widget = widgets.VBox(
+            [self.controls.box, self.facts, self.course, self.network, self.message, self.logits]
+        )
         self._show()
 
     def show_epoch(self, index: int) -> None:
@@ -200,11 +312,15 @@ class SearchReplay(Moment, Explorer):
         self.index = range(len(self.recorded.history))[index]
         self._show()
 
-    def choose(self, *, role: str | None = None, lasts: tuple[int, int] | None = None, ceiling: bool | None = None) -> None:
+    def choose(
+        self, *, role: str | None = None, lasts: tuple[int, int] | None = None, ceiling: bool | None = None
+    ) -> None:
         "Choose what is decoded: the role, the scales on which its branches end, and whether the student has to keep under the ceiling."
         self.role = check_choice(role or self.role, self.recorded.logits, what="role")
         if lasts is not None and tuple(lasts) not in PAIRS:
-            raise ConfigError(f"branches that end at {lasts} are not searched: allowed are {', '.join(map(str, PAIRS))}")
+            raise ConfigError(
+                f"branches that end at {lasts} are not searched: allowed are {', '.join(map(str, PAIRS))}"
+            )
         self.lasts = tuple(lasts or self.lasts)
         if ceiling and self.ceiling_ms is None:
             raise ConfigError("there is no ceiling: the history holds no target; give explore_search a ceiling_ms")
@@ -224,7 +340,11 @@ class SearchReplay(Moment, Explorer):
         self.facts.value = epoch_html(self.recorded, self.index, decoded, self.role, self.lasts)
         with self.quiet():
             self.controls.follow()
-        for living, draw in ((self.course, self.draw_course), (self.network, self.draw_network), (self.logits, self.draw_logits)):
+        for living, draw in (
+            (self.course, self.draw_course),
+            (self.network, self.draw_network),
+            (self.logits, self.draw_logits),
+        ):
             redraw(living, draw())
 
 # %% ../../nbs/explore/04_search_replay.ipynb #cell020
@@ -233,15 +353,37 @@ class _Controls:
 
     def __init__(self, replay: SearchReplay):
         self.replay, count = replay, len(replay.recorded.history)
-        self.play = widgets.Play(min=0, max=count - 1, value=replay.index, interval=1000, tooltip="play the epochs, one a second")
-        self.epoch = widgets.SelectionSlider(options=[(str(epoch), i) for i, epoch in enumerate(replay.recorded.epochs)], value=replay.index, description="epoch")
-        self.role = widgets.ToggleButtons(options=list(replay.recorded.logits), description="role", style={"button_width": "80px"})
-        self.pair = widgets.ToggleButtons(options=[(pair_name(pair), pair) for pair in PAIRS], description="branches", style={"button_width": "100px"})
+        self.play = widgets.Play(
+            min=0, max=count - 1, value=replay.index, interval=1000, tooltip="play the epochs, one a second"
+        )
+        self.epoch = widgets.SelectionSlider(
+            options=[(str(epoch), i) for i, epoch in enumerate(replay.recorded.epochs)],
+            value=replay.index,
+            description="epoch",
+        )
+        self.role = widgets.ToggleButtons(
+            options=list(replay.recorded.logits), description="role", style={"button_width": "80px"}
+        )
+        self.pair = widgets.ToggleButtons(
+            options=[(pair_name(pair), pair) for pair in PAIRS], description="branches", style={"button_width": "100px"}
+        )
         known = replay.ceiling_ms is not None
-        self.ceiling = widgets.Checkbox(description=f"at most {replay.ceiling_ms:.2f} ms" if known else "no ceiling known", disabled=not known)
-        self.box = widgets.VBox([widgets.HBox([self.play, self.epoch]), widgets.HBox([self.role, self.pair, self.ceiling], layout={"flex_flow": "row wrap"})])
-        for widget, act in ((self.play, replay.show_epoch), (self.epoch, replay.show_epoch), (self.role, lambda v: replay.choose(role=v)), (self.pair, lambda v: replay.choose(lasts=v)),
-                            (self.ceiling, lambda v: replay.choose(ceiling=v))):
+        self.ceiling = widgets.Checkbox(
+            description=f"at most {replay.ceiling_ms:.2f} ms" if known else "no ceiling known", disabled=not known
+        )
+        self.box = widgets.VBox(
+            [
+                widgets.HBox([self.play, self.epoch]),
+                widgets.HBox([self.role, self.pair, self.ceiling], layout={"flex_flow": "row wrap"}),
+            ]
+        )
+        for widget, act in (
+            (self.play, replay.show_epoch),
+            (self.epoch, replay.show_epoch),
+            (self.role, lambda v: replay.choose(role=v)),
+            (self.pair, lambda v: replay.choose(lasts=v)),
+            (self.ceiling, lambda v: replay.choose(ceiling=v)),
+        ):
             widget.observe(self._chosen(act), names="value")
 
     def _chosen(self, act: object) -> object:
@@ -254,19 +396,32 @@ class _Controls:
         self.role.value, self.pair.value, self.ceiling.value = replay.role, replay.lasts, replay.use_ceiling
 
 # %% ../../nbs/explore/04_search_replay.ipynb #cell022
-def explore_search(source: str | Path | Sequence[Mapping], *, space: SearchSpace | None = None, table: LatencyTable | None = None, num_classes: int = 19, ceiling_ms: float | None = None,
-                   name: str | None = None) -> SearchReplay:
+def explore_search(
+    source: str | Path | Sequence[Mapping],
+    *,
+    space: SearchSpace | None = None,
+    table: LatencyTable | None = None,
+    num_classes: int = 19,
+    ceiling_ms: float | None = None,
+    name: str | None = None,
+) -> SearchReplay:
     """A search to be replayed: the folder of a run, or the records of its epochs with their `space` (and a latency `table`). The ceiling in ms is the history's target unless given.
     `ConfigError` for a space or a table beside a run folder, and for records without a space."""
     if isinstance(source, str | Path):
         if space is not None or table is not None:
-            raise ConfigError(f"{source} is a run folder, which has its own space and table: leave out space and table, or give the records of its search/history.json instead")
+            raise ConfigError(
+                f"{source} is a run folder, which has its own space and table: leave out space and table, or give the records of its search/history.json instead"
+            )
         recorded = read_search(source)
     elif space is None:
-        raise ConfigError("records of a search need the space that was searched: give space=SearchSpace(...), or a run folder instead of records")
+        raise ConfigError(
+            "records of a search need the space that was searched: give space=SearchSpace(...), or a run folder instead of records"
+        )
     else:
         recorded = Recorded(source, space, table, table.header.num_classes if table is not None else num_classes, {})
     ceiling = recorded.history[-1].get("target_ms") if ceiling_ms is None else ceiling_ms
     if ceiling is not None and recorded.table is None:
         raise ConfigError(f"a ceiling of {ceiling:g} ms needs a latency table: give table")
-    return SearchReplay(recorded, ceiling_ms=ceiling, name=name or (Path(source).name if isinstance(source, str | Path) else "Search"))
+    return SearchReplay(
+        recorded, ceiling_ms=ceiling, name=name or (Path(source).name if isinstance(source, str | Path) else "Search")
+    )

@@ -32,9 +32,20 @@ from ..viz.gallery import place_names
 # %% ../../nbs/explore/05_zoo_explorer.ipynb #cell004
 def _home(made: type | Callable) -> Path | None:
     "The package's file that defines a network; None for one that only a notebook defines."
-    named = [made.__module__] if made.__module__ != "__main__" else [n for n in list(sys.modules) if n.startswith("rtseg.models.")]  # a notebook may have defined it anew
+    named = (
+        [made.__module__]
+        if made.__module__ != "__main__"
+        else [n for n in list(sys.modules) if n.startswith("rtseg.models.")]
+    )  # a notebook may have defined it anew
     found = (import_module(n) for n in named)
-    return next((Path(m.__file__) for m in found if getattr(getattr(m, made.__qualname__, None), "__module__", None) == m.__name__), None)
+    return next(
+        (
+            Path(m.__file__)
+            for m in found
+            if getattr(getattr(m, made.__qualname__, None), "__module__", None) == m.__name__
+        ),
+        None,
+    )
 
 
 @lru_cache(maxsize=256)
@@ -71,7 +82,9 @@ def read_latency(latency: BenchRecord | str | Path | Mapping[str, float] | None)
     found = circumstances(record)
     if not found:
         reasons = sorted({row.reason for row in record.rows if row.reason})
-        raise ArtifactError(f"the bench holds no measured row{': ' + reasons[0] if reasons else ''}; measure with: rtseg bench --models all --sizes 512x1024")
+        raise ArtifactError(
+            f"the bench holds no measured row{': ' + reasons[0] if reasons else ''}; measure with: rtseg bench --models all --sizes 512x1024"
+        )
     return found
 
 # %% ../../nbs/explore/05_zoo_explorer.ipynb #cell010
@@ -80,13 +93,18 @@ def read_results(results: Mapping[str, float | EvalReport] | str | Path | None) 
     if results is None:
         return {}
     if isinstance(results, Mapping):
-        return {name: 100 * (value.miou if isinstance(value, EvalReport) else float(value)) for name, value in results.items()}
+        return {
+            name: 100 * (value.miou if isinstance(value, EvalReport) else float(value))
+            for name, value in results.items()
+        }
     found: dict[str, list[float]] = {}
     for record in map(read_json, sorted(Path(results).glob("*.json"))):
         if isinstance(record, dict) and "test" in record.get("reports", {}):
             found.setdefault(record["model"], []).append(100 * record["reports"]["test"]["miou"])
     if not found:
-        raise ArtifactError(f"{results} holds no record of a training (JSON with model and reports.test): give the folder that benchmarks/camvid_training.py wrote, or a dictionary")
+        raise ArtifactError(
+            f"{results} holds no record of a training (JSON with model and reports.test): give the folder that benchmarks/camvid_training.py wrote, or a dictionary"
+        )
     return {name: sum(values) / len(values) for name, values in found.items()}
 
 # %% ../../nbs/explore/05_zoo_explorer.ipynb #cell013
@@ -99,8 +117,15 @@ class Axis:
     log: bool = False
 
 
-AXES = {"ms": Axis("latency, ms", False, True), "fps": Axis("published frames per second", True), "gmacs": Axis(f"GMAC at {COMPARED_AT[0]} x {COMPARED_AT[1]}", False, True),
-        "params": Axis("parameters, millions", False, True), "miou": Axis("mIoU on Cityscapes as published, %", True), "own": Axis("own mIoU, %", True), "year": Axis("year", True)}
+AXES = {
+    "ms": Axis("latency, ms", False, True),
+    "fps": Axis("published frames per second", True),
+    "gmacs": Axis(f"GMAC at {COMPARED_AT[0]} x {COMPARED_AT[1]}", False, True),
+    "params": Axis("parameters, millions", False, True),
+    "miou": Axis("mIoU on Cityscapes as published, %", True),
+    "own": Axis("own mIoU, %", True),
+    "year": Axis("year", True),
+}
 
 
 @lru_cache(maxsize=1)
@@ -110,7 +135,15 @@ def _gallery() -> tuple[dict, ...]:
 
 def zoo_points(milliseconds: Mapping[str, float] | None = None, own: Mapping[str, float] | None = None) -> list[dict]:
     "The rows of `gallery()` with `ms` and `own` (None where not given) and the `page`; names outside the registry raise `ConfigError`."
-    rows = [{**row, "ms": (milliseconds or {}).get(row["name"]), "own": (own or {}).get(row["name"]), "page": page_of(row["name"])} for row in _gallery()]
+    rows = [
+        {
+            **row,
+            "ms": (milliseconds or {}).get(row["name"]),
+            "own": (own or {}).get(row["name"]),
+            "page": page_of(row["name"]),
+        }
+        for row in _gallery()
+    ]
     for name in own or {}:
         check_choice(name, [row["name"] for row in rows], what="network with own results")
     return rows
@@ -129,12 +162,16 @@ class Budget:
         for name in ("ms", "gmacs", "params"):
             value = getattr(self, name)
             if value is not None and value <= 0:
-                raise ConfigError(f"a budget of {name}={value} leaves nothing: give a positive number, or None for no limit")
+                raise ConfigError(
+                    f"a budget of {name}={value} leaves nothing: give a positive number, or None for no limit"
+                )
 
     def allows(self, point: Mapping) -> bool:
         "Whether a point lies within all limits."
         limits = [(point[name], getattr(self, name)) for name in ("ms", "gmacs", "params")]
-        return all(limit is None or (value is not None and value <= limit) for value, limit in limits) and (self.since is None or point["year"] >= self.since)
+        return all(limit is None or (value is not None and value <= limit) for value, limit in limits) and (
+            self.since is None or point["year"] >= self.since
+        )
 
 
 def pareto(points: Sequence[Mapping], x: str, y: str) -> list[Mapping]:
@@ -161,28 +198,80 @@ def _pixels(points: Sequence[Mapping], axes: tuple[str, str]) -> list[tuple[floa
 
 def point_text(point: Mapping) -> str:
     "What is known about a network, for its hover."
-    known = [f"{AXES[key].label}: {point[key]:.4g}" for key in ("ms", "own", "params", "gmacs", "fps") if point[key] is not None]
-    accuracy = f"mIoU {point['miou']:g} % ({point['miou_of']})" if point["miou"] is not None else "no published mIoU recorded"
+    known = [
+        f"{AXES[key].label}: {point[key]:.4g}"
+        for key in ("ms", "own", "params", "gmacs", "fps")
+        if point[key] is not None
+    ]
+    accuracy = (
+        f"mIoU {point['miou']:g} % ({point['miou_of']})" if point["miou"] is not None else "no published mIoU recorded"
+    )
     return "<br>".join([f"<b>{point['title']}</b> ({point['year']})", accuracy, *known])
 
 
-def plot_zoo(points: Sequence[Mapping], x: str = "gmacs", y: str = "miou", *, total: int | None = None, chosen: str | None = None, where: str = "") -> go.Figure:
+def plot_zoo(
+    points: Sequence[Mapping],
+    x: str = "gmacs",
+    y: str = "miou",
+    *,
+    total: int | None = None,
+    chosen: str | None = None,
+    where: str = "",
+) -> go.Figure:
     "Networks over two of AXES with the front; `total` is how many there are without a budget, `chosen` is ringed, `where` says how milliseconds were measured."
     for axis in (x, y):
         check_choice(axis, AXES, what="axis")
-    known = sorted((p for p in points if p[x] is not None and p[y] is not None), key=lambda p: -p[y] if AXES[y].more else p[y])
+    known = sorted(
+        (p for p in points if p[x] is not None and p[y] is not None), key=lambda p: -p[y] if AXES[y].more else p[y]
+    )
     front = pareto(known, x, y)
-    note = f"{len(known)} networks of {total if total is not None else len(points)} are within the budget and have both numbers · {len(front)} on the front" + (f" · {where}" if where and "ms" in (x, y) else "")
-    figure = new_figure(f"{AXES[y].label} over {AXES[x].label}", subtitle=note, x=AXES[x].label, y=AXES[y].label, width=900, height=520)
+    note = (
+        f"{len(known)} networks of {total if total is not None else len(points)} are within the budget and have both numbers · {len(front)} on the front"
+        + (f" · {where}" if where and "ms" in (x, y) else "")
+    )
+    figure = new_figure(
+        f"{AXES[y].label} over {AXES[x].label}", subtitle=note, x=AXES[x].label, y=AXES[y].label, width=900, height=520
+    )
     places = place_names(_pixels(known, (x, y)), [p["title"] for p in known]) if known else []
-    figure.add_scatter(x=[p[x] for p in known], y=[p[y] for p in known], mode="markers+text", text=[p["title"] if place else "" for p, place in zip(known, places, strict=True)], name="networks",
-                       textposition=[place or "top center" for place in places], textfont_size=10, hovertext=[point_text(p) for p in known], hoverinfo="text", customdata=[p["name"] for p in known],
-                       marker=dict(size=11, color=[p["year"] for p in known], colorscale=SEQUENTIAL, cmin=2015, cmax=2022, showscale=True, colorbar=dict(title="year", thickness=10, outlinewidth=0, dtick=1),
-                                   line=dict(width=[3 if p["name"] == chosen else 1 for p in known], color=[INK if p["name"] == chosen else MUTED for p in known])))
-    figure.add_scatter(x=[p[x] for p in front], y=[p[y] for p in front], mode="lines", name="front", hoverinfo="skip", line=dict(color=MUTED, width=1.4, dash="4px,3px"))
+    figure.add_scatter(
+        x=[p[x] for p in known],
+        y=[p[y] for p in known],
+        mode="markers+text",
+        text=[p["title"] if place else "" for p, place in zip(known, places, strict=True)],
+        name="networks",
+        textposition=[place or "top center" for place in places],
+        textfont_size=10,
+        hovertext=[point_text(p) for p in known],
+        hoverinfo="text",
+        customdata=[p["name"] for p in known],
+        marker=dict(
+            size=11,
+            color=[p["year"] for p in known],
+            colorscale=SEQUENTIAL,
+            cmin=2015,
+            cmax=2022,
+            showscale=True,
+            colorbar=dict(title="year", thickness=10, outlinewidth=0, dtick=1),
+            line=dict(
+                width=[3 if p["name"] == chosen else 1 for p in known],
+                color=[INK if p["name"] == chosen else MUTED for p in known],
+            ),
+        ),
+    )
+    figure.add_scatter(
+        x=[p[x] for p in front],
+        y=[p[y] for p in front],
+        mode="lines",
+        name="front",
+        hoverinfo="skip",
+        line=dict(color=MUTED, width=1.4, dash="4px,3px"),
+    )
     ladder = [m * 10.0**e for e in range(-3, 7) for m in (1, 2, 5)]
     for axis, update in ((x, figure.update_xaxes), (y, figure.update_yaxes)):
-        update(showgrid=True, **({"type": "log", "tickvals": ladder, "ticktext": [f"{v:g}" for v in ladder]} if AXES[axis].log else {}))
+        update(
+            showgrid=True,
+            **({"type": "log", "tickvals": ladder, "ticktext": [f"{v:g}" for v in ladder]} if AXES[axis].log else {}),
+        )
     return figure.update_layout(showlegend=False)
 
 # %% ../../nbs/explore/05_zoo_explorer.ipynb #cell022
@@ -198,7 +287,16 @@ def facts_html(point: Mapping, pages: str, where: str) -> str:
 class ZooExplorer(Explorer):
     "The networks of the registry on two axes within a budget; see `explore_zoo`."
 
-    def __init__(self, latencies: Mapping[str, Mapping[str, float]], own: Mapping[str, float], *, x: str, y: str, budget: Budget, pages: str):
+    def __init__(
+        self,
+        latencies: Mapping[str, Mapping[str, float]],
+        own: Mapping[str, float],
+        *,
+        x: str,
+        y: str,
+        budget: Budget,
+        pages: str,
+    ):
         self.latencies, self.own, self.pages, self.quiet = latencies, own, pages, Quiet()
         self.where, self.x, self.y, self.budget, self.chosen = next(iter(latencies), ""), x, y, budget, None
         self.points = zoo_points(self.latencies.get(self.where), own)
@@ -247,10 +345,19 @@ class ZooExplorer(Explorer):
 
     def _show(self) -> None:
         point = next((p for p in self.points if p["name"] == self.chosen), None)
-        self.facts.value = facts_html(point, self.pages, self.where if point["ms"] is not None else "") if point else "Click a point, or choose a network above: its facts and its page stand here."
+        self.facts.value = (
+            facts_html(point, self.pages, self.where if point["ms"] is not None else "")
+            if point
+            else "Click a point, or choose a network above: its facts and its page stand here."
+        )
         missing = [axis for axis in (self.x, self.y) if not any(p[axis] is not None for p in self.points)]
-        how = {"ms": "give explore_zoo a record of rtseg bench (latency=...)", "own": "give explore_zoo your own results (results=...)"}
-        self.message.value = "; ".join(f"no network has {AXES[axis].label}: {how.get(axis, 'the registry records none')}" for axis in missing)
+        how = {
+            "ms": "give explore_zoo a record of rtseg bench (latency=...)",
+            "own": "give explore_zoo your own results (results=...)",
+        }
+        self.message.value = "; ".join(
+            f"no network has {AXES[axis].label}: {how.get(axis, 'the registry records none')}" for axis in missing
+        )
         with self.quiet():
             self.controls.follow()
         redraw(self.figure, self.still())
@@ -266,17 +373,53 @@ class _Controls:
     def __init__(self, explorer: ZooExplorer):
         self.explorer = explorer
         options = [(axis.label, key) for key, axis in AXES.items()]
-        self.x, self.y = widgets.Dropdown(options=options, description="x axis"), widgets.Dropdown(options=options, description="y axis")
-        self.where = widgets.Dropdown(options=list(explorer.latencies), description="measured on", layout={"width": "420px"})
-        self.limits = {name: widgets.SelectionSlider(options=steps(explorer, name), value=math.inf, description=text, continuous_update=False) for name, text in (("ms", "ms ≤"), ("gmacs", "GMAC ≤"), ("params", "million ≤"))}
+        self.x, self.y = (
+            widgets.Dropdown(options=options, description="x axis"),
+            widgets.Dropdown(options=options, description="y axis"),
+        )
+        self.where = widgets.Dropdown(
+            options=list(explorer.latencies), description="measured on", layout={"width": "420px"}
+        )
+        self.limits = {
+            name: widgets.SelectionSlider(
+                options=steps(explorer, name), value=math.inf, description=text, continuous_update=False
+            )
+            for name, text in (("ms", "ms ≤"), ("gmacs", "GMAC ≤"), ("params", "million ≤"))
+        }
         self.limits["params"].tooltip = "parameters, millions, at most"
         years = sorted({p["year"] for p in explorer.points})
-        self.since = widgets.SelectionSlider(options=years, value=years[0], description="since", continuous_update=False)
-        self.network = widgets.Dropdown(options=[("choose a network", ""), *sorted((p["title"], p["name"]) for p in explorer.points)], description="network")
-        shown = [[self.x, self.y, self.network], [*([self.limits["ms"]] if explorer.latencies else []), self.limits["gmacs"], self.limits["params"], self.since], [self.where] if explorer.latencies else []]
+        self.since = widgets.SelectionSlider(
+            options=years, value=years[0], description="since", continuous_update=False
+        )
+        self.network = widgets.Dropdown(
+            options=[("choose a network", ""), *sorted((p["title"], p["name"]) for p in explorer.points)],
+            description="network",
+        )
+        shown = [
+            [self.x, self.y, self.network],
+            [
+                *([self.limits["ms"]] if explorer.latencies else []),
+                self.limits["gmacs"],
+                self.limits["params"],
+                self.since,
+            ],
+            [self.where] if explorer.latencies else [],
+        ]
         self.box = widgets.VBox([widgets.HBox(row, layout={"flex_flow": "row wrap"}) for row in shown if row])
-        acts = [(self.x, lambda v: explorer.axes(x=v)), (self.y, lambda v: explorer.axes(y=v)), (self.where, explorer.measured_on), (self.network, lambda v: explorer.choose(v or None)), (self.since, lambda v: explorer.limit(since=v))]
-        for widget, act in (*acts, *((slider, lambda v, name=name: explorer.limit(**{name: None if math.isinf(v) else v})) for name, slider in self.limits.items())):
+        acts = [
+            (self.x, lambda v: explorer.axes(x=v)),
+            (self.y, lambda v: explorer.axes(y=v)),
+            (self.where, explorer.measured_on),
+            (self.network, lambda v: explorer.choose(v or None)),
+            (self.since, lambda v: explorer.limit(since=v)),
+        ]
+        for widget, act in (
+            *acts,
+            *(
+                (slider, lambda v, name=name: explorer.limit(**{name: None if math.isinf(v) else v}))
+                for name, slider in self.limits.items()
+            ),
+        ):
             widget.observe(self._chosen(act), names="value")
 
     def _chosen(self, act: object) -> object:
@@ -291,25 +434,50 @@ class _Controls:
             if value not in [v for _, v in slider.options]:
                 slider.options = sorted((*slider.options, (f"{value:.4g}", value)), key=lambda pair: pair[1])
             slider.value = value
-        self.since.value = next((year for year in self.since.options if year >= (explorer.budget.since or 0)), self.since.options[-1])
+        self.since.value = next(
+            (year for year in self.since.options if year >= (explorer.budget.since or 0)), self.since.options[-1]
+        )
         if explorer.where:
             self.where.value = explorer.where
 
 
 def steps(explorer: ZooExplorer, name: str) -> list[tuple[str, float]]:
     "Limits to choose from: a 1-2-5 ladder over what the networks need (under any circumstances), and no limit (infinity)."
-    values = [ms for found in explorer.latencies.values() for ms in found.values()] if name == "ms" else [p[name] for p in explorer.points if p[name] is not None]
+    values = (
+        [ms for found in explorer.latencies.values() for ms in found.values()]
+        if name == "ms"
+        else [p[name] for p in explorer.points if p[name] is not None]
+    )
     ladder = [m * 10.0**e for e in range(-3, 7) for m in (1, 2, 5)]
     used = [step for step in ladder if values and min(values) <= step < max(values)]
     return [*((f"{step:g}", step) for step in used), ("any", math.inf)]
 
 # %% ../../nbs/explore/05_zoo_explorer.ipynb #cell028
-def explore_zoo(*, latency: BenchRecord | str | Path | Mapping[str, float] | None = None, results: Mapping[str, float | EvalReport] | str | Path | None = None, x: str | None = None, y: str = "miou",
-                max_ms: float | None = None, max_gmacs: float | None = None, max_params: float | None = None, since: int | None = None, pages: str = "..") -> ZooExplorer:
+def explore_zoo(
+    *,
+    latency: BenchRecord | str | Path | Mapping[str, float] | None = None,
+    results: Mapping[str, float | EvalReport] | str | Path | None = None,
+    x: str | None = None,
+    y: str = "miou",
+    max_ms: float | None = None,
+    max_gmacs: float | None = None,
+    max_params: float | None = None,
+    since: int | None = None,
+    pages: str = "..",
+) -> ZooExplorer:
     """All networks on two axes within a budget. `latency` is a bench's record, its file, or ms by network; `results` own mIoU by network (0 to 1), reports, or a folder of records; `max_params` in
     millions; `pages` the folder or address of the notebooks. The x axis is the latency where there is one, else GMAC."""
     latencies = read_latency(latency)
     if max_ms is not None and not latencies:
-        raise ConfigError(f"max_ms={max_ms:g} needs measured milliseconds: give latency, a record of rtseg bench, or limit max_gmacs")
+        raise ConfigError(
+            f"max_ms={max_ms:g} needs measured milliseconds: give latency, a record of rtseg bench, or limit max_gmacs"
+        )
     x = check_choice(x or ("ms" if latencies else "gmacs"), AXES, what="axis")
-    return ZooExplorer(latencies, read_results(results), x=x, y=check_choice(y, AXES, what="axis"), budget=Budget(max_ms, max_gmacs, max_params, since), pages=pages)
+    return ZooExplorer(
+        latencies,
+        read_results(results),
+        x=x,
+        y=check_choice(y, AXES, what="axis"),
+        budget=Budget(max_ms, max_gmacs, max_params, since),
+        pages=pages,
+    )

@@ -39,8 +39,19 @@ def cpu_state(folder: Path = CPU_FOLDER) -> dict:
     governor, most = _read(scaling / "scaling_governor"), _read(scaling / "cpuinfo_max_freq")
     turbo, boost = _read(folder / "intel_pstate" / "no_turbo"), _read(folder / "cpufreq" / "boost")
     hidden = absent(f"{scaling} tells nothing, as in most virtual machines")
-    boosts = turbo == "0" if turbo is not None else boost == "1" if boost is not None else absent("neither intel_pstate nor cpufreq says whether it boosts")
-    return {"mhz": clock_mhz(scaling), "max_mhz": int(most) / 1000 if most else hidden, "governor": governor or hidden, "boost": boosts}
+    boosts = (
+        turbo == "0"
+        if turbo is not None
+        else boost == "1"
+        if boost is not None
+        else absent("neither intel_pstate nor cpufreq says whether it boosts")
+    )
+    return {
+        "mhz": clock_mhz(scaling),
+        "max_mhz": int(most) / 1000 if most else hidden,
+        "governor": governor or hidden,
+        "boost": boosts,
+    }
 
 
 def clock_mhz(scaling: Path = CPU_FOLDER / "cpu0" / "cpufreq") -> float | str:
@@ -52,7 +63,9 @@ def clock_mhz(scaling: Path = CPU_FOLDER / "cpu0" / "cpufreq") -> float | str:
         told = psutil.cpu_freq()
     except (OSError, NotImplementedError, RuntimeError):
         told = None
-    return round(told.current, 1) if told and told.current else absent("the system does not tell the clock of its cores")
+    return (
+        round(told.current, 1) if told and told.current else absent("the system does not tell the clock of its cores")
+    )
 
 # %% ../../nbs/latency/01_machine_state.ipynb #cell007
 def load_average() -> float | str:
@@ -68,12 +81,20 @@ def gpu_state(device: torch.device) -> dict:
     try:
         return {"gpu_mhz": int(torch.cuda.clock_rate(device))}
     except (ImportError, RuntimeError, AttributeError, AssertionError) as error:
-        return {"gpu_mhz": absent(f"the driver's library cannot be asked ({str(error).splitlines()[0] if str(error) else type(error).__name__})")}
+        return {
+            "gpu_mhz": absent(
+                f"the driver's library cannot be asked ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+            )
+        }
 
 
 def machine_state(device: torch.device | None = None) -> dict:
     """What a measurement on `device` (the CPU unless given) notes about its surroundings: clock, governor, boost, load, and a GPU's clock."""
-    return {**cpu_state(), "load": load_average(), **(gpu_state(device) if device is not None and device.type == "cuda" else {})}
+    return {
+        **cpu_state(),
+        "load": load_average(),
+        **(gpu_state(device) if device is not None and device.type == "cuda" else {}),
+    }
 
 # %% ../../nbs/latency/01_machine_state.ipynb #cell010
 def machine_record() -> dict:
@@ -87,10 +108,18 @@ def machine_text(machine: dict) -> str:
     return f"{machine.get('cpu')} ({machine.get('cores')} cores, {machine.get('architecture')}), {machine.get('gpu') or 'no GPU'}"
 
 
-def require_same_machine(earlier: dict, now: dict, *, what: str, other_machine: bool = False,
-                         remedy: str = "measure it here, or say --other-machine if the comparison is meant") -> bool:
+def require_same_machine(
+    earlier: dict,
+    now: dict,
+    *,
+    what: str,
+    other_machine: bool = False,
+    remedy: str = "measure it here, or say --other-machine if the comparison is meant",
+) -> bool:
     """Whether two records are of one machine; raises `DeviceMismatch` naming both if not, unless `other_machine` says that this is known."""
     same = earlier == now
     if not same and not other_machine:
-        raise DeviceMismatch(f"{what} was measured on {machine_text(earlier)}, and this is {machine_text(now)}: {remedy}")
+        raise DeviceMismatch(
+            f"{what} was measured on {machine_text(earlier)}, and this is {machine_text(now)}: {remedy}"
+        )
     return same

@@ -56,8 +56,15 @@ def clock_of(device: torch.device) -> Callable[[Callable[[], object]], float]:
     return cuda_clock if device.type == "cuda" else cpu_clock
 
 # %% ../../nbs/latency/02_measuring.ipynb #cell012
-def check_clock(call: Callable[[], object], device: torch.device, *, calls: int = 5, slack_ms: float = 1.0,
-                clock: Callable[[Callable[[], object]], float] | None = None, settle: Callable[[], object] | None = None) -> float:
+def check_clock(
+    call: Callable[[], object],
+    device: torch.device,
+    *,
+    calls: int = 5,
+    slack_ms: float = 1.0,
+    clock: Callable[[Callable[[], object]], float] | None = None,
+    settle: Callable[[], object] | None = None,
+) -> float:
     """Share of the wall time that the clock sees; raises `RtsegError` if more than half goes unseen (the target returns before its work is done).
 
     `clock` is the device's unless given; `settle` waits until all work is done (a GPU synchronises; on a CPU nothing waits, and nothing can be found, without it)."""
@@ -70,7 +77,9 @@ def check_clock(call: Callable[[], object], device: torch.device, *, calls: int 
     settle()
     wall = (time.perf_counter() - start) * 1e3
     if seen < 0.5 * (wall - calls * slack_ms):
-        raise RtsegError(f"the clock saw {seen:.1f} ms of {wall:.1f} ms: the target returns before its work is done; wait for it inside the call, or run it on the current stream")
+        raise RtsegError(
+            f"the clock saw {seen:.1f} ms of {wall:.1f} ms: the target returns before its work is done; wait for it inside the call, or run it on the current stream"
+        )
     return min(1.0, seen / wall)
 
 
@@ -85,7 +94,9 @@ LAUNCHES = ("eager", "graph")
 def graph_call(call: Callable[[], object], device: torch.device) -> Callable[[], None]:
     """The replay of `call`'s kernels as one CUDA graph; `ConfigError` without a GPU, or if the call cannot be recorded."""
     if device.type != "cuda":
-        raise ConfigError(f"launch='graph' replays CUDA kernels, and this target runs on {device.type}: choose launch='eager', or move the network to a GPU")
+        raise ConfigError(
+            f"launch='graph' replays CUDA kernels, and this target runs on {device.type}: choose launch='eager', or move the network to a GPU"
+        )
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -97,11 +108,19 @@ def graph_call(call: Callable[[], object], device: torch.device) -> Callable[[],
         with torch.cuda.graph(graph):
             call()
     except RuntimeError as error:
-        raise ConfigError(f"the target cannot be recorded as a CUDA graph ({str(error).splitlines()[0]}): choose launch='eager'") from error
+        raise ConfigError(
+            f"the target cannot be recorded as a CUDA graph ({str(error).splitlines()[0]}): choose launch='eager'"
+        ) from error
     return graph.replay
 
 # %% ../../nbs/latency/02_measuring.ipynb #cell019
-def warm_up(call: Callable[[], object], clock: Callable[[Callable[[], object]], float], *, max_seconds: float = 5.0, margin: float = 0.03) -> list[float]:
+def warm_up(
+    call: Callable[[], object],
+    clock: Callable[[Callable[[], object]], float],
+    *,
+    max_seconds: float = 5.0,
+    margin: float = 0.03,
+) -> list[float]:
     """Call until the timings stop falling by more than `margin`; returns the warm-up's timings (ms)."""
     times = [clock(call) for _ in range(2)]
     start = time.perf_counter()
@@ -113,8 +132,15 @@ def warm_up(call: Callable[[], object], clock: Callable[[Callable[[], object]], 
     return times
 
 # %% ../../nbs/latency/02_measuring.ipynb #cell022
-def repeat(call: Callable[[], object], clock: Callable[[Callable[[], object]], float], *, tolerance: float = 0.05, min_runs: int = 10,
-           max_runs: int = 1000, max_seconds: float = 10.0) -> list[float]:
+def repeat(
+    call: Callable[[], object],
+    clock: Callable[[Callable[[], object]], float],
+    *,
+    tolerance: float = 0.05,
+    min_runs: int = 10,
+    max_runs: int = 1000,
+    max_seconds: float = 10.0,
+) -> list[float]:
     """Timings (ms) of repeated calls, as many as the median's `tolerance` needs."""
     times, start = [], time.perf_counter()
     while len(times) < max_runs:
@@ -132,8 +158,14 @@ def relative_error(times: Sequence[float]) -> float:
     return (high - low) / 2 / max(statistics.median(times), 1e-9)
 
 # %% ../../nbs/latency/02_measuring.ipynb #cell025
-def measure_rounds(call: Callable[[], object], clock: Callable[[Callable[[], object]], float], *, rounds: int, max_seconds: float,
-                   **options: float) -> tuple[list[float], list[float]]:
+def measure_rounds(
+    call: Callable[[], object],
+    clock: Callable[[Callable[[], object]], float],
+    *,
+    rounds: int,
+    max_seconds: float,
+    **options: float,
+) -> tuple[list[float], list[float]]:
     """The timings (ms) of the quietest of several rounds, and every round's median; `options` as in `repeat`."""
     measured = [repeat(call, clock, max_seconds=max_seconds / rounds, **options) for _ in range(rounds)]
     medians = [statistics.median(times) for times in measured]
@@ -144,8 +176,13 @@ def outlier_report(times: Sequence[float]) -> dict:
     """How many timings lie beyond q3 + 3 (q3 - q1), that limit, the slowest (ms), and the slowest relative to the median (Tukey, 1977)."""
     q1, q3 = np.percentile(times, [25, 75])
     limit, slowest = float(q3 + 3 * (q3 - q1)), max(times)
-    return {"beyond": sum(t > limit for t in times), "of": len(times), "limit_ms": round(limit, 4), "slowest_ms": round(slowest, 4),
-            "slowest_over_median": round(slowest / max(statistics.median(times), 1e-9), 3)}
+    return {
+        "beyond": sum(t > limit for t in times),
+        "of": len(times),
+        "limit_ms": round(limit, 4),
+        "slowest_ms": round(slowest, 4),
+        "slowest_over_median": round(slowest / max(statistics.median(times), 1e-9), 3),
+    }
 
 # %% ../../nbs/latency/02_measuring.ipynb #cell031
 PARTS = ("preprocessing", "network", "upsampling", "argmax", "copies")
@@ -164,9 +201,22 @@ def trial_image(runtime: Runtime, shape: tuple[int, ...], *, seed: int = 0) -> n
     return rng.standard_normal(shape, dtype=np.float32)
 
 
-def measure_latency(target: nn.Module | Runtime, shape: tuple[int, ...], *, tolerance: float = 0.05, rounds: int = 3, min_runs: int = 10, max_runs: int = 1000,
-                    max_seconds: float = 20.0, threads: int | None = None, includes: tuple[str, ...] = ("network", "upsampling"), seed: int = 0,
-                    launch: str = "eager", settle: Callable[[], object] | None = None, watch: LoadWatch | None = None) -> Latency:
+def measure_latency(
+    target: nn.Module | Runtime,
+    shape: tuple[int, ...],
+    *,
+    tolerance: float = 0.05,
+    rounds: int = 3,
+    min_runs: int = 10,
+    max_runs: int = 1000,
+    max_seconds: float = 20.0,
+    threads: int | None = None,
+    includes: tuple[str, ...] = ("network", "upsampling"),
+    seed: int = 0,
+    launch: str = "eager",
+    settle: Callable[[], object] | None = None,
+    watch: LoadWatch | None = None,
+) -> Latency:
     """The latency of `target` on a random image of `shape` (N x C x H x W); modes and threads are restored. `settle` waits for a target that works in the background, `watch` for others.
 
     Raises `ConfigError` for an impossible request, and `RtsegError` if the target returns before its work is done."""
@@ -174,7 +224,9 @@ def measure_latency(target: nn.Module | Runtime, shape: tuple[int, ...], *, tole
     check_choice(launch, LAUNCHES, what="launch")
     runtime = target if isinstance(target, Runtime) else TorchRuntime(target, threads=threads)
     if threads is not None and runtime.threads != threads:
-        raise ConfigError(f"threads={threads} was asked of a runtime that was loaded with {runtime.threads}: pass threads to load_runtime")
+        raise ConfigError(
+            f"threads={threads} was asked of a runtime that was loaded with {runtime.threads}: pass threads to load_runtime"
+        )
     clock, state = clock_of(runtime.device), machine_state(runtime.device)
     with runtime.ready(trial_image(runtime, shape, seed=seed)) as ready:
         call = graph_call(ready, runtime.device) if launch == "graph" else ready
@@ -182,29 +234,71 @@ def measure_latency(target: nn.Module | Runtime, shape: tuple[int, ...], *, tole
         def attempt() -> tuple[list[float], float, list[float], list[float]]:
             warm = warm_up(call, clock, max_seconds=max_seconds / 4)
             seen = check_clock(call, runtime.device, settle=settle)
-            return warm, seen, *measure_rounds(call, clock, rounds=rounds, max_seconds=max_seconds, tolerance=tolerance, min_runs=min_runs, max_runs=max_runs)
+            return (
+                warm,
+                seen,
+                *measure_rounds(
+                    call,
+                    clock,
+                    rounds=rounds,
+                    max_seconds=max_seconds,
+                    tolerance=tolerance,
+                    min_runs=min_runs,
+                    max_runs=max_runs,
+                ),
+            )
 
         (warm, seen, times, medians), load = measure_watched(attempt, watch)
-    protocol = {"tolerance": tolerance, "reached": round(relative_error(times), 4), "warm_up_runs": len(warm), "round_medians_ms": [round(m, 4) for m in medians],
-                "statistic": "median of the quietest round", "clock": clock.__name__, "clock_sees": round(seen, 3), "launch": launch,
-                "outliers": outlier_report(times), "machine": state, "load": load.to_dict()}
+    protocol = {
+        "tolerance": tolerance,
+        "reached": round(relative_error(times), 4),
+        "warm_up_runs": len(warm),
+        "round_medians_ms": [round(m, 4) for m in medians],
+        "statistic": "median of the quietest round",
+        "clock": clock.__name__,
+        "clock_sees": round(seen, 3),
+        "launch": launch,
+        "outliers": outlier_report(times),
+        "machine": state,
+        "load": load.to_dict(),
+    }
     return latency_record(runtime, times, shape, includes, protocol)
 
 # %% ../../nbs/latency/02_measuring.ipynb #cell032
-def latency_record(runtime: Runtime, times: Sequence[float], shape: tuple[int, ...], includes: tuple[str, ...], protocol: dict) -> Latency:
+def latency_record(
+    runtime: Runtime, times: Sequence[float], shape: tuple[int, ...], includes: tuple[str, ...], protocol: dict
+) -> Latency:
     """Timings (ms) of a runtime as a record: median, quartiles, circumstances."""
     q1, q3 = np.percentile(times, [25, 75])
-    return Latency(float(statistics.median(times)), float(q1), float(q3), len(times), tuple(shape), device_name(runtime.device), runtime.name,
-                   runtime.precision, runtime.threads, tuple(includes), protocol, runtime.versions())
+    return Latency(
+        float(statistics.median(times)),
+        float(q1),
+        float(q3),
+        len(times),
+        tuple(shape),
+        device_name(runtime.device),
+        runtime.name,
+        runtime.precision,
+        runtime.threads,
+        tuple(includes),
+        protocol,
+        runtime.versions(),
+    )
 
 # %% ../../nbs/latency/02_measuring.ipynb #cell033
-def _check_request(target: object, shape: tuple[int, ...], tolerance: float, rounds: int, includes: tuple[str, ...]) -> None:
+def _check_request(
+    target: object, shape: tuple[int, ...], tolerance: float, rounds: int, includes: tuple[str, ...]
+) -> None:
     if not isinstance(target, nn.Module | Runtime):
         raise ConfigError(f"cannot measure {type(target).__name__}: give a module, or what load_runtime returns")
     if len(shape) != 4 or min(shape) < 1:
         raise ConfigError(f"shape is {tuple(shape)}: give (images, channels, height, width)")
     if not 0 < tolerance < 1 or rounds < 1:
-        raise ConfigError(f"tolerance {tolerance} or rounds {rounds} is impossible: tolerance lies between 0 and 1, and there is at least one round")
+        raise ConfigError(
+            f"tolerance {tolerance} or rounds {rounds} is impossible: tolerance lies between 0 and 1, and there is at least one round"
+        )
     unknown = [part for part in includes if part not in PARTS]
     if unknown or "network" not in includes:
-        raise ConfigError(f"includes is {tuple(includes)}: name the network, and beside it any of {', '.join(p for p in PARTS if p != 'network')}")
+        raise ConfigError(
+            f"includes is {tuple(includes)}: name the network, and beside it any of {', '.join(p for p in PARTS if p != 'network')}"
+        )

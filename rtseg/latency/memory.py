@@ -97,7 +97,12 @@ def _observe_cuda(runtime: Runtime, shape: tuple[int, ...], facts: tuple) -> Mem
     torch.cuda.reset_peak_memory_stats()
     _run_thrice(runtime, shape)
     torch.cuda.synchronize()
-    return Memory(round(loaded, 1), round(torch.cuda.max_memory_allocated() / 1e6, 1), "torch.cuda.max_memory_allocated of a fresh process", *facts)
+    return Memory(
+        round(loaded, 1),
+        round(torch.cuda.max_memory_allocated() / 1e6, 1),
+        "torch.cuda.max_memory_allocated of a fresh process",
+        *facts,
+    )
 
 # %% ../../nbs/latency/05_memory.ipynb #cell011
 CHILD = (sys.executable, "-W", "ignore", "-c", "from rtseg.latency.memory import answer; answer()")
@@ -111,7 +116,9 @@ def answer() -> None:
     except RtsegError as error:
         found = {"error": str(error)}
     except (AttributeError, ImportError) as error:
-        found = {"error": f"the network's class is not to be found in a process of its own ({error}): define it in a module"}
+        found = {
+            "error": f"the network's class is not to be found in a process of its own ({error}): define it in a module"
+        }
     print(json.dumps(found))
 
 
@@ -120,7 +127,9 @@ def _ask_child(parcel: bytes, max_seconds: float) -> dict:
     try:
         done = subprocess.run(CHILD, input=parcel, capture_output=True, timeout=max_seconds, env=surroundings)
     except subprocess.TimeoutExpired as error:
-        raise RtsegError(f"the process that measures memory was not done after {max_seconds:g} s: give a smaller shape, or more max_seconds") from error
+        raise RtsegError(
+            f"the process that measures memory was not done after {max_seconds:g} s: give a smaller shape, or more max_seconds"
+        ) from error
     lines = done.stdout.decode(errors="replace").splitlines()
     if done.returncode or not lines:
         last = (done.stderr.decode(errors="replace").splitlines() or ["it said nothing"])[-1]
@@ -128,8 +137,15 @@ def _ask_child(parcel: bytes, max_seconds: float) -> dict:
     return json.loads(lines[-1])
 
 
-def measure_memory(source: nn.Module | str | Path | onnx.ModelProto, shape: tuple[int, ...], *, runtime: str = "torch", threads: int | None = None,
-                   precision: str = "fp32", max_seconds: float = 300.0) -> Memory:
+def measure_memory(
+    source: nn.Module | str | Path | onnx.ModelProto,
+    shape: tuple[int, ...],
+    *,
+    runtime: str = "torch",
+    threads: int | None = None,
+    precision: str = "fp32",
+    max_seconds: float = 300.0,
+) -> Memory:
     """Memory of a network (or an ONNX file) on an image of `shape` (N x C x H x W), in a fresh process.
 
     Raises `ConfigError` for what load_runtime refuses and for a module that cannot be sent to another process, `RtsegError` if that process dies."""
@@ -138,7 +154,9 @@ def measure_memory(source: nn.Module | str | Path | onnx.ModelProto, shape: tupl
     try:
         parcel = pickle.dumps((source, tuple(shape), {"runtime": runtime, "threads": threads, "precision": precision}))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise ConfigError(f"{type(source).__name__} cannot be sent to a process of its own ({error}): define its class in a module") from error
+        raise ConfigError(
+            f"{type(source).__name__} cannot be sent to a process of its own ({error}): define its class in a module"
+        ) from error
     found = _ask_child(parcel, max_seconds)
     if "error" in found:
         raise ConfigError(found["error"])

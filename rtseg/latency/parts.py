@@ -21,13 +21,25 @@ from ..core.errors import ConfigError
 from ..core.load import LoadWatch, measure_watched
 from ..core.values import Latency, Value
 from .machine_state import machine_state
-from .measuring import check_clock, clock_of, cpu_clock, latency_record, outlier_report, relative_error, warm_up
+from rtseg.latency.measuring import (
+    check_clock,
+    clock_of,
+    cpu_clock,
+    latency_record,
+    outlier_report,
+    relative_error,
+    warm_up,
+)
 from ..runtimes.runtimes import Runtime, TorchRuntime, check_image, to_floats, torch_threads
 
 # %% ../../nbs/latency/03_parts.ipynb #cell004
 def resize_pixels(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A photograph H x W x 3 uint8 at `size` (height, width), bilinear; the same array if it has that size."""
-    return image if image.shape[:2] == tuple(size) else cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+    return (
+        image
+        if image.shape[:2] == tuple(size)
+        else cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+    )
 
 
 def for_graph(runtime: Runtime, pixels: np.ndarray) -> np.ndarray:
@@ -49,7 +61,11 @@ def class_of(found: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Labels H x W at `size`, nearest; the same array if they have that size."""
-    return labels if labels.shape == tuple(size) else cv2.resize(labels, (size[1], size[0]), interpolation=cv2.INTER_NEAREST)
+    return (
+        labels
+        if labels.shape == tuple(size)
+        else cv2.resize(labels, (size[1], size[0]), interpolation=cv2.INTER_NEAREST)
+    )
 
 
 def serve(runtime: Runtime, image: np.ndarray, *, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -78,20 +94,41 @@ class EndToEnd(Value):
     @classmethod
     def from_dict(cls, data: dict) -> "EndToEnd":
         """Rebuild the record, and the two latencies in it."""
-        return super().from_dict({**data, **{key: Latency.from_dict(data[key]) for key in ("network", "whole") if isinstance(data.get(key), dict)}})
+        return super().from_dict(
+            {
+                **data,
+                **{
+                    key: Latency.from_dict(data[key]) for key in ("network", "whole") if isinstance(data.get(key), dict)
+                },
+            }
+        )
 
     def __str__(self) -> str:
-        return (f"{self.whole.median_ms:.2f} ms end to end = {self.before_ms:.2f} before + {self.network_ms:.2f} network + {self.after_ms:.2f} after "
-                f"(the parts are {self.closure:.1%} of the whole); network alone {self.network}")
+        return (
+            f"{self.whole.median_ms:.2f} ms end to end = {self.before_ms:.2f} before + {self.network_ms:.2f} network + {self.after_ms:.2f} after "
+            f"(the parts are {self.closure:.1%} of the whole); network alone {self.network}"
+        )
 
 # %% ../../nbs/latency/03_parts.ipynb #cell008
-def inside_parts(runtime: Runtime, found: np.ndarray, size: tuple[int, int], camera: tuple[int, int]) -> dict[str, list[str]]:
+def inside_parts(
+    runtime: Runtime, found: np.ndarray, size: tuple[int, int], camera: tuple[int, int]
+) -> dict[str, list[str]]:
     """What is inside before, network and after, for a runtime whose graph gave `found` for one image of `size`."""
     labels, pixels, at_size = found.dtype == np.uint8, runtime.takes_pixels, found.shape[-2:] == tuple(size)
     resized = tuple(size) != tuple(camera)
     before = [*(["resize"] if resized else []), *([] if pixels else ["normalisation"]), "copy in"]
-    network = [*(["normalisation"] if pixels else []), "network", *(["upsampling"] if at_size else []), *(["argmax"] if labels else [])]
-    after = ["copy out", *([] if at_size else ["upsampling"]), *([] if labels else ["argmax"]), *(["enlargement of the labels"] if resized else [])]
+    network = [
+        *(["normalisation"] if pixels else []),
+        "network",
+        *(["upsampling"] if at_size else []),
+        *(["argmax"] if labels else []),
+    ]
+    after = [
+        "copy out",
+        *([] if at_size else ["upsampling"]),
+        *([] if labels else ["argmax"]),
+        *(["enlargement of the labels"] if resized else []),
+    ]
     return {"before": before, "network": network, "after": after}
 
 # %% ../../nbs/latency/03_parts.ipynb #cell011
@@ -108,7 +145,11 @@ def step_calls(runtime: Runtime, image: np.ndarray, size: tuple[int, int]) -> di
             pass
 
     calls = {"whole": lambda: serve(runtime, image, size=size), "run": lambda: runtime.run(x)}
-    calls |= {"resize": lambda: resize_pixels(image, size), "enlarge_labels": lambda: resize_labels(labels, image.shape[:2])} if pixels is not image else {}
+    calls |= (
+        {"resize": lambda: resize_pixels(image, size), "enlarge_labels": lambda: resize_labels(labels, image.shape[:2])}
+        if pixels is not image
+        else {}
+    )
     calls |= {} if runtime.takes_pixels else {"normalise": lambda: for_graph(runtime, pixels)}
     calls |= {"place": place} if isinstance(runtime, TorchRuntime) else {}
     if found.dtype != np.uint8:
@@ -117,7 +158,15 @@ def step_calls(runtime: Runtime, image: np.ndarray, size: tuple[int, int]) -> di
     return calls
 
 
-def time_round(runtime: Runtime, calls: dict[str, Callable[[], object]], x: np.ndarray, *, tolerance: float, min_runs: int, max_seconds: float) -> dict[str, list[float]]:
+def time_round(
+    runtime: Runtime,
+    calls: dict[str, Callable[[], object]],
+    x: np.ndarray,
+    *,
+    tolerance: float,
+    min_runs: int,
+    max_seconds: float,
+) -> dict[str, list[float]]:
     """Timings (ms) of every step, taken in turns until the whole is known to `tolerance`; then as many of the network alone."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     start = time.perf_counter()
@@ -139,18 +188,35 @@ def split_steps(times: dict[str, list[float]]) -> dict[str, float]:
     medians = {name: statistics.median(values) for name, values in times.items()}
     copies = max(medians["run"] - medians["network"], 0.0)
     place = min(medians.get("place", 0.0), copies)
-    steps = {**{name: medians[name] for name in (*BEFORE, *AFTER) if name in medians}, "place": place, "network": medians["network"], "fetch": copies - place}
+    steps = {
+        **{name: medians[name] for name in (*BEFORE, *AFTER) if name in medians},
+        "place": place,
+        "network": medians["network"],
+        "fetch": copies - place,
+    }
     return {name: round(steps[name], 4) for name in (*BEFORE, "network", *AFTER) if name in steps}
 
 # %% ../../nbs/latency/03_parts.ipynb #cell016
-def measure_end_to_end(runtime: Runtime, size: tuple[int, int], *, camera: tuple[int, int] | None = None, tolerance: float = 0.05, rounds: int = 3,
-                       min_runs: int = 10, max_seconds: float = 20.0, seed: int = 0, watch: LoadWatch | None = None) -> EndToEnd:
+def measure_end_to_end(
+    runtime: Runtime,
+    size: tuple[int, int],
+    *,
+    camera: tuple[int, int] | None = None,
+    tolerance: float = 0.05,
+    rounds: int = 3,
+    min_runs: int = 10,
+    max_seconds: float = 20.0,
+    seed: int = 0,
+    watch: LoadWatch | None = None,
+) -> EndToEnd:
     """`runtime` on a random photograph: alone, and from uint8 H x W x 3 to uint8 labels H x W, split into before, network and after.
 
     `size` (height, width) is what the network sees, `camera` what the photograph has (the same unless given), `watch` waits for others; raises `ConfigError` for impossible sizes."""
     camera = tuple(camera or size)
     if any(len(s) != 2 or min(s) < 1 for s in (size, camera)) or rounds < 1 or not 0 < tolerance < 1:
-        raise ConfigError(f"size {tuple(size)}, camera {camera}, rounds {rounds} or tolerance {tolerance} is impossible: give (height, width), at least one round, and a tolerance between 0 and 1")
+        raise ConfigError(
+            f"size {tuple(size)}, camera {camera}, rounds {rounds} or tolerance {tolerance} is impossible: give (height, width), at least one round, and a tolerance between 0 and 1"
+        )
     image = np.random.default_rng(seed).integers(0, 256, (*camera, 3), dtype=np.uint8)
     state = machine_state(runtime.device)
     with torch_threads(runtime.threads):
@@ -159,24 +225,62 @@ def measure_end_to_end(runtime: Runtime, size: tuple[int, int], *, camera: tuple
 
         def attempt() -> list[dict[str, list[float]]]:
             warm_up(calls["whole"], cpu_clock, max_seconds=max_seconds / 4)
-            return [time_round(runtime, calls, x, tolerance=tolerance, min_runs=min_runs, max_seconds=max_seconds / rounds / 2) for _ in range(rounds)]
+            return [
+                time_round(
+                    runtime, calls, x, tolerance=tolerance, min_runs=min_runs, max_seconds=max_seconds / rounds / 2
+                )
+                for _ in range(rounds)
+            ]
 
         measured, load = measure_watched(attempt, watch)
     medians = [statistics.median(times["whole"]) for times in measured]
     times = measured[medians.index(min(medians))]
-    return _end_to_end(runtime, times, inside, (1, 3, *size), {"camera": list(camera), "statistic": "median of the quietest round", "tolerance": tolerance,
-                                                               "round_medians_ms": [round(m, 4) for m in medians], "machine": state, "load": load.to_dict()})
+    return _end_to_end(
+        runtime,
+        times,
+        inside,
+        (1, 3, *size),
+        {
+            "camera": list(camera),
+            "statistic": "median of the quietest round",
+            "tolerance": tolerance,
+            "round_medians_ms": [round(m, 4) for m in medians],
+            "machine": state,
+            "load": load.to_dict(),
+        },
+    )
 
 # %% ../../nbs/latency/03_parts.ipynb #cell017
 WORDS = {"normalisation": "preprocessing", "network": "network", "upsampling": "upsampling", "argmax": "argmax"}
 
 
-def _end_to_end(runtime: Runtime, times: dict[str, list[float]], inside: dict[str, list[str]], shape: tuple[int, ...], protocol: dict) -> EndToEnd:
+def _end_to_end(
+    runtime: Runtime,
+    times: dict[str, list[float]],
+    inside: dict[str, list[str]],
+    shape: tuple[int, ...],
+    protocol: dict,
+) -> EndToEnd:
     steps = split_steps(times)
     before, after = (sum(steps.get(name, 0.0) for name in names) for names in (BEFORE, AFTER))
-    alone = latency_record(runtime, times["network"], shape, tuple(WORDS[word] for word in inside["network"]),
-                       {**protocol, "clock": clock_of(runtime.device).__name__, "outliers": outlier_report(times["network"])})
-    whole = latency_record(runtime, times["whole"], shape, ("preprocessing", "network", "upsampling", "argmax", "copies"),
-                       {**protocol, "clock": "cpu_clock", "reached": round(relative_error(times["whole"]), 4), "outliers": outlier_report(times["whole"])})
+    alone = latency_record(
+        runtime,
+        times["network"],
+        shape,
+        tuple(WORDS[word] for word in inside["network"]),
+        {**protocol, "clock": clock_of(runtime.device).__name__, "outliers": outlier_report(times["network"])},
+    )
+    whole = latency_record(
+        runtime,
+        times["whole"],
+        shape,
+        ("preprocessing", "network", "upsampling", "argmax", "copies"),
+        {
+            **protocol,
+            "clock": "cpu_clock",
+            "reached": round(relative_error(times["whole"]), 4),
+            "outliers": outlier_report(times["whole"]),
+        },
+    )
     closure = (before + steps["network"] + after) / whole.median_ms
     return EndToEnd(alone, whole, round(before, 4), steps["network"], round(after, 4), round(closure, 4), steps, inside)

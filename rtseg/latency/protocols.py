@@ -28,7 +28,9 @@ class SmallLogits(nn.Module):
     def __init__(self, model: SegNetwork):
         super().__init__()
         if not isinstance(model, SegNetwork):
-            raise ConfigError(f"{type(model).__name__} has no predict: small logits come from a network under rtseg's contract (SegNetwork)")
+            raise ConfigError(
+                f"{type(model).__name__} has no predict: small logits come from a network under rtseg's contract (SegNetwork)"
+            )
         self.model = model
 
     def forward(self, image: Tensor) -> Tensor:
@@ -49,13 +51,51 @@ class Protocol(Value):
 
 GRAPHS = ("small-logits", "logits", "labels", "photograph", "photograph-served")
 PROTOCOLS = (
-    Protocol("small logits, batch norms as trained", "small-logits", False, ("network",), "speed scripts in eager mode that stop at the head"),
-    Protocol("small logits, batch norms folded", "small-logits", True, ("network",), "exports for TensorRT that stop at the head; eager mode with normalisation fused by hand"),
-    Protocol("logits at the image's size, as trained", "logits", False, ("network", "upsampling"), "model zoos that time model(x)"),
-    Protocol("logits at the image's size, folded", "logits", True, ("network", "upsampling"), "graph runtimes given the whole network"),
-    Protocol("labels", "labels", True, ("network", "upsampling", "argmax"), "deployments that time the graph with its argmax"),
-    Protocol("photograph to labels, the rest on the host", "photograph", True, ("preprocessing", "network", "upsampling", "argmax", "copies"), "end-to-end figures, the rest in NumPy"),
-    Protocol("photograph to labels, all in the graph", "photograph-served", True, ("preprocessing", "network", "upsampling", "argmax", "copies"), "end-to-end figures, the rest in the graph"),
+    Protocol(
+        "small logits, batch norms as trained",
+        "small-logits",
+        False,
+        ("network",),
+        "speed scripts in eager mode that stop at the head",
+    ),
+    Protocol(
+        "small logits, batch norms folded",
+        "small-logits",
+        True,
+        ("network",),
+        "exports for TensorRT that stop at the head; eager mode with normalisation fused by hand",
+    ),
+    Protocol(
+        "logits at the image's size, as trained",
+        "logits",
+        False,
+        ("network", "upsampling"),
+        "model zoos that time model(x)",
+    ),
+    Protocol(
+        "logits at the image's size, folded",
+        "logits",
+        True,
+        ("network", "upsampling"),
+        "graph runtimes given the whole network",
+    ),
+    Protocol(
+        "labels", "labels", True, ("network", "upsampling", "argmax"), "deployments that time the graph with its argmax"
+    ),
+    Protocol(
+        "photograph to labels, the rest on the host",
+        "photograph",
+        True,
+        ("preprocessing", "network", "upsampling", "argmax", "copies"),
+        "end-to-end figures, the rest in NumPy",
+    ),
+    Protocol(
+        "photograph to labels, all in the graph",
+        "photograph-served",
+        True,
+        ("preprocessing", "network", "upsampling", "argmax", "copies"),
+        "end-to-end figures, the rest in the graph",
+    ),
 )
 
 
@@ -84,15 +124,32 @@ class ProtocolRow(Value):
     def from_dict(cls, data: dict) -> "ProtocolRow":
         """Rebuild the row, its protocol and its latency."""
         latency = data.get("latency")
-        return super().from_dict({**data, "protocol": Protocol.from_dict(data["protocol"]), "latency": Latency.from_dict(latency) if isinstance(latency, dict) else latency})
+        return super().from_dict(
+            {
+                **data,
+                "protocol": Protocol.from_dict(data["protocol"]),
+                "latency": Latency.from_dict(latency) if isinstance(latency, dict) else latency,
+            }
+        )
 
 
-def measure_protocol(model: SegNetwork, protocol: Protocol, size: tuple[int, int], *, runtime: str = "torch", precision: str = "fp32", threads: int | None = None,
-                     rounds: int = 3, max_seconds: float = 10.0) -> ProtocolRow:
+def measure_protocol(
+    model: SegNetwork,
+    protocol: Protocol,
+    size: tuple[int, int],
+    *,
+    runtime: str = "torch",
+    precision: str = "fp32",
+    threads: int | None = None,
+    rounds: int = 3,
+    max_seconds: float = 10.0,
+) -> ProtocolRow:
     """`model` on an image of `size` (H x W) under one protocol; a runtime that is not here gives a row with the reason."""
     try:
         graph, shape = protocol_graph(model, protocol), (1, 3, *size)
-        loaded = load_runtime(graph, runtime=runtime, precision=precision, threads=threads, shape=input_shape(graph, shape))
+        loaded = load_runtime(
+            graph, runtime=runtime, precision=precision, threads=threads, shape=input_shape(graph, shape)
+        )
         if protocol.graph.startswith("photograph"):
             latency = measure_end_to_end(loaded, size, rounds=rounds, max_seconds=max_seconds).whole
         else:
@@ -102,13 +159,33 @@ def measure_protocol(model: SegNetwork, protocol: Protocol, size: tuple[int, int
     return ProtocolRow(protocol, runtime, precision, latency)
 
 
-def compare_protocols(model: SegNetwork, size: tuple[int, int] = (512, 1024), *, runtimes: Sequence[tuple[str, str]] = (("torch", "fp32"),), protocols: Sequence[Protocol] = PROTOCOLS,
-                      threads: int | None = None, rounds: int = 3, max_seconds: float = 10.0) -> list[ProtocolRow]:
+def compare_protocols(
+    model: SegNetwork,
+    size: tuple[int, int] = (512, 1024),
+    *,
+    runtimes: Sequence[tuple[str, str]] = (("torch", "fp32"),),
+    protocols: Sequence[Protocol] = PROTOCOLS,
+    threads: int | None = None,
+    rounds: int = 3,
+    max_seconds: float = 10.0,
+) -> list[ProtocolRow]:
     """One network under all protocols with every (runtime, precision); a graph runtime folds by itself, so it skips the protocols that differ by folding alone."""
     rows = []
     for runtime, precision in runtimes:
         chosen = [p for p in protocols if runtime == "torch" or p.folded]
-        rows += [measure_protocol(model, p, size, runtime=runtime, precision=precision, threads=threads, rounds=rounds, max_seconds=max_seconds) for p in chosen]
+        rows += [
+            measure_protocol(
+                model,
+                p,
+                size,
+                runtime=runtime,
+                precision=precision,
+                threads=threads,
+                rounds=rounds,
+                max_seconds=max_seconds,
+            )
+            for p in chosen
+        ]
     return rows
 
 # %% ../../nbs/latency/04_protocols.ipynb #cell013
@@ -118,8 +195,20 @@ def protocol_table(rows: Sequence[ProtocolRow]) -> list[dict]:
     best = min(known, default=None)
     table = []
     for row in rows:
-        cells = {"protocol": row.protocol.name, "runtime": f"{row.runtime} {row.precision}", "ms": None, "frames/s": None, "times the fastest": None, "note": row.reason}
+        cells = {
+            "protocol": row.protocol.name,
+            "runtime": f"{row.runtime} {row.precision}",
+            "ms": None,
+            "frames/s": None,
+            "times the fastest": None,
+            "note": row.reason,
+        }
         if row.latency is not None:
-            cells |= {"ms": row.latency.median_ms, "frames/s": row.latency.fps, "times the fastest": row.latency.median_ms / best, "note": row.latency.disturbance}
+            cells |= {
+                "ms": row.latency.median_ms,
+                "frames/s": row.latency.fps,
+                "times the fastest": row.latency.median_ms / best,
+                "note": row.latency.disturbance,
+            }
         table.append(cells)
     return table

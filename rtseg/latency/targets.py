@@ -19,8 +19,16 @@ from ..runtimes.runtimes import RUNTIMES, load_runtime
 MeasureNetwork = Callable[[nn.Module, tuple[int, int, int, int]], Latency]
 
 
-def latency_of(*, runtime: str = "torch", precision: str = "fp32", threads: int | None = None, size: tuple[int, int] | None = None,
-               tolerance: float = 0.05, rounds: int = 3, max_seconds: float = 10.0) -> MeasureNetwork:
+def latency_of(
+    *,
+    runtime: str = "torch",
+    precision: str = "fp32",
+    threads: int | None = None,
+    size: tuple[int, int] | None = None,
+    tolerance: float = 0.05,
+    rounds: int = 3,
+    max_seconds: float = 10.0,
+) -> MeasureNetwork:
     """A function (network, shape N x C x H x W) -> `Latency` in `runtime`; `size` (height, width) replaces that of the shape.
 
     Raises `ConfigError` at once for a runtime, precision or size that cannot be; `MissingExtra` when called where the runtime is not installed."""

@@ -68,8 +68,19 @@ def activation(name: str, channels: int = 1) -> nn.Module:
 class ConvBNAct(nn.Module):
     """Convolution (without bias unless asked), batch norm, activation: N x C x H x W -> N x out_channels x ceil(H/stride) x ceil(W/stride)."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int | tuple[int, int] = 3, *, stride: int | tuple[int, int] = 1,
-                 dilation: int | tuple[int, int] = 1, groups: int = 1, act: str = "relu", bias: bool = False, eps: float = 1e-5):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int | tuple[int, int] = 3,
+        *,
+        stride: int | tuple[int, int] = 1,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        act: str = "relu",
+        bias: bool = False,
+        eps: float = 1e-5,
+    ):
         super().__init__()
         kernel, dilation = _pair(kernel), _pair(dilation)
         padding = tuple(d * (k - 1) // 2 for k, d in zip(kernel, dilation, strict=True))
@@ -88,8 +99,16 @@ def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
 class ClassifierHead(nn.Module):
     """3x3 conv-BN-activation to `hidden` channels, then 1x1 to the classes: N x C x H x W -> N x num_classes x H x W."""
 
-    def __init__(self, in_channels: int, num_classes: int, *, hidden: int | None = None, act: str = "relu", dropout: float = 0.0,
-                 bias: bool = True):
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        *,
+        hidden: int | None = None,
+        act: str = "relu",
+        dropout: float = 0.0,
+        bias: bool = True,
+    ):
         super().__init__()
         hidden = head_channels(in_channels) if hidden is None else hidden
         self.gather = ConvBNAct(in_channels, hidden, act=act)

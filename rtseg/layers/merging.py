@@ -33,7 +33,17 @@ def widened(weight: Tensor, kernel: int = 3) -> Tensor:
 
 def convolution(like: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
     """A convolution with the stride, padding and groups of `like` and these weights, in its precision."""
-    made = nn.Conv2d(like.in_channels, like.out_channels, like.kernel_size, like.stride, like.padding, like.dilation, like.groups, device=like.weight.device, dtype=like.weight.dtype)
+    made = nn.Conv2d(
+        like.in_channels,
+        like.out_channels,
+        like.kernel_size,
+        like.stride,
+        like.padding,
+        like.dilation,
+        like.groups,
+        device=like.weight.device,
+        dtype=like.weight.dtype,
+    )
     with torch.no_grad():
         made.weight.copy_(weight)
         made.bias.copy_(bias)

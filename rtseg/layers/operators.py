@@ -34,7 +34,16 @@ class ReducingSkip(nn.Module):
 class ConvOperator(nn.Module):
     """`depth` 3x3 convolutions with BN and ReLU (the last with `act`), at half the size when `zoom`: N x C x H x W -> N x out_channels x ceil(H/stride) x ceil(W/stride)."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1, depth: int = 1, zoom: bool = False, act: str = "relu"):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        stride: int = 1,
+        depth: int = 1,
+        zoom: bool = False,
+        act: str = "relu",
+    ):
         super().__init__()
         self.stride, self.zoom = stride, zoom
         first = ConvBNAct(in_channels, out_channels, stride=1 if zoom else stride, act="relu" if depth > 1 else "none")
@@ -53,7 +62,9 @@ def build_operator(op: int | str, in_channels: int, out_channels: int, stride: i
     """The operator `op` (index or name in `OPERATORS`) as a module; unknown operators and strides raise `ConfigError`."""
     name = OPERATORS[op] if isinstance(op, int) and 0 <= op < len(OPERATORS) else op
     if name not in OPERATORS or stride not in (1, 2):
-        raise ConfigError(f"operator {op!r} with stride {stride} is unknown: allowed are {', '.join(OPERATORS)} (0 to 4) with stride 1 or 2")
+        raise ConfigError(
+            f"operator {op!r} with stride {stride} is unknown: allowed are {', '.join(OPERATORS)} (0 to 4) with stride 1 or 2"
+        )
     if name == "skip":
         return _build_skip(in_channels, out_channels, stride)
     return ConvOperator(in_channels, out_channels, stride=stride, depth=2 if "2x" in name else 1, zoom="downup" in name)

@@ -17,7 +17,16 @@ from .upsampling import size_of
 class NormActConv(nn.Module):
     """Batch norm, ReLU, convolution: N x C x H x W -> N x out_channels x H x W."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int = 3, *, groups: int = 1, bias: bool = False, eps: float = 1e-5):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int = 3,
+        *,
+        groups: int = 1,
+        bias: bool = False,
+        eps: float = 1e-5,
+    ):
         super().__init__()
         self.bn = BatchNorm(in_channels, eps=eps)
         self.conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, groups=groups, bias=bias)
@@ -63,7 +72,9 @@ class SerialPyramid(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         first, *reduce = self.levels
         pools = [F.avg_pool2d(x, k, s, k // 2) for k, s in WINDOWS] + [x.mean(dim=(2, 3), keepdim=True)]
-        coarser = [resize(level(pool), size_of(x), align_corners=False) for level, pool in zip(reduce, pools, strict=True)]
+        coarser = [
+            resize(level(pool), size_of(x), align_corners=False) for level, pool in zip(reduce, pools, strict=True)
+        ]
         return self.mix(torch.cat(self.filter(first(x), coarser), dim=1)) + self.shortcut(x)
 
 # %% ../../nbs/layers/09_preactivation.ipynb #cell010
@@ -77,8 +88,21 @@ class ParallelPyramid(SerialPyramid):
         return [first, self.filters(torch.cat([grown + first for grown in coarser], dim=1))]
 
 # %% ../../nbs/layers/09_preactivation.ipynb #cell013
-HEAD_NAMES = ((r"(final_layer|seghead_\w+)\.gather\.bn", r"\1.bn1"), (r"(final_layer|seghead_\w+)\.gather\.conv", r"\1.conv1"),
-              (r"(final_layer|seghead_\w+)\.classify\.bn", r"\1.bn2"), (r"(final_layer|seghead_\w+)\.classify\.conv", r"\1.conv2"))
-PYRAMID_NAMES = ((r"spp\.levels\.0\.bn", "spp.scale0.0"), (r"spp\.levels\.0\.conv", "spp.scale0.2"), (r"spp\.levels\.(\d)\.bn", r"spp.scale\1.1"), (r"spp\.levels\.(\d)\.conv", r"spp.scale\1.3"),
-                 (r"spp\.filters\.bn", "spp.scale_process.0"), (r"spp\.filters\.conv", "spp.scale_process.2"), (r"spp\.filters\.(\d)", lambda m: f"spp.process{int(m[1]) + 1}"),
-                 (r"spp\.mix", "spp.compression"), (r"(spp\.\D+\d?)\.bn", r"\1.0"), (r"(spp\.\D+\d?)\.conv", r"\1.2"))
+HEAD_NAMES = (
+    (r"(final_layer|seghead_\w+)\.gather\.bn", r"\1.bn1"),
+    (r"(final_layer|seghead_\w+)\.gather\.conv", r"\1.conv1"),
+    (r"(final_layer|seghead_\w+)\.classify\.bn", r"\1.bn2"),
+    (r"(final_layer|seghead_\w+)\.classify\.conv", r"\1.conv2"),
+)
+PYRAMID_NAMES = (
+    (r"spp\.levels\.0\.bn", "spp.scale0.0"),
+    (r"spp\.levels\.0\.conv", "spp.scale0.2"),
+    (r"spp\.levels\.(\d)\.bn", r"spp.scale\1.1"),
+    (r"spp\.levels\.(\d)\.conv", r"spp.scale\1.3"),
+    (r"spp\.filters\.bn", "spp.scale_process.0"),
+    (r"spp\.filters\.conv", "spp.scale_process.2"),
+    (r"spp\.filters\.(\d)", lambda m: f"spp.process{int(m[1]) + 1}"),
+    (r"spp\.mix", "spp.compression"),
+    (r"(spp\.\D+\d?)\.bn", r"\1.0"),
+    (r"(spp\.\D+\d?)\.conv", r"\1.2"),
+)

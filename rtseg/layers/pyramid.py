@@ -16,7 +16,15 @@ from .pooling import adaptive_avg_pool
 class PyramidPooling(nn.Module):
     """Pool to each of `grids`, 1x1 conv to a quarter of the channels, resize back, concatenate, 1x1 conv-BN-activation: -> N x out_channels x H x W."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, grids: tuple[int, ...] = (1, 2, 4, 6), act: str = "relu", bias: bool = True):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        grids: tuple[int, ...] = (1, 2, 4, 6),
+        act: str = "relu",
+        bias: bool = True,
+    ):
         super().__init__()
         self.grids, level = grids, in_channels // 4
         self.levels = nn.ModuleList(nn.Conv2d(in_channels, level, 1, bias=False) for _ in grids)
@@ -24,5 +32,7 @@ class PyramidPooling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         size = (x.shape[-2], x.shape[-1])
-        pooled = [resize(level(adaptive_avg_pool(x, grid)), size) for grid, level in zip(self.grids, self.levels, strict=True)]
+        pooled = [
+            resize(level(adaptive_avg_pool(x, grid)), size) for grid, level in zip(self.grids, self.levels, strict=True)
+        ]
         return self.mix(torch.cat([x, *pooled], dim=1))

@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from .blocks import ConvBNAct
 
 # %% ../../nbs/layers/08_separable.ipynb #cell005
-def depthwise(channels: int, kernel: int | tuple[int, int] = 3, *, stride: int = 1, dilation: int | tuple[int, int] = 1, act: str = "relu") -> ConvBNAct:
+def depthwise(
+    channels: int,
+    kernel: int | tuple[int, int] = 3,
+    *,
+    stride: int = 1,
+    dilation: int | tuple[int, int] = 1,
+    act: str = "relu",
+) -> ConvBNAct:
     """One filter a channel, batch norm, activation: N x C x H x W -> N x C x ceil(H/stride) x ceil(W/stride)."""
     return ConvBNAct(channels, channels, kernel, stride=stride, dilation=dilation, groups=channels, act=act)
 
@@ -19,16 +26,37 @@ def depthwise(channels: int, kernel: int | tuple[int, int] = 3, *, stride: int =
 class SeparableConv(nn.Sequential):
     """Depthwise 3x3 and pointwise 1x1, each with batch norm: N x C x H x W -> N x out_channels x ceil(H/stride) x ceil(W/stride)."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1, dilation: int = 1, act: str = "relu", depth_act: str | None = None, bias: bool = True):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        act: str = "relu",
+        depth_act: str | None = None,
+        bias: bool = True,
+    ):
         super().__init__()
-        self.depth = depthwise(in_channels, stride=stride, dilation=dilation, act=act if depth_act is None else depth_act)
+        self.depth = depthwise(
+            in_channels, stride=stride, dilation=dilation, act=act if depth_act is None else depth_act
+        )
         self.point = ConvBNAct(in_channels, out_channels, 1, act=act, bias=bias)
 
 # %% ../../nbs/layers/08_separable.ipynb #cell008
 class InvertedResidual(nn.Module):
     """1x1 to `expand` times the channels, depthwise 3x3, linear 1x1, plus the input where the shape stays."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1, expand: int = 6, act: str = "relu", bias: bool = False):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        stride: int = 1,
+        expand: int = 6,
+        act: str = "relu",
+        bias: bool = False,
+    ):
         super().__init__()
         hidden = in_channels * expand
         self.adds = stride == 1 and in_channels == out_channels

@@ -13,7 +13,7 @@ from .blocks import BatchNorm, activation
 # %% ../../nbs/layers/04_upsampling.ipynb #cell004
 def crop(x: Tensor, size: tuple[int, int]) -> Tensor:
     """The top left corner of a map: N x C x H x W -> N x C x `size`."""
-    return x if (x.shape[-2], x.shape[-1]) == size else x[..., :size[0], :size[1]]
+    return x if (x.shape[-2], x.shape[-1]) == size else x[..., : size[0], : size[1]]
 
 
 def size_of(x: Tensor) -> tuple[int, int]:

@@ -41,7 +41,9 @@ class DenseDilated(nn.Module):
     def __init__(self, channels: int, dilations: tuple[int, ...] = (3, 5, 9, 13)):
         super().__init__()
         self.dilations = dilations
-        self.narrow = nn.ModuleList(nn.Conv2d(channels * (i + 1), channels, 1, bias=False) for i in range(1, len(dilations)))
+        self.narrow = nn.ModuleList(
+            nn.Conv2d(channels * (i + 1), channels, 1, bias=False) for i in range(1, len(dilations))
+        )
         self.units = nn.ModuleList(AsymmetricUnit(channels, dilation=d) for d in dilations)
         self.last = nn.Conv2d(channels * (len(dilations) + 1), channels, 1, bias=False)
 
@@ -53,8 +55,21 @@ class DenseDilated(nn.Module):
         return self.last(torch.cat(maps, dim=1))
 
 # %% ../../nbs/models/25_adscnet.ipynb #cell011
-@register_model("adscnet", title="ADSCNet", paper="https://doi.org/10.1007/s10489-019-01587-1", year=2019, venue="Applied Intelligence", encoder="-", params=509_273,
-                gmacs=6.8839, gmacs_size=(512, 1024), miou_test=67.5, miou_reference=69.06, fps=89, fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)")
+@register_model(
+    "adscnet",
+    title="ADSCNet",
+    paper="https://doi.org/10.1007/s10489-019-01587-1",
+    year=2019,
+    venue="Applied Intelligence",
+    encoder="-",
+    params=509_273,
+    gmacs=6.8839,
+    gmacs_size=(512, 1024),
+    miou_test=67.5,
+    miou_reference=69.06,
+    fps=89,
+    fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)",
+)
 class ADSCNet(SegNetwork):
     """Asymmetric depthwise separable convolutions, dense dilated connection (Wang et al., 2019)."""
 
@@ -82,10 +97,32 @@ class ADSCNet(SegNetwork):
 @register_converter("adscnet", source="zh320")
 def published_keys(model: ADSCNet) -> KeyTable:
     """The reference's names."""
-    places = {"stem": "conv0", "unit1": "conv1", "down4": "conv2_4", "down8": "conv5", "context.units.0": "ddcc.block1.1", "context.last": "ddcc.conv_last", "up4": "up1.0.up_conv", "refine4": "up1.1",
-              "blend4": "up2.0", "up2": "up2.1.up_conv", "blend2": "up3.0", "up1": "up3.1.up_conv"}
+    places = {
+        "stem": "conv0",
+        "unit1": "conv1",
+        "down4": "conv2_4",
+        "down8": "conv5",
+        "context.units.0": "ddcc.block1.1",
+        "context.last": "ddcc.conv_last",
+        "up4": "up1.0.up_conv",
+        "refine4": "up1.1",
+        "blend4": "up2.0",
+        "up2": "up2.1.up_conv",
+        "blend2": "up3.0",
+        "up1": "up3.1.up_conv",
+    }
     swap = [(rf"^({'|'.join(places).replace('.', chr(92) + '.')})\.", lambda m: f"{places[m[1]]}.")]
-    dense = [(r"^context\.narrow\.(\d)\.", lambda m: f"ddcc.block{int(m[1]) + 2}.0."), (r"^context\.units\.(\d)\.", lambda m: f"ddcc.block{int(m[1]) + 1}.2.")]
-    parts = [(r"\.column\.conv\.", ".conv.0.0."), (r"\.column\.bn\.", ".conv.0.1."), (r"\.mix1\.", ".conv.1."), (r"\.row\.conv\.", ".conv.2.0."), (r"\.row\.bn\.", ".conv.2.1."), (r"\.mix2\.", ".conv.3.")]
+    dense = [
+        (r"^context\.narrow\.(\d)\.", lambda m: f"ddcc.block{int(m[1]) + 2}.0."),
+        (r"^context\.units\.(\d)\.", lambda m: f"ddcc.block{int(m[1]) + 1}.2."),
+    ]
+    parts = [
+        (r"\.column\.conv\.", ".conv.0.0."),
+        (r"\.column\.bn\.", ".conv.0.1."),
+        (r"\.mix1\.", ".conv.1."),
+        (r"\.row\.conv\.", ".conv.2.0."),
+        (r"\.row\.bn\.", ".conv.2.1."),
+        (r"\.mix2\.", ".conv.3."),
+    ]
     listed = [(r"^(conv0|\S+up_conv)\.conv\.", r"\1.0."), (r"^(conv0|\S+up_conv)\.bn\.", r"\1.1.")]
     return rename_keys(model, [*swap, *dense, *parts, *listed])

@@ -55,8 +55,23 @@ class AttentionUp(nn.Module):
         return mixed * weight * mixed + grown
 
 # %% ../../nbs/models/38_aglnet.ipynb #cell011
-@register_model("aglnet", title="AGLNet", paper="https://doi.org/10.1016/j.asoc.2020.106682", year=2020, venue="ASOC", encoder="-", params=1_024_332, params_paper=1.12,
-                gmacs=12.4725, gmacs_size=(512, 1024), miou_val=69.39, miou_test=70.1, miou_reference=73.58, fps=61, fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)")
+@register_model(
+    "aglnet",
+    title="AGLNet",
+    paper="https://doi.org/10.1016/j.asoc.2020.106682",
+    year=2020,
+    venue="ASOC",
+    encoder="-",
+    params=1_024_332,
+    params_paper=1.12,
+    gmacs=12.4725,
+    gmacs_size=(512, 1024),
+    miou_val=69.39,
+    miou_test=70.1,
+    miou_reference=73.58,
+    fps=61,
+    fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)",
+)
 class AGLNet(SegNetwork):
     """Split-shuffle encoder, attention pyramid, attention upsampling (Zhou et al., 2020)."""
 
@@ -84,8 +99,28 @@ class AGLNet(SegNetwork):
 @register_converter("aglnet", source="zh320")
 def published_keys(model: AGLNet) -> KeyTable:
     """The reference's names."""
-    places = [(r"^down1\.learn\.", "layer1.conv."), (r"^stage2\.", "layer2_4."), (r"^down2\.learn\.", "layer5.conv."), (r"^stage4\.", "layer6_7."), (r"^down3\.learn\.", "layer8.conv."), (r"^stage8\.", "layer9_16."), (r"^classify\.", "layer20.")]
-    pyramid = [(r"^pyramid\.rows\.(\d)\.", lambda m: f"layer17.pfa.conv{int(m[1]) + 1}1."), (r"^pyramid\.columns\.(\d)\.", lambda m: f"layer17.pfa.conv{int(m[1]) + 1}2."), (r"^pyramid\.spread\.", "layer17.conv."), (r"^pyramid\.whole\.", "layer17.gp.1.")]
-    ups = [(r"^up4\.", "layer18."), (r"^up2\.", "layer19."), (r"\.grow\.", ".up_conv."), (r"\.places\.", ".sab.conv."), (r"\.channels\.", ".cab.conv."), (r"\.(left|right)\.(\d)\.", r".\1_branch.\2.")]
+    places = [
+        (r"^down1\.learn\.", "layer1.conv."),
+        (r"^stage2\.", "layer2_4."),
+        (r"^down2\.learn\.", "layer5.conv."),
+        (r"^stage4\.", "layer6_7."),
+        (r"^down3\.learn\.", "layer8.conv."),
+        (r"^stage8\.", "layer9_16."),
+        (r"^classify\.", "layer20."),
+    ]
+    pyramid = [
+        (r"^pyramid\.rows\.(\d)\.", lambda m: f"layer17.pfa.conv{int(m[1]) + 1}1."),
+        (r"^pyramid\.columns\.(\d)\.", lambda m: f"layer17.pfa.conv{int(m[1]) + 1}2."),
+        (r"^pyramid\.spread\.", "layer17.conv."),
+        (r"^pyramid\.whole\.", "layer17.gp.1."),
+    ]
+    ups = [
+        (r"^up4\.", "layer18."),
+        (r"^up2\.", "layer19."),
+        (r"\.grow\.", ".up_conv."),
+        (r"\.places\.", ".sab.conv."),
+        (r"\.channels\.", ".cab.conv."),
+        (r"\.(left|right)\.(\d)\.", r".\1_branch.\2."),
+    ]
     last = [(r"^(?!layer17\.conv|\S+ab\.conv)(\S+)\.conv\.(weight|bias)$", r"\1.0.\2"), (r"\.bn\.(\w+)$", r".1.\1")]
     return rename_keys(model, [*places, *pyramid, *ups, *last])

@@ -39,14 +39,37 @@ class ContextPath(nn.Module):
         return self.narrow16(self.refine16(x16)) + resize(deep, size_of(x16))
 
 # %% ../../nbs/models/19_bisenetv1.ipynb #cell012
-@register_model("bisenetv1", title="BiSeNet", paper="https://arxiv.org/abs/1808.00897", year=2018, venue="ECCV", encoder="ResNet-18", params=13_315_392, params_paper=49.0,
-                gmacs=36.6698, gmacs_size=(512, 1024), miou_val=74.8, miou_test=74.7, miou_reference=74.91, fps=88, fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)")
+@register_model(
+    "bisenetv1",
+    title="BiSeNet",
+    paper="https://arxiv.org/abs/1808.00897",
+    year=2018,
+    venue="ECCV",
+    encoder="ResNet-18",
+    params=13_315_392,
+    params_paper=49.0,
+    gmacs=36.6698,
+    gmacs_size=(512, 1024),
+    miou_val=74.8,
+    miou_test=74.7,
+    miou_reference=74.91,
+    fps=88,
+    fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)",
+)
 class BiSeNetV1(SegNetwork):
     """Spatial path, context path, fusion by attention (Yu et al., 2018)."""
 
     align_corners = True
 
-    def __init__(self, num_classes: int = 19, *, in_channels: int = 3, encoder: str = "resnet18", pretrained: bool | str | Path = False, aux: bool = False):
+    def __init__(
+        self,
+        num_classes: int = 19,
+        *,
+        in_channels: int = 3,
+        encoder: str = "resnet18",
+        pretrained: bool | str | Path = False,
+        aux: bool = False,
+    ):
         super().__init__(num_classes, in_channels)
         self.spatial = spatial_path(in_channels)
         self.encoder = Encoder(encoder, in_channels=in_channels, pretrained=pretrained, strides=(16, 32))
@@ -70,6 +93,17 @@ FUSION_RULES = ((r"\.mix\.", ".conv1."), (r"\.squeeze\.", ".conv2.0."), (r"\.exc
 @register_converter("bisenetv1", source="zh320")
 def published_keys(model: BiSeNetV1) -> KeyTable:
     """The reference's names."""
-    return rename_keys(model, [(r"^encoder\.body\.", "context_path.backbone."), (r"^spatial\.", "spatial_path."), (r"^context\.refine(\d+)\.weigh\.", r"context_path.arm_\1.conv."),
-                               (r"^context\.narrow(\d+)", r"context_path.conv_\1"), (r"^fusion\.", "ffm."), *FUSION_RULES, *HEAD_RULES,
-                               (r"^(context_path\.arm_\d+\.conv)\.conv\.", r"\1.0."), *LISTED])
+    return rename_keys(
+        model,
+        [
+            (r"^encoder\.body\.", "context_path.backbone."),
+            (r"^spatial\.", "spatial_path."),
+            (r"^context\.refine(\d+)\.weigh\.", r"context_path.arm_\1.conv."),
+            (r"^context\.narrow(\d+)", r"context_path.conv_\1"),
+            (r"^fusion\.", "ffm."),
+            *FUSION_RULES,
+            *HEAD_RULES,
+            (r"^(context_path\.arm_\d+\.conv)\.conv\.", r"\1.0."),
+            *LISTED,
+        ],
+    )

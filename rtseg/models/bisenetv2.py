@@ -24,7 +24,9 @@ def detail_branch(in_channels: int) -> nn.Sequential:
     """Eight 3x3 conv-BN-ReLU, three of stride 2: N x in_channels x H x W -> N x 128 x H/8 x W/8."""
     plan = ((64, 2), (64, 1), (64, 2), (64, 1), (128, 1), (128, 2), (128, 1), (128, 1))
     inputs = (in_channels, *(channels for channels, _ in plan))
-    return nn.Sequential(*(ConvBNAct(c, channels, stride=stride) for c, (channels, stride) in zip(inputs, plan, strict=False)))
+    return nn.Sequential(
+        *(ConvBNAct(c, channels, stride=stride) for c, (channels, stride) in zip(inputs, plan, strict=False))
+    )
 
 # %% ../../nbs/models/39_bisenetv2.ipynb #cell008
 class StemBlock(nn.Module):
@@ -49,8 +51,16 @@ class GatherExpansion(nn.Module):
         hidden = in_channels * expand
         spread = ConvBNAct(in_channels, hidden, stride=stride, groups=in_channels, act="none")
         more = [depthwise(hidden, act="none")] if stride == 2 else []
-        self.body = nn.Sequential(ConvBNAct(in_channels, in_channels), spread, *more, ConvBNAct(hidden, out_channels, 1, act="none", bias=True))
-        separable = (depthwise(in_channels, stride=2, act="none"), ConvBNAct(in_channels, out_channels, 1, act="none", bias=True))
+        self.body = nn.Sequential(
+            ConvBNAct(in_channels, in_channels),
+            spread,
+            *more,
+            ConvBNAct(hidden, out_channels, 1, act="none", bias=True),
+        )
+        separable = (
+            depthwise(in_channels, stride=2, act="none"),
+            ConvBNAct(in_channels, out_channels, 1, act="none", bias=True),
+        )
         self.shortcut = nn.Sequential(*separable) if stride == 2 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -82,7 +92,9 @@ class SemanticBranch(nn.Module):
         self.stem = StemBlock(in_channels, c4)
         self.stage8 = nn.Sequential(GatherExpansion(c4, c8, stride=2), GatherExpansion(c8, c8))
         self.stage16 = nn.Sequential(GatherExpansion(c8, c16, stride=2), GatherExpansion(c16, c16))
-        self.stage32 = nn.Sequential(GatherExpansion(c16, c32, stride=2), *(GatherExpansion(c32, c32) for _ in range(3)))
+        self.stage32 = nn.Sequential(
+            GatherExpansion(c16, c32, stride=2), *(GatherExpansion(c32, c32) for _ in range(3))
+        )
         self.context = ContextEmbedding(c32)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -112,8 +124,23 @@ class GuidedAggregation(nn.Module):
         return self.last(fine + resize(coarse, size))
 
 # %% ../../nbs/models/39_bisenetv2.ipynb #cell023
-@register_model("bisenetv2", title="BiSeNet V2", paper="https://arxiv.org/abs/2004.02147", year=2020, venue="IJCV 2021", encoder="-", params=2_272_688, params_training=2_559_920,
-                gmacs=17.5204, gmacs_size=(512, 1024), miou_val=73.4, miou_test=72.6, miou_reference=73.73, fps=142, fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)")
+@register_model(
+    "bisenetv2",
+    title="BiSeNet V2",
+    paper="https://arxiv.org/abs/2004.02147",
+    year=2020,
+    venue="IJCV 2021",
+    encoder="-",
+    params=2_272_688,
+    params_training=2_559_920,
+    gmacs=17.5204,
+    gmacs_size=(512, 1024),
+    miou_val=73.4,
+    miou_test=72.6,
+    miou_reference=73.73,
+    fps=142,
+    fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)",
+)
 class BiSeNetV2(SegNetwork):
     """Detail branch, semantic branch, guided aggregation (Yu et al., 2020)."""
 
@@ -137,11 +164,30 @@ class BiSeNetV2(SegNetwork):
 @register_converter("bisenetv2", source="zh320")
 def published_keys(model: BiSeNetV2) -> KeyTable:
     """The reference's names; auxiliary heads that this network was built without may be in the file."""
-    heads = [(rf"^aux_heads\.x{2 ** i}\.", f"semantic_branch.seg_head{i}.") for i in (2, 3, 4, 5)]
-    semantic = [(r"^semantic\.stem\.first\.", "semantic_branch.stage1to2.conv_init."), (r"^semantic\.stem\.learn\.", "semantic_branch.stage1to2.left_branch."), (r"^semantic\.stem\.mix\.", "semantic_branch.stage1to2.conv_last."),
-                (r"^semantic\.stage8\.", "semantic_branch.stage3."), (r"^semantic\.stage16\.", "semantic_branch.stage4."), (r"^semantic\.stage32\.", "semantic_branch.stage5_1to4."), (r"\.body\.", ".left_branch."),
-                (r"\.shortcut\.", ".right_branch."), (r"^semantic\.context\.norm\.", "semantic_branch.stage5_5.pool.1."), (r"^semantic\.context\.embed\.", "semantic_branch.stage5_5.conv_mid."), (r"^semantic\.context\.last\.", "semantic_branch.stage5_5.conv_last.")]
-    layer = [(r"^aggregation\.detail_keep\.", "bga_layer.detail_high."), (r"^aggregation\.detail_down\.", "bga_layer.detail_low.0."), (r"^aggregation\.semantic_up\.", "bga_layer.semantic_high.0."),
-             (r"^aggregation\.semantic_keep\.", "bga_layer.semantic_low."), (r"^aggregation\.last\.", "bga_layer.conv_last.")]
+    heads = [(rf"^aux_heads\.x{2**i}\.", f"semantic_branch.seg_head{i}.") for i in (2, 3, 4, 5)]
+    semantic = [
+        (r"^semantic\.stem\.first\.", "semantic_branch.stage1to2.conv_init."),
+        (r"^semantic\.stem\.learn\.", "semantic_branch.stage1to2.left_branch."),
+        (r"^semantic\.stem\.mix\.", "semantic_branch.stage1to2.conv_last."),
+        (r"^semantic\.stage8\.", "semantic_branch.stage3."),
+        (r"^semantic\.stage16\.", "semantic_branch.stage4."),
+        (r"^semantic\.stage32\.", "semantic_branch.stage5_1to4."),
+        (r"\.body\.", ".left_branch."),
+        (r"\.shortcut\.", ".right_branch."),
+        (r"^semantic\.context\.norm\.", "semantic_branch.stage5_5.pool.1."),
+        (r"^semantic\.context\.embed\.", "semantic_branch.stage5_5.conv_mid."),
+        (r"^semantic\.context\.last\.", "semantic_branch.stage5_5.conv_last."),
+    ]
+    layer = [
+        (r"^aggregation\.detail_keep\.", "bga_layer.detail_high."),
+        (r"^aggregation\.detail_down\.", "bga_layer.detail_low.0."),
+        (r"^aggregation\.semantic_up\.", "bga_layer.semantic_high.0."),
+        (r"^aggregation\.semantic_keep\.", "bga_layer.semantic_low."),
+        (r"^aggregation\.last\.", "bga_layer.conv_last."),
+    ]
     gather = [(r"(seg_head\d)\.gather\.", r"\1.0."), (r"(seg_head\d)\.classify\.", r"\1.1.")]
-    return rename_keys(model, [*heads, *gather, (r"^detail\.", "detail_branch."), *semantic, *layer, *HEAD_RULES, *LISTED], unused=() if model.aux_heads else ("semantic_branch.seg_head*",))
+    return rename_keys(
+        model,
+        [*heads, *gather, (r"^detail\.", "detail_branch."), *semantic, *layer, *HEAD_RULES, *LISTED],
+        unused=() if model.aux_heads else ("semantic_branch.seg_head*",),
+    )

@@ -48,14 +48,39 @@ class GrowEight(nn.Module):
         return self.bn(crop(self.conv(x), size)).relu()
 
 # %% ../../nbs/models/26_canet.ipynb #cell011
-@register_model("canet", title="CANet", paper="https://arxiv.org/abs/1907.10958", year=2019, venue="WACV 2021", encoder="MobileNetV2", params=4_774_186, params_paper=4.8,
-                gmacs=20.3268, gmacs_size=(512, 1024), miou_val=73.4, miou_test=73.5, miou_reference=76.59, fps=76, fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)")
+@register_model(
+    "canet",
+    title="CANet",
+    paper="https://arxiv.org/abs/1907.10958",
+    year=2019,
+    venue="WACV 2021",
+    encoder="MobileNetV2",
+    params=4_774_186,
+    params_paper=4.8,
+    gmacs=20.3268,
+    gmacs_size=(512, 1024),
+    miou_val=73.4,
+    miou_test=73.5,
+    miou_reference=76.59,
+    fps=76,
+    fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)",
+)
 class CANet(SegNetwork):
     """Spatial branch, context branch, feature cross attention (Liu et al., 2019)."""
 
-    def __init__(self, num_classes: int = 19, *, in_channels: int = 3, encoder: str = "mobilenetv2_100", pretrained: bool | str | Path = False, aux: bool = False):
+    def __init__(
+        self,
+        num_classes: int = 19,
+        *,
+        in_channels: int = 3,
+        encoder: str = "mobilenetv2_100",
+        pretrained: bool | str | Path = False,
+        aux: bool = False,
+    ):
         super().__init__(num_classes, in_channels)
-        self.spatial = nn.Sequential(*(ConvBNAct(a, b, stride=2) for a, b in ((in_channels, 64), (64, 128), (128, 256))))
+        self.spatial = nn.Sequential(
+            *(ConvBNAct(a, b, stride=2) for a, b in ((in_channels, 64), (64, 128), (128, 256)))
+        )
         self.encoder = Encoder(encoder, in_channels=in_channels, pretrained=pretrained, strides=(16, 32))
         c16, c32 = self.encoder.channels
         self.up16, self.up8 = DeconvBNAct(c32, 192), DeconvBNAct(192 + c16, 256)
@@ -76,21 +101,53 @@ STAGE_SIZES = (1, 2, 3, 4, 3, 3, 1)
 
 def mobilenet_rules(prefix: str) -> list[Rule]:
     """Rules from timm's MobileNetV2 in `encoder.body` to the reference's names below `prefix`."""
+
     def place(match) -> str:
         number = 1 + sum(STAGE_SIZES[: int(match[1])]) + int(match[2])
         layer = 1 + sum(number > last for last in (3, 6, 13))
         return f"{prefix}.layer{layer}.{number}.conv."
 
-    first = [(r"(layer1\.1)\.conv\.conv_dw\.", r"\1.conv.0.0."), (r"(layer1\.1)\.conv\.bn1\.", r"\1.conv.0.1."), (r"(layer1\.1)\.conv\.conv_pw\.", r"\1.conv.1."), (r"(layer1\.1)\.conv\.bn2\.", r"\1.conv.2.")]
-    rest = [(r"\.conv_pw\.", ".0.0."), (r"\.conv\.bn1\.", ".conv.0.1."), (r"\.conv_dw\.", ".1.0."), (r"\.conv\.bn2\.", ".conv.1.1."), (r"\.conv_pwl\.", ".2."), (r"\.conv\.bn3\.", ".conv.3.")]
-    return [(r"^encoder\.body\.blocks\.(\d)\.(\d)\.", place), (r"^encoder\.body\.conv_stem\.", f"{prefix}.layer1.0.0."), (r"^encoder\.body\.bn1\.", f"{prefix}.layer1.0.1."), *first, *rest]
+    first = [
+        (r"(layer1\.1)\.conv\.conv_dw\.", r"\1.conv.0.0."),
+        (r"(layer1\.1)\.conv\.bn1\.", r"\1.conv.0.1."),
+        (r"(layer1\.1)\.conv\.conv_pw\.", r"\1.conv.1."),
+        (r"(layer1\.1)\.conv\.bn2\.", r"\1.conv.2."),
+    ]
+    rest = [
+        (r"\.conv_pw\.", ".0.0."),
+        (r"\.conv\.bn1\.", ".conv.0.1."),
+        (r"\.conv_dw\.", ".1.0."),
+        (r"\.conv\.bn2\.", ".conv.1.1."),
+        (r"\.conv_pwl\.", ".2."),
+        (r"\.conv\.bn3\.", ".conv.3."),
+    ]
+    return [
+        (r"^encoder\.body\.blocks\.(\d)\.(\d)\.", place),
+        (r"^encoder\.body\.conv_stem\.", f"{prefix}.layer1.0.0."),
+        (r"^encoder\.body\.bn1\.", f"{prefix}.layer1.0.1."),
+        *first,
+        *rest,
+    ]
 
 
 @register_converter("canet", source="zh320")
 def published_keys(model: CANet) -> KeyTable:
     """The reference's names."""
-    own = [(r"^spatial\.(\d)\.conv\.", r"spatial_branch.\1.0."), (r"^spatial\.(\d)\.bn\.", r"spatial_branch.\1.1."), (r"^up16\.conv\.", "context_branch.up1.up_conv.0."), (r"^up16\.bn\.", "context_branch.up1.up_conv.1."),
-           (r"^up8\.conv\.", "context_branch.up2.up_conv.0."), (r"^up8\.bn\.", "context_branch.up2.up_conv.1."), (r"^grow\.conv\.", "up.up_conv.0."), (r"^grow\.bn\.", "up.up_conv.1."),
-           (r"^attention\.blend\.conv\.", "fca.conv_init.0."), (r"^attention\.blend\.bn\.", "fca.conv_init.1."), (r"^attention\.places\.conv\.", "fca.sa.0.0."), (r"^attention\.places\.bn\.", "fca.sa.0.1."), (r"^attention\.channels\.", "fca.ca.fc."),
-           (r"^attention\.last\.conv\.", "fca.conv_last.0."), (r"^attention\.last\.bn\.", "fca.conv_last.1.")]
+    own = [
+        (r"^spatial\.(\d)\.conv\.", r"spatial_branch.\1.0."),
+        (r"^spatial\.(\d)\.bn\.", r"spatial_branch.\1.1."),
+        (r"^up16\.conv\.", "context_branch.up1.up_conv.0."),
+        (r"^up16\.bn\.", "context_branch.up1.up_conv.1."),
+        (r"^up8\.conv\.", "context_branch.up2.up_conv.0."),
+        (r"^up8\.bn\.", "context_branch.up2.up_conv.1."),
+        (r"^grow\.conv\.", "up.up_conv.0."),
+        (r"^grow\.bn\.", "up.up_conv.1."),
+        (r"^attention\.blend\.conv\.", "fca.conv_init.0."),
+        (r"^attention\.blend\.bn\.", "fca.conv_init.1."),
+        (r"^attention\.places\.conv\.", "fca.sa.0.0."),
+        (r"^attention\.places\.bn\.", "fca.sa.0.1."),
+        (r"^attention\.channels\.", "fca.ca.fc."),
+        (r"^attention\.last\.conv\.", "fca.conv_last.0."),
+        (r"^attention\.last\.bn\.", "fca.conv_last.1."),
+    ]
     return rename_keys(model, [*mobilenet_rules("context_branch.backbone"), *own])

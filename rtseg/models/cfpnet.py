@@ -23,7 +23,10 @@ ACT = "shared_prelu"
 
 def crossed(in_channels: int, out_channels: int, dilation: int) -> nn.Sequential:
     """Column and row with one dilation: N x in_channels x H x W -> N x out_channels x H x W."""
-    return nn.Sequential(ConvBNAct(in_channels, out_channels, (3, 1), dilation=(dilation, 1), act=ACT), ConvBNAct(out_channels, out_channels, (1, 3), dilation=(1, dilation), act=ACT))
+    return nn.Sequential(
+        ConvBNAct(in_channels, out_channels, (3, 1), dilation=(dilation, 1), act=ACT),
+        ConvBNAct(out_channels, out_channels, (1, 3), dilation=(1, dilation), act=ACT),
+    )
 
 
 class PyramidChannel(nn.Module):
@@ -32,7 +35,11 @@ class PyramidChannel(nn.Module):
     def __init__(self, channels: int, dilation: int):
         super().__init__()
         quarter = channels // 4
-        self.block1, self.block2, self.block3 = crossed(channels, quarter, dilation), crossed(quarter, quarter, dilation), crossed(quarter, 2 * quarter, dilation)
+        self.block1, self.block2, self.block3 = (
+            crossed(channels, quarter, dilation),
+            crossed(quarter, quarter, dilation),
+            crossed(quarter, 2 * quarter, dilation),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         first = self.block1(x)
@@ -58,18 +65,47 @@ class ChannelPyramid(nn.Module):
         return self.mix(torch.cat(sums, dim=1)) + x
 
 # %% ../../nbs/models/43_cfpnet.ipynb #cell011
-@register_model("cfpnet", title="CFPNet", paper="https://arxiv.org/abs/2103.12212", year=2021, venue="ICIP", encoder="-", params=272_167, params_paper=0.55,
-                gmacs=5.1467, gmacs_size=(512, 1024), miou_test=70.1, miou_reference=70.08, fps=64, fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)")
+@register_model(
+    "cfpnet",
+    title="CFPNet",
+    paper="https://arxiv.org/abs/2103.12212",
+    year=2021,
+    venue="ICIP",
+    encoder="-",
+    params=272_167,
+    params_paper=0.55,
+    gmacs=5.1467,
+    gmacs_size=(512, 1024),
+    miou_test=70.1,
+    miou_reference=70.08,
+    fps=64,
+    fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)",
+)
 class CFPNet(SegNetwork):
     """Channel-wise feature pyramids (Lou and Loew, 2021); `rates` are those of the modules at 1/4 and at 1/8."""
 
     align_corners = True
 
-    def __init__(self, num_classes: int = 19, *, in_channels: int = 3, rates: tuple[tuple[int, ...], tuple[int, ...]] = ((2, 2), (4, 4, 8, 8, 16, 16)), aux: bool = False):
+    def __init__(
+        self,
+        num_classes: int = 19,
+        *,
+        in_channels: int = 3,
+        rates: tuple[tuple[int, ...], tuple[int, ...]] = ((2, 2), (4, 4, 8, 8, 16, 16)),
+        aux: bool = False,
+    ):
         super().__init__(num_classes, in_channels)
-        self.stem = nn.Sequential(ConvBNAct(in_channels, 32, stride=2, act=ACT), ConvBNAct(32, 32, act=ACT), ConvBNAct(32, 32, act=ACT))
-        self.down4, self.stage4 = ConvPoolDown(32 + in_channels, 64, act=ACT), nn.Sequential(*(ChannelPyramid(64, r) for r in rates[0]))
-        self.down8, self.stage8 = ConvPoolDown(64 + in_channels, 128, act=ACT), nn.Sequential(*(ChannelPyramid(128, r) for r in rates[1]))
+        self.stem = nn.Sequential(
+            ConvBNAct(in_channels, 32, stride=2, act=ACT), ConvBNAct(32, 32, act=ACT), ConvBNAct(32, 32, act=ACT)
+        )
+        self.down4, self.stage4 = (
+            ConvPoolDown(32 + in_channels, 64, act=ACT),
+            nn.Sequential(*(ChannelPyramid(64, r) for r in rates[0])),
+        )
+        self.down8, self.stage8 = (
+            ConvPoolDown(64 + in_channels, 128, act=ACT),
+            nn.Sequential(*(ChannelPyramid(128, r) for r in rates[1])),
+        )
         self.head = ConvBNAct(128 + in_channels, num_classes, 1, act=ACT)
         self.add_aux_heads({"x4": 64} if aux else {})
 
@@ -88,5 +124,15 @@ class CFPNet(SegNetwork):
 @register_converter("cfpnet", source="zh320")
 def published_keys(model: CFPNet) -> KeyTable:
     """The reference's names."""
-    places = [(r"^stem\.", "conv_init."), (r"^down4\.learn\.", "downsample1.conv."), (r"^down8\.learn\.", "downsample2.conv."), (r"^stage4\.", "cfp1."), (r"^stage8\.", "cfp2."), (r"^head\.", "seg_head.")]
-    return rename_keys(model, [*places, (r"\.reduce\.", ".conv_init."), (r"\.channels\.", ".layers."), (r"\.mix\.", ".conv_last."), *LISTED])
+    places = [
+        (r"^stem\.", "conv_init."),
+        (r"^down4\.learn\.", "downsample1.conv."),
+        (r"^down8\.learn\.", "downsample2.conv."),
+        (r"^stage4\.", "cfp1."),
+        (r"^stage8\.", "cfp2."),
+        (r"^head\.", "seg_head."),
+    ]
+    return rename_keys(
+        model,
+        [*places, (r"\.reduce\.", ".conv_init."), (r"\.channels\.", ".layers."), (r"\.mix\.", ".conv_last."), *LISTED],
+    )

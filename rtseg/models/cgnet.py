@@ -28,7 +28,9 @@ class ContextGuided(nn.Module):
         self.local = nn.Conv2d(half, half, 3, stride, 1, groups=half, bias=False)
         self.around = nn.Conv2d(half, half, 3, stride, d, dilation=d, groups=half, bias=False)
         self.norm, self.act = BatchNorm(out_channels), activation("shared_prelu")
-        self.glob = nn.Sequential(nn.Linear(out_channels, out_channels // squeeze), nn.Linear(out_channels // squeeze, out_channels))
+        self.glob = nn.Sequential(
+            nn.Linear(out_channels, out_channels // squeeze), nn.Linear(out_channels // squeeze, out_channels)
+        )
         self.adds = stride == 1 and in_channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:
@@ -41,20 +43,42 @@ class ContextGuided(nn.Module):
 def blocks_of(in_channels: int, channels: int, count: int, *, dilation: int, squeeze: int) -> nn.Sequential:
     """`count` blocks; the first may change the channels."""
     first = ContextGuided(in_channels, channels, dilation=dilation, squeeze=squeeze)
-    return nn.Sequential(first, *(ContextGuided(channels, channels, dilation=dilation, squeeze=squeeze) for _ in range(count - 1)))
+    return nn.Sequential(
+        first, *(ContextGuided(channels, channels, dilation=dilation, squeeze=squeeze) for _ in range(count - 1))
+    )
 
 
-@register_model("cgnet", title="CGNet", paper="https://arxiv.org/abs/1811.08201", year=2018, venue="TIP 2020", encoder="-", params=243_805, params_paper=0.41,
-                gmacs=4.3826, gmacs_size=(512, 1024), miou_val=59.7, miou_test=64.8, miou_reference=67.25, fps=157, fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)", notes="default M3N15; blocks=(3, 21) is M3N21")
+@register_model(
+    "cgnet",
+    title="CGNet",
+    paper="https://arxiv.org/abs/1811.08201",
+    year=2018,
+    venue="TIP 2020",
+    encoder="-",
+    params=243_805,
+    params_paper=0.41,
+    gmacs=4.3826,
+    gmacs_size=(512, 1024),
+    miou_val=59.7,
+    miou_test=64.8,
+    miou_reference=67.25,
+    fps=157,
+    fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)",
+    notes="default M3N15; blocks=(3, 21) is M3N21",
+)
 class CGNet(SegNetwork):
     """Context guided blocks without a decoder (Wu et al., 2018); `blocks` are M and N of the paper's names."""
 
     align_corners = True
 
-    def __init__(self, num_classes: int = 19, *, in_channels: int = 3, blocks: tuple[int, int] = (3, 15), aux: bool = False):
+    def __init__(
+        self, num_classes: int = 19, *, in_channels: int = 3, blocks: tuple[int, int] = (3, 15), aux: bool = False
+    ):
         super().__init__(num_classes, in_channels)
         act, (m, n) = "shared_prelu", check_depths(blocks, least=2, what="blocks")
-        self.stage1 = nn.ModuleList([ConvBNAct(in_channels, 32, stride=2, act=act), ConvBNAct(32, 32, act=act), ConvBNAct(32, 32, act=act)])
+        self.stage1 = nn.ModuleList(
+            [ConvBNAct(in_channels, 32, stride=2, act=act), ConvBNAct(32, 32, act=act), ConvBNAct(32, 32, act=act)]
+        )
         self.down2 = ContextGuided(64, 64, dilation=2, squeeze=8, stride=2)
         self.stage2 = blocks_of(64 + in_channels, 64, m - 1, dilation=2, squeeze=8)
         self.down3 = ContextGuided(128, 128, dilation=4, squeeze=8, stride=2)
@@ -76,5 +100,22 @@ class CGNet(SegNetwork):
 @register_converter("cgnet", source="zh320")
 def published_keys(model: CGNet) -> KeyTable:
     """The reference's names."""
-    parts = [(r"\.reduce\.", ".conv."), (r"\.local\.", ".loc."), (r"\.around\.", ".sur."), (r"\.glob\.", ".glo."), (r"\.norm\.", ".joi.0."), (r"(stage\d\S*)\.act\.weight", r"\1.joi.1.activation.weight")]
-    return rename_keys(model, [(r"^stage1\.(\d)\.act\.", r"stage1.conv\1.2.activation."), (r"^stage1\.(\d)\.conv\.", r"stage1.conv\1.0."), (r"^stage1\.(\d)\.bn\.", r"stage1.conv\1.1."), (r"^down(\d)\.", r"stage\1_down."), *parts, (r"^classify\.", "seg_head.")])
+    parts = [
+        (r"\.reduce\.", ".conv."),
+        (r"\.local\.", ".loc."),
+        (r"\.around\.", ".sur."),
+        (r"\.glob\.", ".glo."),
+        (r"\.norm\.", ".joi.0."),
+        (r"(stage\d\S*)\.act\.weight", r"\1.joi.1.activation.weight"),
+    ]
+    return rename_keys(
+        model,
+        [
+            (r"^stage1\.(\d)\.act\.", r"stage1.conv\1.2.activation."),
+            (r"^stage1\.(\d)\.conv\.", r"stage1.conv\1.0."),
+            (r"^stage1\.(\d)\.bn\.", r"stage1.conv\1.1."),
+            (r"^down(\d)\.", r"stage\1_down."),
+            *parts,
+            (r"^classify\.", "seg_head."),
+        ],
+    )

@@ -38,10 +38,16 @@ def check_evaluation(model: SegNetwork, *, sizes: tuple[tuple[int, int], ...] = 
             x = torch.randn(2, model.in_channels, *size, generator=generator)
             both, single = model(x), model(x[:1])
             require(isinstance(both, torch.Tensor), "in evaluation a network returns one tensor")
-            require(both.shape == (2, model.num_classes, *size), f"an image of {size} gives logits of {size}, not {tuple(both.shape)}")
+            require(
+                both.shape == (2, model.num_classes, *size),
+                f"an image of {size} gives logits of {size}, not {tuple(both.shape)}",
+            )
             require(bool(torch.isfinite(both).all()), f"logits at {size} are finite")
             scale = float(single.abs().max().clamp(min=1))
-            require(bool(torch.allclose(both[:1], single, atol=1e-4 * scale)), f"logits at {size} do not depend on the other images of the batch")
+            require(
+                bool(torch.allclose(both[:1], single, atol=1e-4 * scale)),
+                f"logits at {size} do not depend on the other images of the batch",
+            )
     return " and ".join(f"{h} x {w}" for h, w in sizes)
 
 # %% ../../nbs/models/04_checking.ipynb #cell007
@@ -50,13 +56,18 @@ def check_training(model: SegNetwork, *, size: tuple[int, int] = (65, 97)) -> st
     model.train().zero_grad(set_to_none=True)
     out = model(torch.randn(1, model.in_channels, *size, generator=torch.Generator().manual_seed(0)))
     require(isinstance(out, SegOutput), "in training a network returns a SegOutput")
-    require(all(t.shape == (1, model.num_classes, *size) for t in (out.logits, *out.aux)), f"logits and auxiliary logits have {size} pixels")
+    require(
+        all(t.shape == (1, model.num_classes, *size) for t in (out.logits, *out.aux)),
+        f"logits and auxiliary logits have {size} pixels",
+    )
     parts = [out.logits, *out.aux, *([] if out.detail is None else [out.detail])]
     sum(p.square().mean() for p in parts).backward()
     without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     require(not without, f"every parameter gets a gradient, but {', '.join(without[:3])} did not")
     model.zero_grad(set_to_none=True)
-    return f"batch of 1 at {size[0]} x {size[1]}, {len(out.aux)} auxiliary outputs" + (", detail" if out.detail is not None else "")
+    return f"batch of 1 at {size[0]} x {size[1]}, {len(out.aux)} auxiliary outputs" + (
+        ", detail" if out.detail is not None else ""
+    )
 
 # %% ../../nbs/models/04_checking.ipynb #cell010
 def check_model(name: str, **options: Any) -> dict[str, str]:

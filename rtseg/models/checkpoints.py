@@ -34,17 +34,27 @@ CONVERTERS = Registry("checkpoint source")
 
 def register_converter(*names: str, source: str) -> Callable[[Any], Any]:
     """Decorator for a function `SegNetwork -> KeyTable` that knows the checkpoints of `source` for the models `names`."""
+
     def enter(convert: Any) -> Any:
         for name in names:
             CONVERTERS.register(f"{name}/{source}")(convert)
         return convert
+
     return enter
 
 # %% ../../nbs/models/03_checkpoints.ipynb #cell007
 Rule = tuple[str, str | Callable[[re.Match], str]]
-LISTED: tuple[Rule, ...] = ((r"\.conv\.(weight|bias)$", r".0.\1"), (r"\.bn\.(\w+)$", r".1.\1"), (r"\.act\.weight$", ".2.activation.weight"))
+LISTED: tuple[Rule, ...] = (
+    (r"\.conv\.(weight|bias)$", r".0.\1"),
+    (r"\.bn\.(\w+)$", r".1.\1"),
+    (r"\.act\.weight$", ".2.activation.weight"),
+)
 HEAD_RULES: tuple[Rule, ...] = ((r"^head\.gather\.", "seg_head.0."), (r"^head\.classify\.", "seg_head.1."))
-PYRAMID_RULES: tuple[Rule, ...] = ((r"\.levels\.(\d)\.", lambda m: f".stage{int(m[1]) + 1}.1."), (r"\.mix\.conv\.", ".conv.0."), (r"\.mix\.bn\.", ".conv.1."))
+PYRAMID_RULES: tuple[Rule, ...] = (
+    (r"\.levels\.(\d)\.", lambda m: f".stage{int(m[1]) + 1}.1."),
+    (r"\.mix\.conv\.", ".conv.0."),
+    (r"\.mix\.bn\.", ".conv.1."),
+)
 
 
 def rename_keys(model: SegNetwork, rules: Sequence[Rule], *, unused: tuple[str, ...] = ()) -> KeyTable:
@@ -68,13 +78,22 @@ def convert_state(model: SegNetwork, state: Mapping[str, Tensor], table: KeyTabl
     given = {bare(k): v for k, v in state.items() if not k.endswith("num_batches_tracked")}
     own = {k: v for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
     if without := [k for k in own if k not in table.names]:
-        raise ArtifactError(f"the table of names says nothing about {_some(without)} of {type(model).__name__}: add them")
+        raise ArtifactError(
+            f"the table of names says nothing about {_some(without)} of {type(model).__name__}: add them"
+        )
     optional = _absent(model, own, given, table)
     wanted = {k: table.names[k] for k in own if k not in optional}
     known = set(wanted.values())
     _refuse("misses", [t for t in known if t not in given])
     _refuse("has unknown", [k for k in given if k not in known and not any(fnmatchcase(k, p) for p in table.unused)])
-    _refuse("has misshapen", [f"{t} {tuple(given[t].shape)} instead of {tuple(own[k].shape)}" for k, t in wanted.items() if given[t].shape != own[k].shape])
+    _refuse(
+        "has misshapen",
+        [
+            f"{t} {tuple(given[t].shape)} instead of {tuple(own[k].shape)}"
+            for k, t in wanted.items()
+            if given[t].shape != own[k].shape
+        ],
+    )
     return {k: given[t].detach().clone() for k, t in wanted.items()}
 
 
@@ -90,7 +109,9 @@ def _absent(model: SegNetwork, own: Mapping, given: Mapping, table: KeyTable) ->
 
 def _refuse(what: str, keys: list[str], limit: int = 4) -> None:
     if keys:
-        raise ArtifactError(f"the checkpoint {what} keys: {_some(sorted(keys), limit)}; check the network's name, its number of classes and the source")
+        raise ArtifactError(
+            f"the checkpoint {what} keys: {_some(sorted(keys), limit)}; check the network's name, its number of classes and the source"
+        )
 
 
 def _some(keys: list[str], limit: int = 4) -> str:

@@ -37,7 +37,9 @@ class ContextBranch(nn.Sequential):
         blocks, channels = [], 32
         for out_channels, stride, expand, count in GROUPS:
             for i in range(count):
-                blocks.append(InvertedResidual(channels, out_channels, stride=stride if i == 0 else 1, expand=expand, bias=True))
+                blocks.append(
+                    InvertedResidual(channels, out_channels, stride=stride if i == 0 else 1, expand=expand, bias=True)
+                )
                 channels = out_channels
         self.bottlenecks = nn.Sequential(*blocks)
         self.last = ConvBNAct(128, 128)
@@ -57,8 +59,23 @@ class Fusion(nn.Module):
         return F.relu(self.detail(detail) + context)
 
 # %% ../../nbs/models/17_contextnet.ipynb #cell014
-@register_model("contextnet", title="ContextNet", paper="https://arxiv.org/abs/1805.04554", year=2018, venue="BMVC", encoder="-", params=1_008_870, params_paper=0.85,
-                gmacs=11.5509, gmacs_size=(512, 1024), miou_val=65.9, miou_test=66.1, miou_reference=66.61, fps=80, fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)")
+@register_model(
+    "contextnet",
+    title="ContextNet",
+    paper="https://arxiv.org/abs/1805.04554",
+    year=2018,
+    venue="BMVC",
+    encoder="-",
+    params=1_008_870,
+    params_paper=0.85,
+    gmacs=11.5509,
+    gmacs_size=(512, 1024),
+    miou_val=65.9,
+    miou_test=66.1,
+    miou_reference=66.61,
+    fps=80,
+    fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)",
+)
 class ContextNet(SegNetwork):
     """Deep branch at a quarter of the size, shallow branch at full size (Poudel et al., 2018)."""
 
@@ -82,7 +99,21 @@ class ContextNet(SegNetwork):
 @register_converter("contextnet", source="zh320")
 def published_keys(model: ContextNet) -> KeyTable:
     """The reference's names; its shallow branch is one list of layers, two for each separable convolution."""
-    return rename_keys(model, [(r"^detail\.(\d)\.depth", lambda m: f"full_res_branch.{2 * int(m[1]) - 1}"), (r"^detail\.(\d)\.point", lambda m: f"full_res_branch.{2 * int(m[1])}"), (r"^detail\.", "full_res_branch."),
-                               (r"^context\.stem", "lower_res_branch.conv_init"), (r"^context\.last", "lower_res_branch.conv_last"), (r"^context\.bott", "lower_res_branch.bott"),
-                               (r"^fusion\.detail", "feature_fusion.branch_1_conv"), (r"^fusion\.filter\.depth", "feature_fusion.branch_4_conv.0.0"), (r"^fusion\.filter\.point", "feature_fusion.branch_4_conv.0.1"),
-                               (r"^fusion\.context", "feature_fusion.branch_4_conv.1"), (r"^head", "classifier"), *RESIDUAL_RULES, *LISTED])
+    return rename_keys(
+        model,
+        [
+            (r"^detail\.(\d)\.depth", lambda m: f"full_res_branch.{2 * int(m[1]) - 1}"),
+            (r"^detail\.(\d)\.point", lambda m: f"full_res_branch.{2 * int(m[1])}"),
+            (r"^detail\.", "full_res_branch."),
+            (r"^context\.stem", "lower_res_branch.conv_init"),
+            (r"^context\.last", "lower_res_branch.conv_last"),
+            (r"^context\.bott", "lower_res_branch.bott"),
+            (r"^fusion\.detail", "feature_fusion.branch_1_conv"),
+            (r"^fusion\.filter\.depth", "feature_fusion.branch_4_conv.0.0"),
+            (r"^fusion\.filter\.point", "feature_fusion.branch_4_conv.0.1"),
+            (r"^fusion\.context", "feature_fusion.branch_4_conv.1"),
+            (r"^head", "classifier"),
+            *RESIDUAL_RULES,
+            *LISTED,
+        ],
+    )

@@ -50,7 +50,9 @@ class SegNetwork(nn.Module):
 
     def add_aux_heads(self, channels: Mapping[str, int], *, hidden: int = 128) -> None:
         """Give the network auxiliary heads, by name the channels of the map that each sees."""
-        self.aux_heads = nn.ModuleDict({name: ClassifierHead(c, self.num_classes, hidden=hidden, bias=False) for name, c in channels.items()})
+        self.aux_heads = nn.ModuleDict(
+            {name: ClassifierHead(c, self.num_classes, hidden=hidden, bias=False) for name, c in channels.items()}
+        )
 
     def aux_logits(self, **maps: Tensor) -> tuple[Tensor, ...]:
         """The auxiliary heads' logits of the maps that bear their names; none in evaluation."""
@@ -58,10 +60,14 @@ class SegNetwork(nn.Module):
 
     def _checked_size(self, x: Tensor) -> tuple[int, int]:
         if x.ndim != 4 or x.shape[1] != self.in_channels:
-            raise DataError(f"{type(self).__name__} got a tensor of shape {tuple(x.shape)}: it takes N x {self.in_channels} x H x W")
+            raise DataError(
+                f"{type(self).__name__} got a tensor of shape {tuple(x.shape)}: it takes N x {self.in_channels} x H x W"
+            )
         if x.shape[-2] < MIN_SIZE or x.shape[-1] < MIN_SIZE:
-            raise DataError(f"{type(self).__name__} got images of {x.shape[-2]} x {x.shape[-1]} pixels: at least {MIN_SIZE} x {MIN_SIZE} "
-                            "are needed; enlarge or pad them")
+            raise DataError(
+                f"{type(self).__name__} got images of {x.shape[-2]} x {x.shape[-1]} pixels: at least {MIN_SIZE} x {MIN_SIZE} "
+                "are needed; enlarge or pad them"
+            )
         return x.shape[-2], x.shape[-1]
 
     def trains_only(self, name: str) -> bool:
@@ -77,14 +83,26 @@ def load_weights(model: SegNetwork, state: Mapping[str, Tensor]) -> None:
     """Load `state`; training-only and idle parts may be absent on either side, other differences raise `ArtifactError` by name."""
     optional = tuple(f"{part}." for part in (*model.aux_parts, *model.idle_parts))
     own = model.state_dict()
-    given = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked") and (k in own or not k.startswith(optional))}
-    missing = [k for k in own if k not in given and not k.startswith(optional) and not k.endswith("num_batches_tracked")]
+    given = {
+        k: v
+        for k, v in state.items()
+        if not k.endswith("num_batches_tracked") and (k in own or not k.startswith(optional))
+    }
+    missing = [
+        k for k in own if k not in given and not k.startswith(optional) and not k.endswith("num_batches_tracked")
+    ]
     unexpected = [k for k in given if k not in own]
     misshapen = [k for k, v in given.items() if k in own and own[k].shape != v.shape]
-    faults = [f"{what}: {_some(keys)}" for what, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen)) if keys]
+    faults = [
+        f"{what}: {_some(keys)}"
+        for what, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
+        if keys
+    ]
     if faults:
-        raise ArtifactError(f"these weights do not fit {type(model).__name__} with {model.num_classes} classes ({'; '.join(faults)}): "
-                            "build the network with the options it was trained with")
+        raise ArtifactError(
+            f"these weights do not fit {type(model).__name__} with {model.num_classes} classes ({'; '.join(faults)}): "
+            "build the network with the options it was trained with"
+        )
     model.load_state_dict(given, strict=False)
 
 
@@ -94,7 +112,11 @@ def _some(keys: list[str], limit: int = 4) -> str:
 # %% ../../nbs/models/01_contract.ipynb #cell014
 def count_parameters(model: nn.Module, *, training: bool = False) -> int:
     """Number of parameters; those that exist for training only are counted with `training=True`."""
-    keep = (lambda name: True) if training or not isinstance(model, SegNetwork) else (lambda name: not model.trains_only(name))
+    keep = (
+        (lambda name: True)
+        if training or not isinstance(model, SegNetwork)
+        else (lambda name: not model.trains_only(name))
+    )
     return sum(p.numel() for name, p in model.named_parameters() if keep(name))
 
 

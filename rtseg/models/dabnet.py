@@ -32,7 +32,9 @@ class AsymmetricBottleneck(nn.Module):
         half, d = channels // 2, dilation
         self.reduce = ConvBNAct(channels, half, act=ACT)
         self.near = nn.Sequential(depthwise(half, (3, 1), act=ACT), depthwise(half, (1, 3), act=ACT))
-        self.far = nn.Sequential(depthwise(half, (3, 1), dilation=(d, 1), act=ACT), depthwise(half, (1, 3), dilation=(1, d), act=ACT))
+        self.far = nn.Sequential(
+            depthwise(half, (3, 1), dilation=(d, 1), act=ACT), depthwise(half, (1, 3), dilation=(1, d), act=ACT)
+        )
         self.expand = ConvBNAct(half, channels, 1, act=ACT)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -45,8 +47,22 @@ def smaller(x: Tensor) -> Tensor:
     return F.avg_pool2d(x, 3, 2, 1)
 
 
-@register_model("dabnet", title="DABNet", paper="https://arxiv.org/abs/1907.11357", year=2019, venue="BMVC", encoder="-", params=750_269, params_paper=0.76,
-                gmacs=10.2204, gmacs_size=(512, 1024), miou_test=70.1, miou_reference=70.78, fps=140, fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)")
+@register_model(
+    "dabnet",
+    title="DABNet",
+    paper="https://arxiv.org/abs/1907.11357",
+    year=2019,
+    venue="BMVC",
+    encoder="-",
+    params=750_269,
+    params_paper=0.76,
+    gmacs=10.2204,
+    gmacs_size=(512, 1024),
+    miou_test=70.1,
+    miou_reference=70.78,
+    fps=140,
+    fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)",
+)
 class DABNet(SegNetwork):
     """Depth-wise asymmetric bottlenecks with the image laid beside the maps (Li et al., 2019)."""
 
@@ -54,7 +70,9 @@ class DABNet(SegNetwork):
 
     def __init__(self, num_classes: int = 19, *, in_channels: int = 3, aux: bool = False):
         super().__init__(num_classes, in_channels)
-        self.stem = nn.Sequential(ConvBNAct(in_channels, 32, stride=2, act=ACT), ConvBNAct(32, 32, act=ACT), ConvBNAct(32, 32, act=ACT))
+        self.stem = nn.Sequential(
+            ConvBNAct(in_channels, 32, stride=2, act=ACT), ConvBNAct(32, 32, act=ACT), ConvBNAct(32, 32, act=ACT)
+        )
         self.down4 = ConvPoolDown(32 + in_channels, 64, act=ACT)
         self.stage4 = nn.Sequential(*(AsymmetricBottleneck(64, 2) for _ in range(3)))
         self.down8 = ConvBNAct(128 + in_channels, 128, stride=2, act=ACT)
@@ -76,8 +94,23 @@ class DABNet(SegNetwork):
 @register_converter("dabnet", source="zh320")
 def published_keys(model: DABNet) -> KeyTable:
     """The reference's names; its bottlenecks at 1/8 are three lists of two."""
+
     def pair(m: re.Match) -> str:
         return f"layer{('9_10', '11_12', '13_14')[int(m[1]) // 2]}.{int(m[1]) % 2}."
 
-    return rename_keys(model, [(r"^stem\.(\d)\.", lambda m: f"layer{int(m[1]) + 1}."), (r"^down4\.learn\.", "layer4.conv."), (r"^stage4\.", "layer5_7."), (r"^down8\.", "layer8."), (r"^stage8\.(\d)\.", pair),
-                               (r"\.reduce\.", ".init_conv."), (r"\.near\.", ".left_branch."), (r"\.far\.", ".right_branch."), (r"\.expand\.", ".last_conv."), (r"^classify\.", "layer15."), *LISTED])
+    return rename_keys(
+        model,
+        [
+            (r"^stem\.(\d)\.", lambda m: f"layer{int(m[1]) + 1}."),
+            (r"^down4\.learn\.", "layer4.conv."),
+            (r"^stage4\.", "layer5_7."),
+            (r"^down8\.", "layer8."),
+            (r"^stage8\.(\d)\.", pair),
+            (r"\.reduce\.", ".init_conv."),
+            (r"\.near\.", ".left_branch."),
+            (r"\.far\.", ".right_branch."),
+            (r"\.expand\.", ".last_conv."),
+            (r"^classify\.", "layer15."),
+            *LISTED,
+        ],
+    )

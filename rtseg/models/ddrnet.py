@@ -24,30 +24,59 @@ from .registry import register_model
 class Residual(nn.Module):
     """conv1, conv2 (and conv3) beside the input: N x C x H x W -> N x out_channels x ceil(H/stride) x ceil(W/stride)."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1, bottleneck: bool = False, act: str = "relu", **conv: Any):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        stride: int = 1,
+        bottleneck: bool = False,
+        act: str = "relu",
+        **conv: Any,
+    ):
         super().__init__()
         hidden = out_channels // 2 if bottleneck else out_channels
         if bottleneck:
-            self.conv1, self.conv2 = ConvBNAct(in_channels, hidden, 1, **conv), ConvBNAct(hidden, hidden, stride=stride, **conv)
+            self.conv1, self.conv2 = (
+                ConvBNAct(in_channels, hidden, 1, **conv),
+                ConvBNAct(hidden, hidden, stride=stride, **conv),
+            )
             self.conv3: nn.Module = ConvBNAct(hidden, out_channels, 1, act="none", **conv)
         else:
-            self.conv1, self.conv2 = ConvBNAct(in_channels, hidden, stride=stride, **conv), ConvBNAct(hidden, out_channels, act="none", **conv)
+            self.conv1, self.conv2 = (
+                ConvBNAct(in_channels, hidden, stride=stride, **conv),
+                ConvBNAct(hidden, out_channels, act="none", **conv),
+            )
             self.conv3 = nn.Identity()
         changes = stride != 1 or in_channels != out_channels
-        self.carry = ConvBNAct(in_channels, out_channels, 1, stride=stride, act="none", **conv) if changes else nn.Identity()
+        self.carry = (
+            ConvBNAct(in_channels, out_channels, 1, stride=stride, act="none", **conv) if changes else nn.Identity()
+        )
         self.act = activation(act)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.conv3(self.conv2(self.conv1(x))) + self.carry(x))
 
 
-def residuals(in_channels: int, out_channels: int, *, stride: int = 1, depth: int = 2, act: str = "relu", **conv: Any) -> nn.Sequential:
+def residuals(
+    in_channels: int, out_channels: int, *, stride: int = 1, depth: int = 2, act: str = "relu", **conv: Any
+) -> nn.Sequential:
     """`depth` basic blocks, the first with the stride; `act` is the last one's activation, `conv` goes to every `ConvBNAct`."""
     shapes = [(in_channels, stride), *[(out_channels, 1)] * (depth - 1)]
-    return nn.Sequential(*(Residual(c, out_channels, stride=s, act="relu" if i < depth - 1 else act, **conv) for i, (c, s) in enumerate(shapes)))
+    return nn.Sequential(
+        *(
+            Residual(c, out_channels, stride=s, act="relu" if i < depth - 1 else act, **conv)
+            for i, (c, s) in enumerate(shapes)
+        )
+    )
 
 
-RESIDUAL_NAMES = ((r"\.carry\.conv\.", ".downsample.0."), (r"\.carry\.bn\.", ".downsample.1."), (r"\.conv(\d)\.conv\.", r".conv\1."), (r"\.conv(\d)\.bn\.", r".bn\1."))
+RESIDUAL_NAMES = (
+    (r"\.carry\.conv\.", ".downsample.0."),
+    (r"\.carry\.bn\.", ".downsample.1."),
+    (r"\.conv(\d)\.conv\.", r".conv\1."),
+    (r"\.conv(\d)\.bn\.", r".bn\1."),
+)
 
 # %% ../../nbs/models/44_ddrnet.ipynb #cell008
 class BilateralFusion(nn.Module):
@@ -83,8 +112,25 @@ class DeepPyramid(nn.Module):
         return self.last(torch.cat(levels, dim=1)) + self.shortcut(x)
 
 # %% ../../nbs/models/44_ddrnet.ipynb #cell014
-@register_model("ddrnet", title="DDRNet-23-slim", paper="https://arxiv.org/abs/2101.06085", year=2021, venue="T-ITS", encoder="-", params=5_542_624, params_paper=5.7, params_training=5_619_040,
-                gmacs=9.4578, gmacs_size=(512, 1024), miou_val=77.8, miou_test=77.4, miou_reference=74.34, fps=233, fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)", notes="width=64 is DDRNet-23")
+@register_model(
+    "ddrnet",
+    title="DDRNet-23-slim",
+    paper="https://arxiv.org/abs/2101.06085",
+    year=2021,
+    venue="T-ITS",
+    encoder="-",
+    params=5_542_624,
+    params_paper=5.7,
+    params_training=5_619_040,
+    gmacs=9.4578,
+    gmacs_size=(512, 1024),
+    miou_val=77.8,
+    miou_test=77.4,
+    miou_reference=74.34,
+    fps=233,
+    fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)",
+    notes="width=64 is DDRNet-23",
+)
 class DDRNet(SegNetwork):
     """Two branches with bilateral fusion (Hong et al., 2021); width 32 is DDRNet-23-slim, width 64 DDRNet-23."""
 
@@ -96,9 +142,20 @@ class DDRNet(SegNetwork):
         self.conv1 = ConvBNAct(in_channels, w, stride=2)
         self.conv2 = nn.Sequential(ConvBNAct(w, w, stride=2), Residual(w, w), Residual(w, w))
         self.conv3 = residuals(w, 2 * w, stride=2)
-        self.low4, self.high4, self.fusion4 = residuals(2 * w, 4 * w, stride=2), residuals(2 * w, 2 * w), BilateralFusion(2 * w, 4 * w, stride=2)
-        self.low5, self.high5, self.fusion5 = residuals(4 * w, 8 * w, stride=2), residuals(2 * w, 2 * w), BilateralFusion(2 * w, 8 * w, stride=4)
-        self.low6, self.high6 = Residual(8 * w, 16 * w, stride=2, bottleneck=True), Residual(2 * w, 4 * w, bottleneck=True)
+        self.low4, self.high4, self.fusion4 = (
+            residuals(2 * w, 4 * w, stride=2),
+            residuals(2 * w, 2 * w),
+            BilateralFusion(2 * w, 4 * w, stride=2),
+        )
+        self.low5, self.high5, self.fusion5 = (
+            residuals(4 * w, 8 * w, stride=2),
+            residuals(2 * w, 2 * w),
+            BilateralFusion(2 * w, 8 * w, stride=4),
+        )
+        self.low6, self.high6 = (
+            Residual(8 * w, 16 * w, stride=2, bottleneck=True),
+            Residual(2 * w, 4 * w, bottleneck=True),
+        )
         self.pyramid = DeepPyramid(16 * w, 4 * w)
         self.head = ClassifierHead(4 * w, num_classes, hidden=128, bias=False)
         self.add_aux_heads({"x8": 2 * w} if aux else {})
@@ -116,11 +173,33 @@ class DDRNet(SegNetwork):
 @register_converter("ddrnet", source="zh320")
 def published_keys(model: DDRNet) -> KeyTable:
     """The reference's names; an auxiliary head that this network was built without may be in the file."""
-    places = {"conv2": "conv2.conv", "conv3": "conv3.conv", "low4": "conv4.low_conv1", "high4": "conv4.high_conv1", "low5": "conv5.low_conv1", "high5": "conv5.high_conv1", "low6": "conv5.low_conv2.0", "high6": "conv5.high_conv2.0"}
-    joins = [(r"^fusion4\.", "conv4.bilateral_fusion1."), (r"^fusion5\.", "conv5.bilateral_fusion."), (r"(fusion1?)\.up\.", r"\1.conv_low."), (r"(fusion1?)\.down\.", r"\1.conv_high."), (r"\.carry\.", ".conv_down.")]
-    pyramid = [(r"^pyramid\.shortcut\.", "conv5.dappm.conv0."), (r"^pyramid\.first\.", "conv5.dappm.conv1."), (r"^pyramid\.pooled\.(\d)\.", lambda m: f"conv5.dappm.pool{int(m[1]) + 2}.1."),
-               (r"^pyramid\.filters\.(\d)\.", lambda m: f"conv5.dappm.conv{int(m[1]) + 2}."), (r"^pyramid\.last\.", "conv5.dappm.conv_last.")]
+    places = {
+        "conv2": "conv2.conv",
+        "conv3": "conv3.conv",
+        "low4": "conv4.low_conv1",
+        "high4": "conv4.high_conv1",
+        "low5": "conv5.low_conv1",
+        "high5": "conv5.high_conv1",
+        "low6": "conv5.low_conv2.0",
+        "high6": "conv5.high_conv2.0",
+    }
+    joins = [
+        (r"^fusion4\.", "conv4.bilateral_fusion1."),
+        (r"^fusion5\.", "conv5.bilateral_fusion."),
+        (r"(fusion1?)\.up\.", r"\1.conv_low."),
+        (r"(fusion1?)\.down\.", r"\1.conv_high."),
+        (r"\.carry\.", ".conv_down."),
+    ]
+    pyramid = [
+        (r"^pyramid\.shortcut\.", "conv5.dappm.conv0."),
+        (r"^pyramid\.first\.", "conv5.dappm.conv1."),
+        (r"^pyramid\.pooled\.(\d)\.", lambda m: f"conv5.dappm.pool{int(m[1]) + 2}.1."),
+        (r"^pyramid\.filters\.(\d)\.", lambda m: f"conv5.dappm.conv{int(m[1]) + 2}."),
+        (r"^pyramid\.last\.", "conv5.dappm.conv_last."),
+    ]
     heads = [(r"^aux_heads\.x8\.gather\.", "aux_head.0."), (r"^aux_heads\.x8\.classify\.", "aux_head.1.")]
     swap = [(rf"^({'|'.join(places)})\.", lambda m: f"{places[m[1]]}.")]
     last = [(r"\.conv\.(weight|bias)$", r".0.\1"), (r"\.bn\.(\w+)$", r".1.\1")]
-    return rename_keys(model, [*swap, *joins, *pyramid, *heads, *HEAD_RULES, *last], unused=() if model.aux_heads else ("aux_head.*",))
+    return rename_keys(
+        model, [*swap, *joins, *pyramid, *heads, *HEAD_RULES, *last], unused=() if model.aux_heads else ("aux_head.*",)
+    )

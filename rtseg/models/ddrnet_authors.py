@@ -25,14 +25,23 @@ class Exchange(nn.Module):
         super().__init__()
         self.up = ConvBNAct(coarse, fine, 1, act="none", eps=eps)
         widths = [fine, *(coarse >> k for k in reversed(range(halvings)))]
-        self.down = nn.Sequential(*(ConvBNAct(a, b, stride=2, act="none" if b == coarse else "relu", eps=eps) for a, b in zip(widths, widths[1:], strict=False)))
+        self.down = nn.Sequential(
+            *(
+                ConvBNAct(a, b, stride=2, act="none" if b == coarse else "relu", eps=eps)
+                for a, b in zip(widths, widths[1:], strict=False)
+            )
+        )
 
     def forward(self, fine: Tensor, coarse: Tensor) -> tuple[Tensor, Tensor]:
         grown = resize(self.up(coarse.relu()), size_of(fine), align_corners=False)
         return fine + grown, coarse + self.down(fine.relu())
 
 # %% ../../nbs/models/66_ddrnet_authors.ipynb #cell008
-SIZES = {"23_slim": (32, 2, 2, 64), "23": (64, 2, 2, 128), "39": (64, 3, 4, 256)}  # width, depth, depth of layer 2, channels of the head
+SIZES = {
+    "23_slim": (32, 2, 2, 64),
+    "23": (64, 2, 2, 128),
+    "39": (64, 3, 4, 256),
+}  # width, depth, depth of layer 2, channels of the head
 
 
 class DDRNetAuthors(SegNetwork):
@@ -41,14 +50,28 @@ class DDRNetAuthors(SegNetwork):
     def __init__(self, num_classes: int = 19, *, in_channels: int = 3, size: str = "23_slim", aux: bool = True):
         super().__init__(num_classes, in_channels)
         w, depth, second, hidden = SIZES[size]
-        self.stem = nn.Sequential(ConvBNAct(in_channels, w, stride=2, bias=True), ConvBNAct(w, w, stride=2, bias=True), residuals(w, w, depth=depth), residuals(w, 2 * w, stride=2, depth=second))
+        self.stem = nn.Sequential(
+            ConvBNAct(in_channels, w, stride=2, bias=True),
+            ConvBNAct(w, w, stride=2, bias=True),
+            residuals(w, w, depth=depth),
+            residuals(w, 2 * w, stride=2, depth=second),
+        )
         rounds = 2 if size == "39" else 1
-        self.low3 = nn.ModuleList(residuals(2 * w if k == 0 else 4 * w, 4 * w, stride=2 if k == 0 else 1, depth=depth, act="none") for k in range(rounds))
+        self.low3 = nn.ModuleList(
+            residuals(2 * w if k == 0 else 4 * w, 4 * w, stride=2 if k == 0 else 1, depth=depth, act="none")
+            for k in range(rounds)
+        )
         self.high3 = nn.ModuleList(residuals(2 * w, 2 * w, depth=depth, act="none") for _ in range(rounds))
         self.exchange3 = nn.ModuleList(Exchange(2 * w, 4 * w) for _ in range(rounds))
-        self.low4, self.high4 = residuals(4 * w, 8 * w, stride=2, depth=depth, act="none"), residuals(2 * w, 2 * w, depth=depth, act="none")
+        self.low4, self.high4 = (
+            residuals(4 * w, 8 * w, stride=2, depth=depth, act="none"),
+            residuals(2 * w, 2 * w, depth=depth, act="none"),
+        )
         self.exchange4 = Exchange(2 * w, 8 * w, halvings=2)
-        self.low5, self.high5 = Residual(8 * w, 16 * w, stride=2, bottleneck=True, act="none"), Residual(2 * w, 4 * w, bottleneck=True, act="none")
+        self.low5, self.high5 = (
+            Residual(8 * w, 16 * w, stride=2, bottleneck=True, act="none"),
+            Residual(2 * w, 4 * w, bottleneck=True, act="none"),
+        )
         self.pyramid = SerialPyramid(16 * w, 128, 4 * w)
         self.head = NormActHead(4 * w, num_classes, hidden=hidden)
         self.aux_heads = nn.ModuleDict({"x8": NormActHead(2 * w, num_classes, hidden=hidden)} if aux else {})
@@ -65,22 +88,60 @@ class DDRNetAuthors(SegNetwork):
         return SegOutput(self.head(fine + resize(context, size_of(fine), align_corners=False)), aux)
 
 # %% ../../nbs/models/66_ddrnet_authors.ipynb #cell011
-FACTS = dict(paper="https://arxiv.org/abs/2101.06085", year=2021, venue="T-ITS", family="ddrnet", encoder="-", gmacs_size=(512, 1024))
+FACTS = dict(
+    paper="https://arxiv.org/abs/2101.06085",
+    year=2021,
+    venue="T-ITS",
+    family="ddrnet",
+    encoder="-",
+    gmacs_size=(512, 1024),
+)
 
 
-@register_model("ddrnet_23_slim", title="DDRNet-23-slim (authors)", params=5_695_987, params_training=5_734_342, params_paper=5.7, gmacs=9.0704, miou_val=77.8, miou_test=77.4, notes="the authors' network", **FACTS)
+@register_model(
+    "ddrnet_23_slim",
+    title="DDRNet-23-slim (authors)",
+    params=5_695_987,
+    params_training=5_734_342,
+    params_paper=5.7,
+    gmacs=9.0704,
+    miou_val=77.8,
+    miou_test=77.4,
+    notes="the authors' network",
+    **FACTS,
+)
 def ddrnet_23_slim(num_classes: int = 19, *, in_channels: int = 3, aux: bool = True) -> DDRNetAuthors:
     """DDRNet-23-slim with fresh weights."""
     return DDRNetAuthors(num_classes, in_channels=in_channels, size="23_slim", aux=aux)
 
 
-@register_model("ddrnet_23", title="DDRNet-23 (authors)", params=20_148_947, params_paper=20.1, gmacs=35.7652, miou_val=79.5, miou_test=79.4, notes="the authors' network", **FACTS)
+@register_model(
+    "ddrnet_23",
+    title="DDRNet-23 (authors)",
+    params=20_148_947,
+    params_paper=20.1,
+    gmacs=35.7652,
+    miou_val=79.5,
+    miou_test=79.4,
+    notes="the authors' network",
+    **FACTS,
+)
 def ddrnet_23(num_classes: int = 19, *, in_channels: int = 3, aux: bool = True) -> DDRNetAuthors:
     """DDRNet-23 with fresh weights."""
     return DDRNetAuthors(num_classes, in_channels=in_channels, size="23", aux=aux)
 
 
-@register_model("ddrnet_39", title="DDRNet-39 (authors)", params=32_360_275, params_training=32_660_838, params_paper=32.3, gmacs=70.2791, miou_test=80.4, notes="the authors' network", **FACTS)
+@register_model(
+    "ddrnet_39",
+    title="DDRNet-39 (authors)",
+    params=32_360_275,
+    params_training=32_660_838,
+    params_paper=32.3,
+    gmacs=70.2791,
+    miou_test=80.4,
+    notes="the authors' network",
+    **FACTS,
+)
 def ddrnet_39(num_classes: int = 19, *, in_channels: int = 3, aux: bool = True) -> DDRNetAuthors:
     """DDRNet-39 with fresh weights."""
     return DDRNetAuthors(num_classes, in_channels=in_channels, size="39", aux=aux)
@@ -89,12 +150,39 @@ def ddrnet_39(num_classes: int = 19, *, in_channels: int = 3, aux: bool = True) 
 @register_converter("ddrnet_23_slim", "ddrnet_23", "ddrnet_39", source="authors")
 def published_keys(model: DDRNetAuthors) -> KeyTable:
     """The authors' names; a head for training that this network was built without may be in the file."""
+
     def part(m: object) -> str:
         return f"3_{int(m[1]) + 1}" if len(model.low3) > 1 else "3"
 
-    stem = [(r"^stem\.([01])\.conv\.", lambda m: f"conv1.{3 * int(m[1])}."), (r"^stem\.([01])\.bn\.", lambda m: f"conv1.{3 * int(m[1]) + 1}."), (r"^stem\.([23])\.", lambda m: f"layer{int(m[1]) - 1}.")]
-    stages = [(r"^low3\.(\d)\.", lambda m: f"layer{part(m)}."), (r"^high3\.(\d)\.", lambda m: f"layer{part(m)}_."), (r"^low5\.", "layer5.0."), (r"^high5\.", "layer5_.0."), (r"^low4\.", "layer4."), (r"^high4\.", "layer4_.")]
-    joins = [(r"^exchange3\.(\d)\.up\.", lambda m: f"compression{part(m)}."), (r"^exchange3\.(\d)\.down\.0\.", lambda m: f"down{part(m)}."), (r"^exchange4\.up\.", "compression4."),
-             (r"^exchange4\.down\.(\d)\.conv", lambda m: f"down4.{3 * int(m[1])}"), (r"^exchange4\.down\.(\d)\.bn", lambda m: f"down4.{3 * int(m[1]) + 1}")]
-    heads = [(r"^pyramid\.", "spp."), *PYRAMID_NAMES, (r"^head\.", "final_layer."), (r"^aux_heads\.x8\.", "seghead_extra."), *HEAD_NAMES]
-    return rename_keys(model, [*stem, *stages, *joins, *heads, *RESIDUAL_NAMES, *LISTED], unused=() if model.aux_heads else ("seghead_extra.*",))
+    stem = [
+        (r"^stem\.([01])\.conv\.", lambda m: f"conv1.{3 * int(m[1])}."),
+        (r"^stem\.([01])\.bn\.", lambda m: f"conv1.{3 * int(m[1]) + 1}."),
+        (r"^stem\.([23])\.", lambda m: f"layer{int(m[1]) - 1}."),
+    ]
+    stages = [
+        (r"^low3\.(\d)\.", lambda m: f"layer{part(m)}."),
+        (r"^high3\.(\d)\.", lambda m: f"layer{part(m)}_."),
+        (r"^low5\.", "layer5.0."),
+        (r"^high5\.", "layer5_.0."),
+        (r"^low4\.", "layer4."),
+        (r"^high4\.", "layer4_."),
+    ]
+    joins = [
+        (r"^exchange3\.(\d)\.up\.", lambda m: f"compression{part(m)}."),
+        (r"^exchange3\.(\d)\.down\.0\.", lambda m: f"down{part(m)}."),
+        (r"^exchange4\.up\.", "compression4."),
+        (r"^exchange4\.down\.(\d)\.conv", lambda m: f"down4.{3 * int(m[1])}"),
+        (r"^exchange4\.down\.(\d)\.bn", lambda m: f"down4.{3 * int(m[1]) + 1}"),
+    ]
+    heads = [
+        (r"^pyramid\.", "spp."),
+        *PYRAMID_NAMES,
+        (r"^head\.", "final_layer."),
+        (r"^aux_heads\.x8\.", "seghead_extra."),
+        *HEAD_NAMES,
+    ]
+    return rename_keys(
+        model,
+        [*stem, *stages, *joins, *heads, *RESIDUAL_NAMES, *LISTED],
+        unused=() if model.aux_heads else ("seghead_extra.*",),
+    )

@@ -37,7 +37,10 @@ class XceptionBlock(nn.Module):
 
 def xception_stage(in_channels: int, out_channels: int, depth: int) -> nn.Sequential:
     """`depth` blocks, the first of stride 2."""
-    return nn.Sequential(XceptionBlock(in_channels, out_channels, stride=2), *(XceptionBlock(out_channels, out_channels) for _ in range(depth - 1)))
+    return nn.Sequential(
+        XceptionBlock(in_channels, out_channels, stride=2),
+        *(XceptionBlock(out_channels, out_channels) for _ in range(depth - 1)),
+    )
 
 # %% ../../nbs/models/29_dfanet.ipynb #cell008
 class ClassAttention(nn.Module):
@@ -62,7 +65,9 @@ class Backbone(nn.Module):
         super().__init__()
         c2, c3, c4 = CHANNELS
         inputs = (in_channels, c2, c3) if first else (in_channels, c2 + c3, c3 + c4)
-        self.enc2, self.enc3, self.enc4 = (xception_stage(a, b, d) for a, b, d in zip(inputs, CHANNELS, DEPTHS, strict=True))
+        self.enc2, self.enc3, self.enc4 = (
+            xception_stage(a, b, d) for a, b, d in zip(inputs, CHANNELS, DEPTHS, strict=True)
+        )
         self.attention = ClassAttention(c4)
 
     def forward(self, x: Tensor, before: tuple[Tensor, ...] | None = None) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -80,7 +85,9 @@ class AggregationDecoder(nn.Module):
         early, deep = CHANNELS[0], CHANNELS[-1]
         self.early = nn.ModuleList(ConvBNAct(early, early) for _ in range(3))
         self.classify = nn.Conv2d(early, num_classes, 1, bias=False)
-        self.deep = nn.ModuleList(nn.Sequential(ConvBNAct(deep, 128), nn.Conv2d(128, num_classes, 1, bias=False)) for _ in range(3))
+        self.deep = nn.ModuleList(
+            nn.Sequential(ConvBNAct(deep, 128), nn.Conv2d(128, num_classes, 1, bias=False)) for _ in range(3)
+        )
 
     def forward(self, early: list[Tensor], attended: list[Tensor]) -> Tensor:
         size = size_of(early[0])
@@ -91,8 +98,23 @@ class AggregationDecoder(nn.Module):
         return scores
 
 # %% ../../nbs/models/29_dfanet.ipynb #cell017
-@register_model("dfanet", title="DFANet", paper="https://arxiv.org/abs/1904.02216", year=2019, venue="CVPR", encoder="XceptionA", params=3_046_952, params_paper=7.8,
-                gmacs=4.3734, gmacs_size=(512, 1024), miou_val=71.9, miou_test=71.3, miou_reference=65.28, fps=60, fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)")
+@register_model(
+    "dfanet",
+    title="DFANet",
+    paper="https://arxiv.org/abs/1904.02216",
+    year=2019,
+    venue="CVPR",
+    encoder="XceptionA",
+    params=3_046_952,
+    params_paper=7.8,
+    gmacs=4.3734,
+    gmacs_size=(512, 1024),
+    miou_val=71.9,
+    miou_test=71.3,
+    miou_reference=65.28,
+    fps=60,
+    fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)",
+)
 class DFANet(SegNetwork):
     """Three backbones in a row, aggregated by network and by stage (Li et al., 2019)."""
 
@@ -102,7 +124,11 @@ class DFANet(SegNetwork):
         super().__init__(num_classes, in_channels)
         joint = CHANNELS[-1] + CHANNELS[0]
         self.stem = ConvBNAct(in_channels, 8, stride=2)
-        self.backbone1, self.backbone2, self.backbone3 = Backbone(8, first=True), Backbone(joint, first=False), Backbone(joint, first=False)
+        self.backbone1, self.backbone2, self.backbone3 = (
+            Backbone(8, first=True),
+            Backbone(joint, first=False),
+            Backbone(joint, first=False),
+        )
         self.decoder = AggregationDecoder(num_classes)
         self.add_aux_heads({"x16": CHANNELS[-1]} if aux else {})
 
@@ -122,7 +148,22 @@ class DFANet(SegNetwork):
 @register_converter("dfanet", source="zh320")
 def published_keys(model: DFANet) -> KeyTable:
     """The reference's names."""
-    parts = [(r"\.(enc\d)\.", r".\1.conv."), (r"\.first\.", ".conv.0."), (r"\.second\.", ".conv.1."), (r"\.spread\.", ".conv.2."), (r"(enc\d\.conv\.\d)\.mix\.", r"\1.conv.3."), (r"\.carry\.", ".conv_stride."), (r"\.depth\.", ".0."), (r"\.point\.", ".1."),
-             (r"\.attention\.linear\.", ".fc_attention.linear."), (r"\.attention\.weigh\.", ".fc_attention.conv."), (r"^stem\.", "conv1.")]
-    decoder = [(r"^decoder\.early\.(\d)\.", lambda m: f"decoder.enc_conv{int(m[1]) + 1}."), (r"^decoder\.classify\.", "decoder.conv_enc."), (r"^decoder\.deep\.(\d)\.", lambda m: f"decoder.fc_conv{int(m[1]) + 1}.")]
+    parts = [
+        (r"\.(enc\d)\.", r".\1.conv."),
+        (r"\.first\.", ".conv.0."),
+        (r"\.second\.", ".conv.1."),
+        (r"\.spread\.", ".conv.2."),
+        (r"(enc\d\.conv\.\d)\.mix\.", r"\1.conv.3."),
+        (r"\.carry\.", ".conv_stride."),
+        (r"\.depth\.", ".0."),
+        (r"\.point\.", ".1."),
+        (r"\.attention\.linear\.", ".fc_attention.linear."),
+        (r"\.attention\.weigh\.", ".fc_attention.conv."),
+        (r"^stem\.", "conv1."),
+    ]
+    decoder = [
+        (r"^decoder\.early\.(\d)\.", lambda m: f"decoder.enc_conv{int(m[1]) + 1}."),
+        (r"^decoder\.classify\.", "decoder.conv_enc."),
+        (r"^decoder\.deep\.(\d)\.", lambda m: f"decoder.fc_conv{int(m[1]) + 1}."),
+    ]
     return rename_keys(model, [*parts, *decoder, (r"\.conv\.(weight|bias)$", r".0.\1"), (r"\.bn\.(\w+)$", r".1.\1")])

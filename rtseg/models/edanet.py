@@ -37,7 +37,10 @@ class DenseModule(nn.Module):
         super().__init__()
         d = dilation
         self.reduce = ConvBNAct(in_channels, growth, 1)
-        self.column1, self.row1 = nn.Conv2d(growth, growth, (3, 1), padding=(1, 0), bias=False), ConvBNAct(growth, growth, (1, 3))
+        self.column1, self.row1 = (
+            nn.Conv2d(growth, growth, (3, 1), padding=(1, 0), bias=False),
+            ConvBNAct(growth, growth, (1, 3)),
+        )
         self.column2 = nn.Conv2d(growth, growth, (3, 1), padding=(d, 0), dilation=(d, 1), bias=False)
         self.row2 = ConvBNAct(growth, growth, (1, 3), dilation=(1, d))
 
@@ -51,8 +54,22 @@ def dense_block(in_channels: int, dilations: tuple[int, ...]) -> nn.Sequential:
     return nn.Sequential(*(DenseModule(in_channels + 40 * i, d) for i, d in enumerate(dilations)))
 
 
-@register_model("edanet", title="EDANet", paper="https://arxiv.org/abs/1809.06323", year=2018, venue="ACM MM Asia", encoder="-", params=686_679, params_paper=0.68,
-                gmacs=8.8329, gmacs_size=(512, 1024), miou_test=67.3, miou_reference=70.76, fps=125, fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)")
+@register_model(
+    "edanet",
+    title="EDANet",
+    paper="https://arxiv.org/abs/1809.06323",
+    year=2018,
+    venue="ACM MM Asia",
+    encoder="-",
+    params=686_679,
+    params_paper=0.68,
+    gmacs=8.8329,
+    gmacs_size=(512, 1024),
+    miou_test=67.3,
+    miou_reference=70.76,
+    fps=125,
+    fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)",
+)
 class EDANet(SegNetwork):
     """Dense modules of asymmetric convolutions, no decoder (Lo et al., 2018)."""
 
@@ -76,6 +93,24 @@ class EDANet(SegNetwork):
 @register_converter("edanet", source="zh320")
 def published_keys(model: EDANet) -> KeyTable:
     """The reference's names."""
-    return rename_keys(model, [(r"^down1\.", "stage1."), (r"^down2\.", "stage2_d."), (r"\.learn\.", ".conv."), (r"\.norm\.", ".bn_act.0."), (r"^down3\.conv\.", "stage3_d.0."), (r"^down3\.bn\.", "stage3_d.1."),
-                               (r"^stage4\.", "stage2.layers."), (r"^stage8\.", "stage3.layers."), (r"\.reduce\.", ".conv.0."), (r"\.column1\.", ".conv.1."), (r"\.row1\.", ".conv.2."),
-                               (r"\.column2\.", ".conv.3."), (r"\.row2\.", ".conv.4."), (r"^classify\.", "project."), (r"(\.layers\.\d\.conv\.\d)\.conv\.", r"\1.0."), (r"\.bn\.", ".1.")])
+    return rename_keys(
+        model,
+        [
+            (r"^down1\.", "stage1."),
+            (r"^down2\.", "stage2_d."),
+            (r"\.learn\.", ".conv."),
+            (r"\.norm\.", ".bn_act.0."),
+            (r"^down3\.conv\.", "stage3_d.0."),
+            (r"^down3\.bn\.", "stage3_d.1."),
+            (r"^stage4\.", "stage2.layers."),
+            (r"^stage8\.", "stage3.layers."),
+            (r"\.reduce\.", ".conv.0."),
+            (r"\.column1\.", ".conv.1."),
+            (r"\.row1\.", ".conv.2."),
+            (r"\.column2\.", ".conv.3."),
+            (r"\.row2\.", ".conv.4."),
+            (r"^classify\.", "project."),
+            (r"(\.layers\.\d\.conv\.\d)\.conv\.", r"\1.0."),
+            (r"\.bn\.", ".1."),
+        ],
+    )

@@ -20,15 +20,28 @@ from ..layers.blocks import bear_single_values
 class Encoder(nn.Module):
     """A timm network without its classifier: N x C x H x W -> its maps at 1/4, 1/8, 1/16 and 1/32 (those of `strides`)."""
 
-    def __init__(self, name: str, *, in_channels: int = 3, pretrained: bool | str | Path = False, strides: tuple[int, ...] = (4, 8, 16, 32)):
+    def __init__(
+        self,
+        name: str,
+        *,
+        in_channels: int = 3,
+        pretrained: bool | str | Path = False,
+        strides: tuple[int, ...] = (4, 8, 16, 32),
+    ):
         super().__init__()
         if name not in timm.list_models():
-            raise ConfigError(f"encoder '{name}' is unknown to timm {timm.__version__}: see timm.list_models(){suggest(name, timm.list_models())}")
+            raise ConfigError(
+                f"encoder '{name}' is unknown to timm {timm.__version__}: see timm.list_models(){suggest(name, timm.list_models())}"
+            )
         indices = tuple(stride.bit_length() - 2 for stride in strides)
         try:
-            self.body = timm.create_model(name, features_only=True, out_indices=indices, in_chans=in_channels, pretrained=pretrained is True)
+            self.body = timm.create_model(
+                name, features_only=True, out_indices=indices, in_chans=in_channels, pretrained=pretrained is True
+            )
         except OSError as error:
-            raise ArtifactError(f"the weights of '{name}' cannot be fetched ({str(error).splitlines()[0]}): give pretrained=PATH of a file, or pretrained=False") from error
+            raise ArtifactError(
+                f"the weights of '{name}' cannot be fetched ({str(error).splitlines()[0]}): give pretrained=PATH of a file, or pretrained=False"
+            ) from error
         bear_single_values(self.body)
         self.name, self.strides = name, strides
         self.channels: tuple[int, ...] = tuple(self.body.feature_info.channels())
@@ -46,7 +59,9 @@ class Encoder(nn.Module):
             x = part(x)
             if name == taken:
                 return x
-        raise ConfigError(f"{self.name} cannot be stopped at 1/{stride}: use an encoder whose parts run one after the other, such as a ResNet or MobileNetV2")
+        raise ConfigError(
+            f"{self.name} cannot be stopped at 1/{stride}: use an encoder whose parts run one after the other, such as a ResNet or MobileNetV2"
+        )
 
 
 def flat_parts(body: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -58,12 +73,20 @@ def flat_parts(body: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, part
 
 
-def load_classifier(body: nn.Module, state: Mapping[str, Tensor], *, source: str, classifier: tuple[str, ...] = ("fc.", "classifier.", "conv_head.", "bn2.")) -> None:
+def load_classifier(
+    body: nn.Module,
+    state: Mapping[str, Tensor],
+    *,
+    source: str,
+    classifier: tuple[str, ...] = ("fc.", "classifier.", "conv_head.", "bn2."),
+) -> None:
     """Load classification weights into a feature extractor, dropping the classifier; raises `ArtifactError` by name if they do not fit."""
     own = body.state_dict()
     wanted = {k for k in own if not k.endswith("num_batches_tracked")}
     given = {k: v for k, v in state.items() if k in own or not k.startswith(classifier)}
     wrong = [k for k in wanted if k not in given or given[k].shape != own[k].shape] + [k for k in given if k not in own]
     if wrong:
-        raise ArtifactError(f"{source} does not fit this encoder, for instance {sorted(wrong)[0]}: give weights of the same network and number of input channels")
+        raise ArtifactError(
+            f"{source} does not fit this encoder, for instance {sorted(wrong)[0]}: give weights of the same network and number of input channels"
+        )
     body.load_state_dict(given, strict=False)

@@ -24,7 +24,9 @@ class Bottleneck(nn.Module):
     def __init__(self, channels: int, *, dilation: int = 1, asymmetric: bool = False, dropout: float = 0.1):
         super().__init__()
         h = channels // 4
-        filters = [ConvBNAct(h, h, (5, 1)), ConvBNAct(h, h, (1, 5))] if asymmetric else [ConvBNAct(h, h, dilation=dilation)]
+        filters = (
+            [ConvBNAct(h, h, (5, 1)), ConvBNAct(h, h, (1, 5))] if asymmetric else [ConvBNAct(h, h, dilation=dilation)]
+        )
         self.reduce = nn.Sequential(ConvBNAct(channels, h, 1), *filters)
         self.expand = nn.Conv2d(h, channels, 1, bias=False)
         self.dropout, self.act = nn.Dropout(dropout), activation("shared_prelu")
@@ -68,19 +70,45 @@ class UpBottleneck(nn.Module):
 # %% ../../nbs/models/11_enet.ipynb #cell011
 def mixed_stage() -> list[nn.Module]:
     """Eight bottlenecks of 128 channels: plain, dilated by 2, asymmetric, dilated by 4, plain, by 8, asymmetric, by 16."""
-    kinds = (dict(), dict(dilation=2), dict(asymmetric=True), dict(dilation=4), dict(), dict(dilation=8), dict(asymmetric=True), dict(dilation=16))
+    kinds = (
+        dict(),
+        dict(dilation=2),
+        dict(asymmetric=True),
+        dict(dilation=4),
+        dict(),
+        dict(dilation=8),
+        dict(asymmetric=True),
+        dict(dilation=16),
+    )
     return [Bottleneck(128, **kind) for kind in kinds]
 
 
-@register_model("enet", title="ENet", paper="https://arxiv.org/abs/1606.02147", year=2016, venue="arXiv", encoder="-", params=365_100, params_paper=0.37,
-                gmacs=3.9556, gmacs_size=(512, 1024), miou_test=58.3, miou_reference=71.31, fps=140, fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)")
+@register_model(
+    "enet",
+    title="ENet",
+    paper="https://arxiv.org/abs/1606.02147",
+    year=2016,
+    venue="arXiv",
+    encoder="-",
+    params=365_100,
+    params_paper=0.37,
+    gmacs=3.9556,
+    gmacs_size=(512, 1024),
+    miou_test=58.3,
+    miou_reference=71.31,
+    fps=140,
+    fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)",
+)
 class ENet(SegNetwork):
     """Bottlenecks of every kind, short decoder (Paszke et al., 2016)."""
 
     def __init__(self, num_classes: int = 19, *, in_channels: int = 3, aux: bool = False):
         super().__init__(num_classes, in_channels)
         self.initial = ConvPoolDown(in_channels, 16, act="shared_prelu")
-        self.down1, self.stage1 = DownBottleneck(16, 64, dropout=0.01), nn.Sequential(*(Bottleneck(64, dropout=0.01) for _ in range(4)))
+        self.down1, self.stage1 = (
+            DownBottleneck(16, 64, dropout=0.01),
+            nn.Sequential(*(Bottleneck(64, dropout=0.01) for _ in range(4))),
+        )
         self.down2, self.stage2 = DownBottleneck(64, 128, dropout=0.1), nn.Sequential(*mixed_stage())
         self.stage3 = nn.Sequential(*mixed_stage())
         self.up4, self.stage4 = UpBottleneck(128, 64), nn.Sequential(Bottleneck(64), Bottleneck(64))
@@ -103,8 +131,24 @@ class ENet(SegNetwork):
 @register_converter("enet", source="zh320")
 def published_keys(model: ENet) -> KeyTable:
     """The reference's names."""
-    stages = [(r"^down(\d)\.", r"bottleneck\1.conv_pool."), (r"^up(\d)\.", r"bottleneck\1.conv_unpool."), (r"^stage([123])\.(\d)\.", r"bottleneck\1.conv_regular.\2."), (r"^stage4\.0\.", "bottleneck4.conv_regular."),
-              (r"^stage4\.1\.", "bottleneck4.conv_extra."), (r"^stage5\.", "bottleneck5.conv_regular.")]
-    parts = [(r"unpool\.reduce\.", "unpool.right_init_conv.0."), (r"unpool\.grow\.", "unpool.right_init_conv.1.up_conv."), (r"\.reduce\.", ".right_init_conv."), (r"\.expand\.", ".right_last_conv.0."), (r"\.main\.", ".left_conv."),
-             (r"^initial\.learn\.", "initial.conv."), (r"^initial\.conv\.act\.", "initial.conv.2.activation."), (r"^head\.act\.", "fullconv.up_conv.0.2.activation."), (r"^head\.", "fullconv.up_conv.0."), (r"\.act\.weight", ".act.activation.weight")]
+    stages = [
+        (r"^down(\d)\.", r"bottleneck\1.conv_pool."),
+        (r"^up(\d)\.", r"bottleneck\1.conv_unpool."),
+        (r"^stage([123])\.(\d)\.", r"bottleneck\1.conv_regular.\2."),
+        (r"^stage4\.0\.", "bottleneck4.conv_regular."),
+        (r"^stage4\.1\.", "bottleneck4.conv_extra."),
+        (r"^stage5\.", "bottleneck5.conv_regular."),
+    ]
+    parts = [
+        (r"unpool\.reduce\.", "unpool.right_init_conv.0."),
+        (r"unpool\.grow\.", "unpool.right_init_conv.1.up_conv."),
+        (r"\.reduce\.", ".right_init_conv."),
+        (r"\.expand\.", ".right_last_conv.0."),
+        (r"\.main\.", ".left_conv."),
+        (r"^initial\.learn\.", "initial.conv."),
+        (r"^initial\.conv\.act\.", "initial.conv.2.activation."),
+        (r"^head\.act\.", "fullconv.up_conv.0.2.activation."),
+        (r"^head\.", "fullconv.up_conv.0."),
+        (r"\.act\.weight", ".act.activation.weight"),
+    ]
     return rename_keys(model, [*stages, *parts, (r"\.conv\.(weight|bias)$", r".0.\1"), (r"\.bn\.(\w+)$", r".1.\1")])

@@ -41,8 +41,23 @@ def blocks(channels: int, dilations: tuple[int, ...]) -> nn.Sequential:
     return nn.Sequential(*(NonBottleneck1D(channels, d) for d in dilations))
 
 
-@register_model("erfnet", title="ERFNet", paper="https://doi.org/10.1109/TITS.2017.2750080", year=2017, venue="T-ITS", encoder="-", params=2_065_458, params_paper=2.06,
-                gmacs=26.8036, gmacs_size=(512, 1024), miou_val=70.0, miou_test=68.0, miou_reference=76.00, fps=60, fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)")
+@register_model(
+    "erfnet",
+    title="ERFNet",
+    paper="https://doi.org/10.1109/TITS.2017.2750080",
+    year=2017,
+    venue="T-ITS",
+    encoder="-",
+    params=2_065_458,
+    params_paper=2.06,
+    gmacs=26.8036,
+    gmacs_size=(512, 1024),
+    miou_val=70.0,
+    miou_test=68.0,
+    miou_reference=76.00,
+    fps=60,
+    fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)",
+)
 class ERFNet(SegNetwork):
     """Encoder of factorised residual blocks, small decoder (Romera et al., 2017)."""
 
@@ -68,7 +83,23 @@ class ERFNet(SegNetwork):
 @register_converter("erfnet", source="zh320")
 def published_keys(model: ERFNet) -> KeyTable:
     """The reference's names."""
-    places = {"down1.learn": "layer1.conv", "down2.learn": "layer2.conv", "stage4": "layer3_7", "down3.learn": "layer8.conv", "stage8": "layer9_16", "up4": "layer17.up_conv", "refine4": "layer18_19",
-              "up2": "layer20.up_conv", "refine2": "layer21_22", "up1": "layer23.up_conv"}
-    parts = [(r"\.column1\.", ".conv.0."), (r"\.row1\.", ".conv.1."), (r"\.column2\.", ".conv.2."), (r"\.row2\.", ".conv.3."), (r"(layer\d+_\d+\.\d)\.bn\.", r"\1.bn_act.0.")]
+    places = {
+        "down1.learn": "layer1.conv",
+        "down2.learn": "layer2.conv",
+        "stage4": "layer3_7",
+        "down3.learn": "layer8.conv",
+        "stage8": "layer9_16",
+        "up4": "layer17.up_conv",
+        "refine4": "layer18_19",
+        "up2": "layer20.up_conv",
+        "refine2": "layer21_22",
+        "up1": "layer23.up_conv",
+    }
+    parts = [
+        (r"\.column1\.", ".conv.0."),
+        (r"\.row1\.", ".conv.1."),
+        (r"\.column2\.", ".conv.2."),
+        (r"\.row2\.", ".conv.3."),
+        (r"(layer\d+_\d+\.\d)\.bn\.", r"\1.bn_act.0."),
+    ]
     return rename_keys(model, [*((f"^{ours}\\.", f"{theirs}.") for ours, theirs in places.items()), *parts, *LISTED])

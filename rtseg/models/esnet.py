@@ -55,14 +55,31 @@ class ParallelFactorizedUnit(nn.Module):
         return (self.left(y) + self.middle(y) + self.right(y) + x).relu()
 
 # %% ../../nbs/models/28_esnet.ipynb #cell012
-@register_model("esnet", title="ESNet", paper="https://arxiv.org/abs/1906.09826", year=2019, venue="PRCV", encoder="-", params=1_657_458, params_paper=1.66,
-                gmacs=24.2534, gmacs_size=(512, 1024), miou_test=70.7, miou_reference=71.82, fps=66, fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)")
+@register_model(
+    "esnet",
+    title="ESNet",
+    paper="https://arxiv.org/abs/1906.09826",
+    year=2019,
+    venue="PRCV",
+    encoder="-",
+    params=1_657_458,
+    params_paper=1.66,
+    gmacs=24.2534,
+    gmacs_size=(512, 1024),
+    miou_test=70.7,
+    miou_reference=71.82,
+    fps=66,
+    fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)",
+)
 class ESNet(SegNetwork):
     """Symmetric encoder and decoder of factorised units (Wang et al., 2019)."""
 
     def __init__(self, num_classes: int = 19, *, in_channels: int = 3, aux: bool = False):
         super().__init__(num_classes, in_channels)
-        self.down1, self.stage2 = ConvPoolDown(in_channels, 16), nn.Sequential(*(FactorizedUnit(16, 3) for _ in range(3)))
+        self.down1, self.stage2 = (
+            ConvPoolDown(in_channels, 16),
+            nn.Sequential(*(FactorizedUnit(16, 3) for _ in range(3))),
+        )
         self.down2, self.stage4 = ConvPoolDown(16, 64), nn.Sequential(*(FactorizedUnit(64, 5) for _ in range(2)))
         self.down3, self.stage8 = ConvPoolDown(64, 128), nn.Sequential(*(ParallelFactorizedUnit(128) for _ in range(3)))
         self.up4, self.refine4 = DeconvBNAct(128, 64), nn.Sequential(*(FactorizedUnit(64, 5) for _ in range(2)))
@@ -83,9 +100,34 @@ class ESNet(SegNetwork):
 @register_converter("esnet", source="zh320")
 def published_keys(model: ESNet) -> KeyTable:
     """The reference's names."""
-    places = {"down1.learn": "block1_down.conv", "stage2": "block1", "down2.learn": "block2_down.conv", "stage4": "block2", "down3.learn": "block3_down.conv", "stage8": "block3",
-              "up4": "block4_up.up_conv", "refine4": "block4", "up2": "block5_up.up_conv", "refine2": "block5", "up1": "full_conv.up_conv"}
-    pairs = [(rf"^block3\.(\d)\.{ours}\.", rf"block3.\1.{theirs}.") for ours, theirs in (("first", "conv0"), ("left", "conv_left"), ("middle", "conv_mid"), ("right", "conv_right"))]
-    units = [(r"\.first\.column\.", ".conv.0."), (r"\.first\.row\.", ".conv.2.0."), (r"\.first\.bn\.", ".conv.2.1."), (r"\.second\.column\.", ".conv.3."), (r"\.second\.row\.", ".conv.5.0."),
-             (r"\.second\.bn\.", ".conv.5.1."), (r"\.column\.", ".0."), (r"\.row\.", ".2.0."), (r"(conv0|conv_\w+)\.bn\.", r"\1.2.1.")]
-    return rename_keys(model, [*((f"^{ours}\\.", f"{theirs}.") for ours, theirs in places.items()), *pairs, *units, *LISTED])
+    places = {
+        "down1.learn": "block1_down.conv",
+        "stage2": "block1",
+        "down2.learn": "block2_down.conv",
+        "stage4": "block2",
+        "down3.learn": "block3_down.conv",
+        "stage8": "block3",
+        "up4": "block4_up.up_conv",
+        "refine4": "block4",
+        "up2": "block5_up.up_conv",
+        "refine2": "block5",
+        "up1": "full_conv.up_conv",
+    }
+    pairs = [
+        (rf"^block3\.(\d)\.{ours}\.", rf"block3.\1.{theirs}.")
+        for ours, theirs in (("first", "conv0"), ("left", "conv_left"), ("middle", "conv_mid"), ("right", "conv_right"))
+    ]
+    units = [
+        (r"\.first\.column\.", ".conv.0."),
+        (r"\.first\.row\.", ".conv.2.0."),
+        (r"\.first\.bn\.", ".conv.2.1."),
+        (r"\.second\.column\.", ".conv.3."),
+        (r"\.second\.row\.", ".conv.5.0."),
+        (r"\.second\.bn\.", ".conv.5.1."),
+        (r"\.column\.", ".0."),
+        (r"\.row\.", ".2.0."),
+        (r"(conv0|conv_\w+)\.bn\.", r"\1.2.1."),
+    ]
+    return rename_keys(
+        model, [*((f"^{ours}\\.", f"{theirs}.") for ours, theirs in places.items()), *pairs, *units, *LISTED]
+    )

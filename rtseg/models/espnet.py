@@ -30,7 +30,9 @@ class SpatialPyramid(nn.Module):
         k1 = out_channels - 4 * kn
         self.reduce1 = nn.Conv2d(in_channels, k1, 1, stride, bias=False)
         self.reduce = nn.Conv2d(in_channels, kn, 1, stride, bias=False)
-        self.dilated = nn.ModuleList([ConvBNAct(k1, k1, act=ACT), *(ConvBNAct(kn, kn, dilation=d, act=ACT) for d in (2, 4, 8, 16))])
+        self.dilated = nn.ModuleList(
+            [ConvBNAct(k1, k1, act=ACT), *(ConvBNAct(kn, kn, dilation=d, act=ACT) for d in (2, 4, 8, 16))]
+        )
         self.adds = adds
 
     def forward(self, x: Tensor) -> Tensor:
@@ -77,12 +79,34 @@ def check_depths(depths: tuple[int, ...], *, count: int = 2, least: int = 0, wha
     return given
 
 # %% ../../nbs/models/18_espnet.ipynb #cell017
-@register_model("espnet", title="ESPNet", paper="https://arxiv.org/abs/1803.06815", year=2018, venue="ECCV", encoder="-", params=377_137, params_paper=0.36,
-                gmacs=4.5234, gmacs_size=(512, 1024), miou_test=60.3, miou_reference=66.39, fps=111, fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)")
+@register_model(
+    "espnet",
+    title="ESPNet",
+    paper="https://arxiv.org/abs/1803.06815",
+    year=2018,
+    venue="ECCV",
+    encoder="-",
+    params=377_137,
+    params_paper=0.36,
+    gmacs=4.5234,
+    gmacs_size=(512, 1024),
+    miou_test=60.3,
+    miou_reference=66.39,
+    fps=111,
+    fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)",
+)
 class ESPNet(SegNetwork):
     """Efficient spatial pyramids (Mehta et al., 2018); `depths` are the paper's p and q, `decoder=False` is ESPNet-C."""
 
-    def __init__(self, num_classes: int = 19, *, in_channels: int = 3, depths: tuple[int, int] = (2, 8), decoder: bool = True, aux: bool = False):
+    def __init__(
+        self,
+        num_classes: int = 19,
+        *,
+        in_channels: int = 3,
+        depths: tuple[int, int] = (2, 8),
+        decoder: bool = True,
+        aux: bool = False,
+    ):
         super().__init__(num_classes, in_channels)
         depths, width = check_depths(depths), max(num_classes, 5)
         self.stem = ConvBNAct(in_channels, 16, stride=2, act=ACT)
@@ -112,7 +136,22 @@ class ESPNet(SegNetwork):
 @register_converter("espnet", source="zh320")
 def published_keys(model: ESPNet) -> KeyTable:
     """The reference's names."""
-    places = [(r"^stem\.", "l1_block."), (r"^stage4\.", "l2_block."), (r"^stage8\.", "l3_block."), (r"^score\.", "l3_block.conv_last."), (r"\.down\.", ".conv1."), (r"\.repeats\.", ".layers."),
-              (r"^up4\.grow\.", "decoder.upconv_l3.up_conv."), (r"^up4\.skip\.", "decoder.conv_cat_l2."), (r"^up4\.blend\.", "decoder.conv_l2."), (r"^up2\.grow\.", "decoder.upconv_l2.up_conv."), (r"^up2\.skip\.", "decoder.conv_cat_l1."),
-              (r"^up2\.blend\.", "decoder.conv_l1."), (r"^last\.", "decoder.upconv_l1.up_conv.")]
-    return rename_keys(model, [*places, (r"\.reduce1\.", ".conv_k1."), (r"\.reduce\.", ".conv_kn."), (r"\.dilated\.", ".layers."), *LISTED])
+    places = [
+        (r"^stem\.", "l1_block."),
+        (r"^stage4\.", "l2_block."),
+        (r"^stage8\.", "l3_block."),
+        (r"^score\.", "l3_block.conv_last."),
+        (r"\.down\.", ".conv1."),
+        (r"\.repeats\.", ".layers."),
+        (r"^up4\.grow\.", "decoder.upconv_l3.up_conv."),
+        (r"^up4\.skip\.", "decoder.conv_cat_l2."),
+        (r"^up4\.blend\.", "decoder.conv_l2."),
+        (r"^up2\.grow\.", "decoder.upconv_l2.up_conv."),
+        (r"^up2\.skip\.", "decoder.conv_cat_l1."),
+        (r"^up2\.blend\.", "decoder.conv_l1."),
+        (r"^last\.", "decoder.upconv_l1.up_conv."),
+    ]
+    return rename_keys(
+        model,
+        [*places, (r"\.reduce1\.", ".conv_k1."), (r"\.reduce\.", ".conv_kn."), (r"\.dilated\.", ".layers."), *LISTED],
+    )

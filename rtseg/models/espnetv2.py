@@ -31,7 +31,9 @@ class DepthwisePyramid(nn.Module):
         super().__init__()
         part = out_channels // 4
         self.reduce = nn.Conv2d(in_channels, part, 1, groups=GROUPS, bias=False)
-        self.filters = nn.ModuleList(SeparableConv(part, part, stride=stride, dilation=d, act=ACT) for d in (1, 2, 4, 8))
+        self.filters = nn.ModuleList(
+            SeparableConv(part, part, stride=stride, dilation=d, act=ACT) for d in (1, 2, 4, 8)
+        )
         self.mix = nn.Conv2d(out_channels, out_channels, 1, groups=GROUPS, bias=False)
         self.stride = stride
 
@@ -54,20 +56,39 @@ class ReinforcedDown(nn.Module):
     def __init__(self, channels: int, image_channels: int):
         super().__init__()
         self.pyramid = DepthwisePyramid(channels, channels, stride=2)
-        self.bring = nn.Sequential(ConvBNAct(image_channels, image_channels), nn.Conv2d(image_channels, 2 * channels, 1, bias=False))
+        self.bring = nn.Sequential(
+            ConvBNAct(image_channels, image_channels), nn.Conv2d(image_channels, 2 * channels, 1, bias=False)
+        )
 
     def forward(self, x: Tensor, image: Tensor) -> Tensor:
         return torch.cat([self.pyramid(x), smaller(x)], dim=1) + self.bring(image)
 
 # %% ../../nbs/models/22_espnetv2.ipynb #cell013
-@register_model("espnetv2", title="ESPNetV2", paper="https://arxiv.org/abs/1811.11431", year=2018, venue="CVPR 2019", encoder="-", params=862_032, params_paper=1.25,
-                gmacs=4.815, gmacs_size=(512, 1024), miou_val=66.4, miou_test=66.2, miou_reference=70.35, fps=101, fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)")
+@register_model(
+    "espnetv2",
+    title="ESPNetV2",
+    paper="https://arxiv.org/abs/1811.11431",
+    year=2018,
+    venue="CVPR 2019",
+    encoder="-",
+    params=862_032,
+    params_paper=1.25,
+    gmacs=4.815,
+    gmacs_size=(512, 1024),
+    miou_val=66.4,
+    miou_test=66.2,
+    miou_reference=70.35,
+    fps=101,
+    fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)",
+)
 class ESPNetV2(SegNetwork):
     """Depthwise spatial pyramids with the image brought in at each halving (Mehta et al., 2018); `depths` are the modules at 1/8 and 1/16."""
 
     align_corners = True
 
-    def __init__(self, num_classes: int = 19, *, in_channels: int = 3, depths: tuple[int, int] = (3, 7), aux: bool = False):
+    def __init__(
+        self, num_classes: int = 19, *, in_channels: int = 3, depths: tuple[int, int] = (3, 7), aux: bool = False
+    ):
         super().__init__(num_classes, in_channels)
         depths = check_depths(depths)
         self.stem = ConvBNAct(in_channels, 32, stride=2, act=ACT)
@@ -93,7 +114,27 @@ class ESPNetV2(SegNetwork):
 @register_converter("espnetv2", source="zh320")
 def published_keys(model: ESPNetV2) -> KeyTable:
     """The reference's names."""
-    places = [(r"^stem\.", "l1_block."), (r"^down4\.pyramid\.", "l2_block."), (r"^down8\.pyramid\.", "l3_block1."), (r"^down16\.pyramid\.", "l4_block1."), (r"^down4\.bring\.", "l2_block.conv_stride."), (r"^down8\.bring\.", "l3_block1.conv_stride."),
-              (r"^down16\.bring\.", "l4_block1.conv_stride."), (r"^stage8\.", "l3_block2."), (r"^stage16\.", "l4_block2."), (r"^narrow\.", "convl4_l3."), (r"^pyramid\.", "ppm."), (r"^head\.", "decoder.")]
-    parts = [(r"^(l\d\S*)\.reduce\.", r"\1.conv_init."), (r"^(l\d\S*)\.filters\.", r"\1.layers."), (r"^(l\d\S*)\.mix\.", r"\1.conv_last."), (r"\.depth\.", ".0."), (r"\.point\.", ".1.")]
-    return rename_keys(model, [*places, *parts, (r"^ppm\.mix\.act\.weight", "ppm.conv.2.activation.weight"), *PYRAMID_RULES, *LISTED])
+    places = [
+        (r"^stem\.", "l1_block."),
+        (r"^down4\.pyramid\.", "l2_block."),
+        (r"^down8\.pyramid\.", "l3_block1."),
+        (r"^down16\.pyramid\.", "l4_block1."),
+        (r"^down4\.bring\.", "l2_block.conv_stride."),
+        (r"^down8\.bring\.", "l3_block1.conv_stride."),
+        (r"^down16\.bring\.", "l4_block1.conv_stride."),
+        (r"^stage8\.", "l3_block2."),
+        (r"^stage16\.", "l4_block2."),
+        (r"^narrow\.", "convl4_l3."),
+        (r"^pyramid\.", "ppm."),
+        (r"^head\.", "decoder."),
+    ]
+    parts = [
+        (r"^(l\d\S*)\.reduce\.", r"\1.conv_init."),
+        (r"^(l\d\S*)\.filters\.", r"\1.layers."),
+        (r"^(l\d\S*)\.mix\.", r"\1.conv_last."),
+        (r"\.depth\.", ".0."),
+        (r"\.point\.", ".1."),
+    ]
+    return rename_keys(
+        model, [*places, *parts, (r"^ppm\.mix\.act\.weight", "ppm.conv.2.activation.weight"), *PYRAMID_RULES, *LISTED]
+    )

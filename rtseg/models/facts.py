@@ -19,11 +19,17 @@ from .registry import MODELS
 def facts_in(source: str, where: str = "this text") -> dict[str, dict[str, Any]]:
     """Name -> facts of the networks that a module's source registers; `ConfigError` where they are not literals."""
     body = ast.parse(source).body
-    shared = {node.targets[0].id: node.value for node in body if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)}
+    shared = {
+        node.targets[0].id: node.value
+        for node in body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
     try:
         return {ast.literal_eval(call.args[0]): dict(_facts(call, shared)) for call in _registrations(body)}
     except (ValueError, KeyError, IndexError) as error:
-        raise ConfigError(f"{where} registers a network with facts that have to be computed ({error}): write them as literals") from None
+        raise ConfigError(
+            f"{where} registers a network with facts that have to be computed ({error}): write them as literals"
+        ) from None
 
 
 def _registrations(body: list[ast.stmt]) -> Iterator[ast.Call]:
@@ -47,8 +53,12 @@ def _facts(call: ast.Call, shared: dict[str, ast.expr]) -> Iterator[tuple[str, A
 @lru_cache
 def published_facts() -> dict[str, dict[str, Any]]:
     """Name -> facts of the networks in `rtseg.models`, from their sources."""
-    sources = sorted((path for path in files("rtseg.models").iterdir() if path.name.endswith(".py")), key=lambda path: path.name)
-    return {name: facts for path in sources for name, facts in facts_in(path.read_text(encoding="utf-8"), path.name).items()}
+    sources = sorted(
+        (path for path in files("rtseg.models").iterdir() if path.name.endswith(".py")), key=lambda path: path.name
+    )
+    return {
+        name: facts for path in sources for name, facts in facts_in(path.read_text(encoding="utf-8"), path.name).items()
+    }
 
 
 def known_facts() -> dict[str, dict[str, Any]]:

@@ -55,24 +55,53 @@ def stride_first_stage(encoder: Encoder) -> Encoder:
     """Give the first stage of a basic-block ResNet stride 2 and a projected shortcut; raises `ConfigError` for other encoders."""
     block = encoder.body["layer1"][0] if "layer1" in dict(encoder.body.named_children()) else None
     if block is None or block.downsample is not None:
-        raise ConfigError(f"FANet changes the first stage of a ResNet with basic blocks: encoder '{encoder.name}' has none, take resnet18 or resnet34")
+        raise ConfigError(
+            f"FANet changes the first stage of a ResNet with basic blocks: encoder '{encoder.name}' has none, take resnet18 or resnet34"
+        )
     channels = block.conv1.in_channels
     block.conv1.stride = (2, 2)
     block.downsample = nn.Sequential(nn.Conv2d(channels, channels, 1, 2, bias=False), BatchNorm(channels))
     return encoder
 
 # %% ../../nbs/models/40_fanet.ipynb #cell011
-@register_model("fanet", title="FANet", paper="https://arxiv.org/abs/2007.03815", year=2020, venue="RA-L 2021", encoder="ResNet-18", params=12_263_264, gmacs=8.0207, gmacs_size=(512, 1024),
-                miou_val=75.0, miou_test=74.4, miou_reference=74.92, fps=100, fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)", notes="the reference's order of products counts 12.58 GMAC")
+@register_model(
+    "fanet",
+    title="FANet",
+    paper="https://arxiv.org/abs/2007.03815",
+    year=2020,
+    venue="RA-L 2021",
+    encoder="ResNet-18",
+    params=12_263_264,
+    gmacs=8.0207,
+    gmacs_size=(512, 1024),
+    miou_val=75.0,
+    miou_test=74.4,
+    miou_reference=74.92,
+    fps=100,
+    fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)",
+    notes="the reference's order of products counts 12.58 GMAC",
+)
 class FANet(SegNetwork):
     """ResNet with an extra stride, fast attention at four scales (Hu et al., 2020)."""
 
     align_corners = True
 
-    def __init__(self, num_classes: int = 19, *, in_channels: int = 3, encoder: str = "resnet18", channels: int = 32, reference_order: bool = False, pretrained: bool | str | Path = False, aux: bool = False):
+    def __init__(
+        self,
+        num_classes: int = 19,
+        *,
+        in_channels: int = 3,
+        encoder: str = "resnet18",
+        channels: int = 32,
+        reference_order: bool = False,
+        pretrained: bool | str | Path = False,
+        aux: bool = False,
+    ):
         super().__init__(num_classes, in_channels)
         self.encoder = stride_first_stage(Encoder(encoder, in_channels=in_channels, pretrained=pretrained))
-        self.attention = nn.ModuleList(FastAttention(c, channels, reference_order=reference_order) for c in self.encoder.channels)
+        self.attention = nn.ModuleList(
+            FastAttention(c, channels, reference_order=reference_order) for c in self.encoder.channels
+        )
         self.fuse = nn.ModuleList(FuseUp(channels, grows=i < 3) for i in range(4))
         self.head = ClassifierHead(4 * channels, num_classes, hidden=128, bias=False)
         self.add_aux_heads({"x16": self.encoder.channels[1]} if aux else {})
@@ -90,6 +119,23 @@ class FANet(SegNetwork):
 @register_converter("fanet", source="zh320")
 def published_keys(model: FANet) -> KeyTable:
     """The reference's names."""
-    parts = [(r"^attention\.(\d)\.query\.", r"fast_attention.\1.conv_q."), (r"^attention\.(\d)\.key\.", r"fast_attention.\1.conv_k."), (r"^attention\.(\d)\.value\.", r"fast_attention.\1.conv_v."), (r"^attention\.(\d)\.fuse\.", r"fast_attention.\1.conv_fuse."),
-             (r"^fuse\.(\d)\.grow\.conv\.", r"fuse_up.\1.up.up_conv.0."), (r"^fuse\.(\d)\.grow\.bn\.", r"fuse_up.\1.up.up_conv.1."), (r"^fuse\.(\d)\.smooth\.conv\.", r"fuse_up.\1.conv.0."), (r"^fuse\.(\d)\.smooth\.bn\.", r"fuse_up.\1.conv.1."), *HEAD_RULES]
-    return rename_keys(model, [(r"^encoder\.body\.", "backbone."), *parts, (r"^(fast_attention\S+|seg_head\.0)\.conv\.(weight|bias)$", r"\1.0.\2"), (r"^(fast_attention\S+|seg_head\.0)\.bn\.(\w+)$", r"\1.1.\2")])
+    parts = [
+        (r"^attention\.(\d)\.query\.", r"fast_attention.\1.conv_q."),
+        (r"^attention\.(\d)\.key\.", r"fast_attention.\1.conv_k."),
+        (r"^attention\.(\d)\.value\.", r"fast_attention.\1.conv_v."),
+        (r"^attention\.(\d)\.fuse\.", r"fast_attention.\1.conv_fuse."),
+        (r"^fuse\.(\d)\.grow\.conv\.", r"fuse_up.\1.up.up_conv.0."),
+        (r"^fuse\.(\d)\.grow\.bn\.", r"fuse_up.\1.up.up_conv.1."),
+        (r"^fuse\.(\d)\.smooth\.conv\.", r"fuse_up.\1.conv.0."),
+        (r"^fuse\.(\d)\.smooth\.bn\.", r"fuse_up.\1.conv.1."),
+        *HEAD_RULES,
+    ]
+    return rename_keys(
+        model,
+        [
+            (r"^encoder\.body\.", "backbone."),
+            *parts,
+            (r"^(fast_attention\S+|seg_head\.0)\.conv\.(weight|bias)$", r"\1.0.\2"),
+            (r"^(fast_attention\S+|seg_head\.0)\.bn\.(\w+)$", r"\1.1.\2"),
+        ],
+    )

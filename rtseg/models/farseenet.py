@@ -28,7 +28,9 @@ class AtrousPyramid(nn.Module):
     def __init__(self, in_channels: int, channels: int, dilations: tuple[int, ...]):
         super().__init__()
         self.plain = ConvBNAct(in_channels, channels, 1)
-        self.dilated = nn.ModuleList(nn.Sequential(ConvBNAct(in_channels, channels, 1), depthwise(channels, dilation=d)) for d in dilations)
+        self.dilated = nn.ModuleList(
+            nn.Sequential(ConvBNAct(in_channels, channels, 1), depthwise(channels, dilation=d)) for d in dilations
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([self.plain(x), *(branch(x) for branch in self.dilated)], dim=1)
@@ -39,21 +41,43 @@ class SubPixel(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, factor: int):
         super().__init__()
-        self.make = nn.Conv2d(in_channels, out_channels * factor ** 2, 1, bias=False)
+        self.make = nn.Conv2d(in_channels, out_channels * factor**2, 1, bias=False)
         self.factor = factor
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         return crop(F.pixel_shuffle(self.make(x), self.factor), size)
 
 # %% ../../nbs/models/42_farseenet.ipynb #cell011
-@register_model("farseenet", title="FarSee-Net", paper="https://arxiv.org/abs/2003.03913", year=2020, venue="ICRA", encoder="ResNet-18", params=16_753_056,
-                gmacs=26.3191, gmacs_size=(512, 1024), miou_val=73.5, miou_test=70.2, miou_reference=77.35, fps=130, fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)")
+@register_model(
+    "farseenet",
+    title="FarSee-Net",
+    paper="https://arxiv.org/abs/2003.03913",
+    year=2020,
+    venue="ICRA",
+    encoder="ResNet-18",
+    params=16_753_056,
+    gmacs=26.3191,
+    gmacs_size=(512, 1024),
+    miou_val=73.5,
+    miou_test=70.2,
+    miou_reference=77.35,
+    fps=130,
+    fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)",
+)
 class FarSeeNet(SegNetwork):
     """ResNet encoder, cascaded atrous pyramids, sub-pixel output (Zhang and Zhang, 2020)."""
 
     align_corners = True
 
-    def __init__(self, num_classes: int = 19, *, in_channels: int = 3, encoder: str = "resnet18", pretrained: bool | str | Path = False, aux: bool = False):
+    def __init__(
+        self,
+        num_classes: int = 19,
+        *,
+        in_channels: int = 3,
+        encoder: str = "resnet18",
+        pretrained: bool | str | Path = False,
+        aux: bool = False,
+    ):
         super().__init__(num_classes, in_channels)
         self.encoder = Encoder(encoder, in_channels=in_channels, pretrained=pretrained, strides=(16, 32))
         c16, c32 = self.encoder.channels
@@ -77,6 +101,18 @@ class FarSeeNet(SegNetwork):
 @register_converter("farseenet", source="zh320")
 def published_keys(model: FarSeeNet) -> KeyTable:
     """The reference's names."""
-    pyramids = [(r"^(high|low)\.plain\.", r"backend_network.conv_\1.0."), (r"^(high|low)\.dilated\.(\d)\.", lambda m: f"backend_network.conv_{m[1]}.{int(m[2]) + 1}.")]
-    return rename_keys(model, [(r"^encoder\.body\.", "frontend_network."), *pyramids, (r"^grow_(high|low)\.make\.", r"backend_network.sub_pixel_\1.0."),
-                               (r"^lateral\.", "backend_network.conv_low_init."), (r"^last\.", "backend_network.conv_low_last."), *LISTED])
+    pyramids = [
+        (r"^(high|low)\.plain\.", r"backend_network.conv_\1.0."),
+        (r"^(high|low)\.dilated\.(\d)\.", lambda m: f"backend_network.conv_{m[1]}.{int(m[2]) + 1}."),
+    ]
+    return rename_keys(
+        model,
+        [
+            (r"^encoder\.body\.", "frontend_network."),
+            *pyramids,
+            (r"^grow_(high|low)\.make\.", r"backend_network.sub_pixel_\1.0."),
+            (r"^lateral\.", "backend_network.conv_low_init."),
+            (r"^last\.", "backend_network.conv_low_last."),
+            *LISTED,
+        ],
+    )

@@ -22,10 +22,16 @@ from .registry import register_model
 # %% ../../nbs/models/06_fasterseg.ipynb #cell005
 STUDENT = Architecture(
     branches=(
-        Branch(ops=(3, 3, 4, 2, 4, 4, 4, 4, 4, 4), scales=(0, 0, 0, 0, 1, 1, 1, 1, 2, 2), widths=(4, 4, 4, 8, 4, 4, 4, 4, 4)),
+        Branch(
+            ops=(3, 3, 4, 2, 4, 4, 4, 4, 4, 4),
+            scales=(0, 0, 0, 0, 1, 1, 1, 1, 2, 2),
+            widths=(4, 4, 4, 8, 4, 4, 4, 4, 4),
+        ),
         Branch(ops=(3, 3, 4, 4, 3, 3, 4, 4, 4), scales=(0, 0, 0, 0, 0, 0, 1, 1, 1), widths=(4, 4, 4, 4, 4, 4, 4, 12)),
     ),
-    base_width=12, stem_width=8, head_width=8,
+    base_width=12,
+    stem_width=8,
+    head_width=8,
 )
 
 # %% ../../nbs/models/06_fasterseg.ipynb #cell009
@@ -48,7 +54,9 @@ class Fusion(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         self.mix = ConvBNAct(channels, channels, 1)
-        self.attention = nn.ModuleList(nn.Conv2d(channels, channels, 1, bias=False) for _ in range(2)).requires_grad_(False)
+        self.attention = nn.ModuleList(nn.Conv2d(channels, channels, 1, bias=False) for _ in range(2)).requires_grad_(
+            False
+        )
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         return self.mix(torch.cat(maps, dim=1))
@@ -57,8 +65,11 @@ class Fusion(nn.Module):
 def build_stem(arch: Architecture, in_channels: int = 3) -> nn.Sequential:
     """N x in_channels x H x W -> N x stem channels x ceil(H/8) x ceil(W/8)."""
     first, second, third = arch.stem_channels()
-    return nn.Sequential(ConvBNAct(in_channels, first, stride=2), ConvOperator(first, second, stride=2, depth=2),
-                         ConvOperator(second, third, stride=2, depth=2))
+    return nn.Sequential(
+        ConvBNAct(in_channels, first, stride=2),
+        ConvOperator(first, second, stride=2, depth=2),
+        ConvOperator(second, third, stride=2, depth=2),
+    )
 
 # %% ../../nbs/models/06_fasterseg.ipynb #cell018
 def aux_channels(arch: Architecture) -> dict[str, int]:
@@ -89,12 +100,19 @@ class FasterSeg(SegNetwork):
         self.stem = build_stem(arch, in_channels)
         cells = iter(arch.cells())
         built = ([next(cells) for _ in groups] for groups in self.groups)
-        self.cells = nn.ModuleList(nn.ModuleList(build_operator(c.op, c.in_channels, c.out_channels, c.stride) for c in layer) for layer in built)
-        self.climbs = nn.ModuleList(nn.ModuleList(ClimbBlock(c) for c in climbs(arch, b)) for b in range(len(arch.branches)))
+        self.cells = nn.ModuleList(
+            nn.ModuleList(build_operator(c.op, c.in_channels, c.out_channels, c.stride) for c in layer)
+            for layer in built
+        )
+        self.climbs = nn.ModuleList(
+            nn.ModuleList(ClimbBlock(c) for c in climbs(arch, b)) for b in range(len(arch.branches))
+        )
         fused = _last_fused(arch)
         self.fusion = Fusion(fused)
         self.head = ClassifierHead(fused, num_classes)
-        self.aux_heads = nn.ModuleDict({n: ClassifierHead(c, num_classes) for n, c in aux_channels(arch).items()} if aux else {})
+        self.aux_heads = nn.ModuleDict(
+            {n: ClassifierHead(c, num_classes) for n, c in aux_channels(arch).items()} if aux else {}
+        )
         init_weights(self)
 
     def predict(self, x: Tensor) -> SegOutput:
@@ -104,7 +122,9 @@ class FasterSeg(SegNetwork):
         if not self.training:
             return SegOutput(logits)
         scales = {"x16": 1, "x32": 2}
-        aux = (head(torch.cat([m[scales[n]] for m in last if scales[n] in m], dim=1)) for n, head in self.aux_heads.items())
+        aux = (
+            head(torch.cat([m[scales[n]] for m in last if scales[n] in m], dim=1)) for n, head in self.aux_heads.items()
+        )
         return SegOutput(logits, tuple(aux))
 
     def _run_cells(self, x: Tensor) -> list[dict[int, Tensor]]:
@@ -131,7 +151,10 @@ class FasterSeg(SegNetwork):
 
 def _last_fused(arch: Architecture) -> int:
     """Channels of the concatenated branches at 1/8."""
-    return sum(climbs(arch, b)[-1].out_channels if branch.last else _last_channels(arch, b, 0) for b, branch in enumerate(arch.branches))
+    return sum(
+        climbs(arch, b)[-1].out_channels if branch.last else _last_channels(arch, b, 0)
+        for b, branch in enumerate(arch.branches)
+    )
 
 # %% ../../nbs/models/06_fasterseg.ipynb #cell030
 @register_converter("fasterseg", source="fasterseg")
@@ -148,9 +171,17 @@ def published_keys(model: FasterSeg) -> KeyTable:
     pairs += [("fusion.mix.conv", "ffm.conv_1x1.conv"), ("fusion.mix.bn", "ffm.conv_1x1.bn")]
     pairs += [(f"fusion.attention.{i}", f"ffm.channel_attention.{i + 1}.conv") for i in (0, 1)]
     for ours, theirs in (("head", "heads8"), ("aux_heads.x16", "heads16"), ("aux_heads.x32", "heads32")):
-        pairs += [(f"{ours}.gather.conv", f"{theirs}.conv_3x3.conv"), (f"{ours}.gather.bn", f"{theirs}.conv_3x3.bn"), (f"{ours}.classify", f"{theirs}.conv_1x1")]
+        pairs += [
+            (f"{ours}.gather.conv", f"{theirs}.conv_3x3.conv"),
+            (f"{ours}.gather.bn", f"{theirs}.conv_3x3.bn"),
+            (f"{ours}.classify", f"{theirs}.conv_1x1"),
+        ]
     table = dict(pairs)
-    names = {k: f"{table[k.rpartition('.')[0]]}.{k.rpartition('.')[2]}" for k in model.state_dict() if not k.endswith("num_batches_tracked")}
+    names = {
+        k: f"{table[k.rpartition('.')[0]]}.{k.rpartition('.')[2]}"
+        for k in model.state_dict()
+        if not k.endswith("num_batches_tracked")
+    }
     return KeyTable(names, unused=(*_duplicates(model), *(() if model.aux_heads else ("heads16.*", "heads32.*"))))
 
 
@@ -172,12 +203,28 @@ def _climb_keys(branch: int, last: int) -> Iterator[tuple[str, str]]:
 
 def _duplicates(model: FasterSeg) -> tuple[str, ...]:
     """Patterns of the other names of shared cells."""
-    return tuple(f"cells.{layer}-{b}.*" for layer, groups in enumerate(model.groups) for group in groups for b in group[:-1])
+    return tuple(
+        f"cells.{layer}-{b}.*" for layer, groups in enumerate(model.groups) for group in groups for b in group[:-1]
+    )
 
 # %% ../../nbs/models/06_fasterseg.ipynb #cell036
-@register_model("fasterseg", title="FasterSeg", paper="https://arxiv.org/abs/1912.10917", year=2020, venue="ICLR", encoder="-",
-                params=3_454_643, params_training=4_385_689, gmacs=6.942621696, gmacs_size=(512, 1024), miou_val=73.1, miou_test=71.5,
-                fps=163.9, fps_note="1024 x 2048, TensorRT fp32, GTX 1080 Ti", notes="the published student, branches to 1/32 and 1/16")
+@register_model(
+    "fasterseg",
+    title="FasterSeg",
+    paper="https://arxiv.org/abs/1912.10917",
+    year=2020,
+    venue="ICLR",
+    encoder="-",
+    params=3_454_643,
+    params_training=4_385_689,
+    gmacs=6.942621696,
+    gmacs_size=(512, 1024),
+    miou_val=73.1,
+    miou_test=71.5,
+    fps=163.9,
+    fps_note="1024 x 2048, TensorRT fp32, GTX 1080 Ti",
+    notes="the published student, branches to 1/32 and 1/16",
+)
 def fasterseg(num_classes: int = 19, *, in_channels: int = 3, aux: bool = True) -> FasterSeg:
     """The published student with fresh weights."""
     return FasterSeg(STUDENT, num_classes, in_channels=in_channels, aux=aux)

@@ -22,7 +22,9 @@ from .registry import register_model
 # %% ../../nbs/models/31_fastscnn.ipynb #cell005
 def learning_to_downsample(in_channels: int) -> nn.Sequential:
     """N x in_channels x H x W -> N x 64 x H/8 x W/8."""
-    return nn.Sequential(ConvBNAct(in_channels, 32, stride=2), SeparableConv(32, 48, stride=2), SeparableConv(48, 64, stride=2))
+    return nn.Sequential(
+        ConvBNAct(in_channels, 32, stride=2), SeparableConv(32, 48, stride=2), SeparableConv(48, 64, stride=2)
+    )
 
 # %% ../../nbs/models/31_fastscnn.ipynb #cell008
 GROUPS = ((64, 2, 3), (96, 2, 2), (128, 1, 3))
@@ -53,8 +55,23 @@ class Fusion(nn.Module):
         return F.relu(self.bn(self.detail(detail) + context))
 
 # %% ../../nbs/models/31_fastscnn.ipynb #cell014
-@register_model("fastscnn", title="Fast-SCNN", paper="https://arxiv.org/abs/1902.04502", year=2019, venue="BMVC", encoder="-", params=1_023_769, params_paper=1.11,
-                gmacs=1.6183, gmacs_size=(512, 1024), miou_val=68.6, miou_test=68.0, miou_reference=69.37, fps=358, fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)")
+@register_model(
+    "fastscnn",
+    title="Fast-SCNN",
+    paper="https://arxiv.org/abs/1902.04502",
+    year=2019,
+    venue="BMVC",
+    encoder="-",
+    params=1_023_769,
+    params_paper=1.11,
+    gmacs=1.6183,
+    gmacs_size=(512, 1024),
+    miou_val=68.6,
+    miou_test=68.0,
+    miou_reference=69.37,
+    fps=358,
+    fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)",
+)
 class FastSCNN(SegNetwork):
     """Shared beginning, deep context, shallow detail (Poudel et al., 2019)."""
 
@@ -66,7 +83,9 @@ class FastSCNN(SegNetwork):
         self.bottlenecks = bottlenecks(64)
         self.pyramid = PyramidPooling(128, 128)
         self.fusion = Fusion(64, 128, 128)
-        self.head = nn.Sequential(SeparableConv(128, 128), SeparableConv(128, 128), ConvBNAct(128, num_classes, 1, bias=True))
+        self.head = nn.Sequential(
+            SeparableConv(128, 128), SeparableConv(128, 128), ConvBNAct(128, num_classes, 1, bias=True)
+        )
         self.add_aux_heads({"x8": 64} if aux else {})
 
     def predict(self, x: Tensor) -> SegOutput:
@@ -83,6 +102,20 @@ RESIDUAL_RULES = ((r"\.widen\.", ".conv.0."), (r"\.filter\.", ".conv.1."), (r"\.
 @register_converter("fastscnn", source="zh320")
 def published_keys(model: FastSCNN) -> KeyTable:
     """The reference's names."""
-    return rename_keys(model, [(r"^downsample\.", "learning_to_downsample."), (r"^fusion\.filter\.", "feature_fusion.lower_res_conv.0."), (r"^fusion\.context\.", "feature_fusion.lower_res_conv.1."),
-                               (r"^fusion\.detail\.", "feature_fusion.higher_res_conv."), (r"^fusion\.bn\.", "feature_fusion.non_linear.0."), (r"^head\.", "classifier."), (r"^pyramid\.", "global_feature_extractor.ppm."),
-                               (r"^bottlenecks\.", "global_feature_extractor.bottlenecks."), *PYRAMID_RULES, *SEPARABLE_RULES, *RESIDUAL_RULES, *LISTED])
+    return rename_keys(
+        model,
+        [
+            (r"^downsample\.", "learning_to_downsample."),
+            (r"^fusion\.filter\.", "feature_fusion.lower_res_conv.0."),
+            (r"^fusion\.context\.", "feature_fusion.lower_res_conv.1."),
+            (r"^fusion\.detail\.", "feature_fusion.higher_res_conv."),
+            (r"^fusion\.bn\.", "feature_fusion.non_linear.0."),
+            (r"^head\.", "classifier."),
+            (r"^pyramid\.", "global_feature_extractor.ppm."),
+            (r"^bottlenecks\.", "global_feature_extractor.bottlenecks."),
+            *PYRAMID_RULES,
+            *SEPARABLE_RULES,
+            *RESIDUAL_RULES,
+            *LISTED,
+        ],
+    )

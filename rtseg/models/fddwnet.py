@@ -24,8 +24,16 @@ class EfficientResidual(nn.Module):
     def __init__(self, channels: int, dilation: int = 1):
         super().__init__()
         d = dilation
-        self.near = nn.Sequential(depthwise(channels, (3, 1), act="none"), depthwise(channels, (1, 3), act="none"), ConvBNAct(channels, channels, 1))
-        self.far = nn.Sequential(depthwise(channels, (3, 1), dilation=(d, 1), act="none"), depthwise(channels, (1, 3), dilation=(1, d), act="none"), ConvBNAct(channels, channels, 1, act="none"))
+        self.near = nn.Sequential(
+            depthwise(channels, (3, 1), act="none"),
+            depthwise(channels, (1, 3), act="none"),
+            ConvBNAct(channels, channels, 1),
+        )
+        self.far = nn.Sequential(
+            depthwise(channels, (3, 1), dilation=(d, 1), act="none"),
+            depthwise(channels, (1, 3), dilation=(1, d), act="none"),
+            ConvBNAct(channels, channels, 1, act="none"),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return (self.far(self.near(x)) + x).relu()
@@ -39,8 +47,22 @@ def modules(channels: int, dilations: tuple[int, ...]) -> nn.Sequential:
     return nn.Sequential(*(EfficientResidual(channels, d) for d in dilations))
 
 
-@register_model("fddwnet", title="FDDWNet", paper="https://arxiv.org/abs/1911.00632", year=2019, venue="ICASSP", encoder="-", params=773_682, params_paper=0.80,
-                gmacs=8.5751, gmacs_size=(512, 1024), miou_test=71.5, miou_reference=75.86, fps=51, fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)")
+@register_model(
+    "fddwnet",
+    title="FDDWNet",
+    paper="https://arxiv.org/abs/1911.00632",
+    year=2019,
+    venue="ICASSP",
+    encoder="-",
+    params=773_682,
+    params_paper=0.80,
+    gmacs=8.5751,
+    gmacs_size=(512, 1024),
+    miou_test=71.5,
+    miou_reference=75.86,
+    fps=51,
+    fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)",
+)
 class FDDWNet(SegNetwork):
     """ERFNet's plan with depthwise factorised modules (Liu et al., 2019)."""
 
@@ -66,8 +88,19 @@ class FDDWNet(SegNetwork):
 @register_converter("fddwnet", source="zh320")
 def published_keys(model: FDDWNet) -> KeyTable:
     """The reference's names; its sixteen modules at 1/8 are two lists of eight."""
-    places = {"down1.learn": "layer1.conv", "down2.learn": "layer2.conv", "stage4": "layer3_7", "down3.learn": "layer8.conv", "up4": "layer25.up_conv", "refine4": "layer26_27",
-              "up2": "layer28.up_conv", "refine2": "layer29_30", "up1": "layer31.up_conv"}
+    places = {
+        "down1.learn": "layer1.conv",
+        "down2.learn": "layer2.conv",
+        "stage4": "layer3_7",
+        "down3.learn": "layer8.conv",
+        "up4": "layer25.up_conv",
+        "refine4": "layer26_27",
+        "up2": "layer28.up_conv",
+        "refine2": "layer29_30",
+        "up1": "layer31.up_conv",
+    }
     eighth = [(r"^stage8\.(\d+)\.", lambda m: f"layer{'9_16' if int(m[1]) < 8 else '17_24'}.{int(m[1]) % 8}.")]
     parts = [(r"\.near\.(\d)\.", r".conv.\1."), (r"\.far\.(\d)\.", lambda m: f".conv.{int(m[1]) + 3}.")]
-    return rename_keys(model, [*((f"^{ours}\\.", f"{theirs}.") for ours, theirs in places.items()), *eighth, *parts, *LISTED])
+    return rename_keys(
+        model, [*((f"^{ours}\\.", f"{theirs}.") for ours, theirs in places.items()), *eighth, *parts, *LISTED]
+    )

@@ -18,7 +18,10 @@ from .ddrnet import RESIDUAL_NAMES, residuals
 from .registry import register_model
 
 # %% ../../nbs/models/64_ffnet.ipynb #cell005
-PLANS = {"46ns": ((64, 64, 64), (64, 128, 256), (6, 8, 8)), "78s": ((32, 64), (64, 128, 192, 320), (6, 12, 12, 8))}  # stem, widths, depths
+PLANS = {
+    "46ns": ((64, 64, 64), (64, 128, 256), (6, 8, 8)),
+    "78s": ((32, 64), (64, 128, 192, 320), (6, 12, 12, 8)),
+}  # stem, widths, depths
 
 
 class FFNetEncoder(nn.Module):
@@ -27,11 +30,18 @@ class FFNetEncoder(nn.Module):
     def __init__(self, size: str, in_channels: int):
         super().__init__()
         stem, widths, depths = PLANS[size]
-        self.stem = nn.Sequential(*(ConvBNAct(a, b, stride=2 if k < 2 else 1) for k, (a, b) in enumerate(zip((in_channels, *stem[:-1]), stem, strict=True))))
+        self.stem = nn.Sequential(
+            *(
+                ConvBNAct(a, b, stride=2 if k < 2 else 1)
+                for k, (a, b) in enumerate(zip((in_channels, *stem[:-1]), stem, strict=True))
+            )
+        )
         self.keeps_stem = len(widths) == 3
         strides = (2 if self.keeps_stem else 1, *(2 for _ in widths[1:]))
         ins = (stem[-1], *widths[:-1])
-        self.stages = nn.ModuleList(residuals(a, b, stride=s, depth=d) for a, b, s, d in zip(ins, widths, strides, depths, strict=True))
+        self.stages = nn.ModuleList(
+            residuals(a, b, stride=s, depth=d) for a, b, s, d in zip(ins, widths, strides, depths, strict=True)
+        )
         self.channels = (stem[-1], *widths) if self.keeps_stem else widths
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -77,16 +87,39 @@ class FFNet(SegNetwork):
         return SegOutput(self.head(self.pyramid(maps)), self.aux_logits(x16=maps[2]))
 
 
-FACTS = dict(paper="https://arxiv.org/abs/2206.08236", year=2022, venue="CVPRW", family="ffnet", encoder="-", gmacs_size=(512, 1024))
+FACTS = dict(
+    paper="https://arxiv.org/abs/2206.08236",
+    year=2022,
+    venue="CVPRW",
+    family="ffnet",
+    encoder="-",
+    gmacs_size=(512, 1024),
+)
 
 
-@register_model("ffnet46ns", title="FFNet-46NS", params=13_181_203, gmacs=42.1653, miou_val=77.5, notes="input 512 x 1024, made from 1024 x 2048", **FACTS)
+@register_model(
+    "ffnet46ns",
+    title="FFNet-46NS",
+    params=13_181_203,
+    gmacs=42.1653,
+    miou_val=77.5,
+    notes="input 512 x 1024, made from 1024 x 2048",
+    **FACTS,
+)
 def ffnet46ns(num_classes: int = 19, *, in_channels: int = 3, aux: bool = False) -> FFNet:
     """FFNet-46NS (mobile, C-B-B) with fresh weights."""
     return FFNet(num_classes, in_channels=in_channels, size="46ns", aux=aux)
 
 
-@register_model("ffnet78s", title="FFNet-78S", params=27_486_835, gmacs=93.7532, miou_val=80.5, notes="input 512 x 1024, made from 1024 x 2048", **FACTS)
+@register_model(
+    "ffnet78s",
+    title="FFNet-78S",
+    params=27_486_835,
+    gmacs=93.7532,
+    miou_val=80.5,
+    notes="input 512 x 1024, made from 1024 x 2048",
+    **FACTS,
+)
 def ffnet78s(num_classes: int = 19, *, in_channels: int = 3, aux: bool = False) -> FFNet:
     """FFNet-78S (mobile, B-B-B) with fresh weights."""
     return FFNet(num_classes, in_channels=in_channels, size="78s", aux=aux)
@@ -95,8 +128,19 @@ def ffnet78s(num_classes: int = 19, *, in_channels: int = 3, aux: bool = False) 
 @register_converter("ffnet46ns", "ffnet78s", source="authors")
 def published_keys(model: FFNet) -> KeyTable:
     """The authors' names."""
-    encoder = [(r"^encoder\.stem\.(\d)\.conv\.", r"backbone_model.conv\1."), (r"^encoder\.stem\.(\d)\.bn\.", r"backbone_model.bn\1."), (r"^encoder\.stages\.(\d)", lambda m: f"backbone_model.layer{int(m[1]) + 1}"), *RESIDUAL_NAMES]
+    encoder = [
+        (r"^encoder\.stem\.(\d)\.conv\.", r"backbone_model.conv\1."),
+        (r"^encoder\.stem\.(\d)\.bn\.", r"backbone_model.bn\1."),
+        (r"^encoder\.stages\.(\d)", lambda m: f"backbone_model.layer{int(m[1]) + 1}"),
+        *RESIDUAL_NAMES,
+    ]
     scale = {"0": "4", "1": "8", "2": "16", "3": "32"}
-    head = [(r"^pyramid\.adapt\.(\d)", r"head.layers.0.adapter_conv.\1.layers"), (r"^pyramid\.say\.0", "head.layers.1.fam_4.layers"), (r"^pyramid\.say\.(\d)", lambda m: f"head.layers.1.fam_{scale[m[1]]}_sm.layers"),
-            (r"^pyramid\.up\.(\d)", lambda m: f"head.layers.1.fam_{scale[str(int(m[1]) + 1)]}_up.layers"), (r"^head\.0", "head.layers.3.last_layer"), (r"^head\.1\.", "head.layers.3.last_layer.3.")]
+    head = [
+        (r"^pyramid\.adapt\.(\d)", r"head.layers.0.adapter_conv.\1.layers"),
+        (r"^pyramid\.say\.0", "head.layers.1.fam_4.layers"),
+        (r"^pyramid\.say\.(\d)", lambda m: f"head.layers.1.fam_{scale[m[1]]}_sm.layers"),
+        (r"^pyramid\.up\.(\d)", lambda m: f"head.layers.1.fam_{scale[str(int(m[1]) + 1)]}_up.layers"),
+        (r"^head\.0", "head.layers.3.last_layer"),
+        (r"^head\.1\.", "head.layers.3.last_layer.3."),
+    ]
     return rename_keys(model, [*head, *encoder, *LISTED], unused=("smoothing.weight",))

@@ -55,18 +55,40 @@ class MutualEmbedding(nn.Module):
         return fine * what + resize(coarse, size_of(fine)) * where
 
 # %% ../../nbs/models/33_fpenet.ipynb #cell011
-@register_model("fpenet", title="FPENet", paper="https://arxiv.org/abs/1909.08599", year=2019, venue="BMVC", encoder="-", params=361_804, params_paper=0.38,
-                gmacs=4.2301, gmacs_size=(512, 1024), miou_test=70.1, miou_reference=72.05, fps=90, fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)")
+@register_model(
+    "fpenet",
+    title="FPENet",
+    paper="https://arxiv.org/abs/1909.08599",
+    year=2019,
+    venue="BMVC",
+    encoder="-",
+    params=361_804,
+    params_paper=0.38,
+    gmacs=4.2301,
+    gmacs_size=(512, 1024),
+    miou_test=70.1,
+    miou_reference=72.05,
+    fps=90,
+    fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)",
+)
 class FPENet(SegNetwork):
     """Pyramid encoding blocks, mutual embedding upsampling (Liu and Yin, 2019); `depths` are the residual blocks at 1/4 and 1/8."""
 
     align_corners = True
 
-    def __init__(self, num_classes: int = 19, *, in_channels: int = 3, depths: tuple[int, int] = (2, 8), aux: bool = False):
+    def __init__(
+        self, num_classes: int = 19, *, in_channels: int = 3, depths: tuple[int, int] = (2, 8), aux: bool = False
+    ):
         super().__init__(num_classes, in_channels)
         self.stem, self.stage2 = ConvBNAct(in_channels, 16, stride=2), PyramidEncoding(16, 16, expand=1)
-        self.down4, self.stage4 = PyramidEncoding(16, 32, expand=4, stride=2), nn.Sequential(*(PyramidEncoding(32, 32, expand=4) for _ in range(depths[0])))
-        self.down8, self.stage8 = PyramidEncoding(32, 64, expand=4, stride=2), nn.Sequential(*(PyramidEncoding(64, 64, expand=4) for _ in range(depths[1])))
+        self.down4, self.stage4 = (
+            PyramidEncoding(16, 32, expand=4, stride=2),
+            nn.Sequential(*(PyramidEncoding(32, 32, expand=4) for _ in range(depths[0]))),
+        )
+        self.down8, self.stage8 = (
+            PyramidEncoding(32, 64, expand=4, stride=2),
+            nn.Sequential(*(PyramidEncoding(64, 64, expand=4) for _ in range(depths[1]))),
+        )
         self.up4, self.up2 = MutualEmbedding(32, 64, 64), MutualEmbedding(16, 64, 32)
         self.head = ConvBNAct(32, num_classes, 1)
         self.add_aux_heads({"x8": 64} if aux else {})
@@ -82,7 +104,33 @@ class FPENet(SegNetwork):
 @register_converter("fpenet", source="zh320")
 def published_keys(model: FPENet) -> KeyTable:
     """The reference's names."""
-    places = [(r"^stem\.", "stage1.0."), (r"^stage2\.", "stage1.1."), (r"^down4\.", "stage2_0."), (r"^stage4\.", "stage2."), (r"^down8\.", "stage3_0."), (r"^stage8\.", "stage3."), (r"^up4\.", "decoder2."), (r"^up2\.", "decoder1.")]
-    parts = [(r"\.widen\.", ".conv_init."), (r"\.filters\.", ".layers."), (r"\.narrow\.", ".conv_last."), (r"\.fine\.", ".conv_low."), (r"\.coarse\.", ".conv_high."), (r"\.places\.conv\.", ".sa.conv.0."), (r"\.places\.bn\.", ".sa.conv.1."),
-             (r"\.channels\.", ".ca.1."), (r"^head\.", "final.")]
-    return rename_keys(model, [*places, *parts, (r"(conv_init|conv_last|conv_low|conv_high|layers\.\d|ca\.1|final|stage1\.0)\.conv\.", r"\1.0."), (r"(conv_init|conv_last|conv_low|conv_high|layers\.\d|ca\.1|final|stage1\.0)\.bn\.", r"\1.1.")])
+    places = [
+        (r"^stem\.", "stage1.0."),
+        (r"^stage2\.", "stage1.1."),
+        (r"^down4\.", "stage2_0."),
+        (r"^stage4\.", "stage2."),
+        (r"^down8\.", "stage3_0."),
+        (r"^stage8\.", "stage3."),
+        (r"^up4\.", "decoder2."),
+        (r"^up2\.", "decoder1."),
+    ]
+    parts = [
+        (r"\.widen\.", ".conv_init."),
+        (r"\.filters\.", ".layers."),
+        (r"\.narrow\.", ".conv_last."),
+        (r"\.fine\.", ".conv_low."),
+        (r"\.coarse\.", ".conv_high."),
+        (r"\.places\.conv\.", ".sa.conv.0."),
+        (r"\.places\.bn\.", ".sa.conv.1."),
+        (r"\.channels\.", ".ca.1."),
+        (r"^head\.", "final."),
+    ]
+    return rename_keys(
+        model,
+        [
+            *places,
+            *parts,
+            (r"(conv_init|conv_last|conv_low|conv_high|layers\.\d|ca\.1|final|stage1\.0)\.conv\.", r"\1.0."),
+            (r"(conv_init|conv_last|conv_low|conv_high|layers\.\d|ca\.1|final|stage1\.0)\.bn\.", r"\1.1."),
+        ],
+    )

@@ -27,7 +27,11 @@ class ThinBottleneck(nn.Module):
     def __init__(self, channels: int, *, dilation: int = 1, factorized: bool = False):
         super().__init__()
         h = channels // 4
-        filters = [ConvBNAct(h, h, (1, 3), act="none"), ConvBNAct(h, h, (3, 1), act=ACT)] if factorized else [ConvBNAct(h, h, dilation=dilation, act=ACT)]
+        filters = (
+            [ConvBNAct(h, h, (1, 3), act="none"), ConvBNAct(h, h, (3, 1), act=ACT)]
+            if factorized
+            else [ConvBNAct(h, h, dilation=dilation, act=ACT)]
+        )
         self.body = nn.Sequential(ConvBNAct(channels, h, 1, act=ACT), *filters, ConvBNAct(h, channels, 1, act="none"))
         self.act = activation(ACT)
 
@@ -67,16 +71,36 @@ class ThinUp(nn.Module):
         return self.act(side + resize(self.main(x + encoded), size))
 
 # %% ../../nbs/models/23_fssnet.ipynb #cell011
-@register_model("fssnet", title="FSSNet", paper="https://doi.org/10.1109/TII.2018.2849348", year=2018, venue="TII 2019", encoder="-", params=199_690, params_paper=0.2,
-                gmacs=2.9254, gmacs_size=(512, 1024), miou_test=58.8, miou_reference=65.44, fps=121, fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)")
+@register_model(
+    "fssnet",
+    title="FSSNet",
+    paper="https://doi.org/10.1109/TII.2018.2849348",
+    year=2018,
+    venue="TII 2019",
+    encoder="-",
+    params=199_690,
+    params_paper=0.2,
+    gmacs=2.9254,
+    gmacs_size=(512, 1024),
+    miou_test=58.8,
+    miou_reference=65.44,
+    fps=121,
+    fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)",
+)
 class FSSNet(SegNetwork):
     """Factorised, then dilated bottlenecks, decoder of sums (Zhang et al., 2018)."""
 
     def __init__(self, num_classes: int = 19, *, in_channels: int = 3, aux: bool = False):
         super().__init__(num_classes, in_channels)
         self.initial = ConvPoolDown(in_channels, 16, act=ACT)
-        self.down1, self.factorized = ThinDown(16, 64), nn.Sequential(*(ThinBottleneck(64, factorized=True) for _ in range(4)))
-        self.down2, self.dilated = ThinDown(64, 128), nn.Sequential(*(ThinBottleneck(128, dilation=d) for d in (2, 5, 9, 2, 5, 9)))
+        self.down1, self.factorized = (
+            ThinDown(16, 64),
+            nn.Sequential(*(ThinBottleneck(64, factorized=True) for _ in range(4))),
+        )
+        self.down2, self.dilated = (
+            ThinDown(64, 128),
+            nn.Sequential(*(ThinBottleneck(128, dilation=d) for d in (2, 5, 9, 2, 5, 9))),
+        )
         self.up2, self.refine2 = ThinUp(128, 64), nn.Sequential(ThinBottleneck(64), ThinBottleneck(64))
         self.up1, self.refine1 = ThinUp(64, 16), nn.Sequential(ThinBottleneck(16), ThinBottleneck(16))
         self.last = DeconvBNAct(16, num_classes, act=ACT)
@@ -97,8 +121,30 @@ class FSSNet(SegNetwork):
 @register_converter("fssnet", source="zh320")
 def published_keys(model: FSSNet) -> KeyTable:
     """The reference's names."""
-    places = [(r"^initial\.learn\.", "init_block.conv."), (r"^refine(\d)\.", r"bottleneck\1."), (r"^last\.act\.", "full_conv.up_conv.2.activation."), (r"^last\.", "full_conv.up_conv.")]
-    down = [(r"^(down\d)\.halve\.", r"\1.conv.0.0."), (r"^(down\d)\.norm\.", r"\1.conv.0.1."), (r"^(down\d)\.first_act\.", r"\1.conv.0.2.activation."), (r"^(down\d)\.body\.(\d)\.", lambda m: f"{m[1]}.conv.{int(m[2]) + 1}."), (r"^(down\d)\.main\.", r"\1.pool.1.")]
-    up = [(r"^(up\d)\.reduce\.", r"\1.deconv.0."), (r"^(up\d)\.grow\.", r"\1.deconv.1.up_conv."), (r"^(up\d)\.expand\.", r"\1.deconv.2."), (r"^(up\d)\.main\.", r"\1.conv.")]
-    acts = [(r"\.body\.", ".conv."), (r"^((?:down|up)\d|(?:factorized|dilated|bottleneck\d)\.\d)\.act\.weight", r"\1.act.activation.weight"), (r"(?<!activation)\.act\.weight$", ".2.activation.weight")]
-    return rename_keys(model, [*places, *down, *up, *acts, (r"\.conv\.(weight|bias)$", r".0.\1"), (r"\.bn\.(\w+)$", r".1.\1")])
+    places = [
+        (r"^initial\.learn\.", "init_block.conv."),
+        (r"^refine(\d)\.", r"bottleneck\1."),
+        (r"^last\.act\.", "full_conv.up_conv.2.activation."),
+        (r"^last\.", "full_conv.up_conv."),
+    ]
+    down = [
+        (r"^(down\d)\.halve\.", r"\1.conv.0.0."),
+        (r"^(down\d)\.norm\.", r"\1.conv.0.1."),
+        (r"^(down\d)\.first_act\.", r"\1.conv.0.2.activation."),
+        (r"^(down\d)\.body\.(\d)\.", lambda m: f"{m[1]}.conv.{int(m[2]) + 1}."),
+        (r"^(down\d)\.main\.", r"\1.pool.1."),
+    ]
+    up = [
+        (r"^(up\d)\.reduce\.", r"\1.deconv.0."),
+        (r"^(up\d)\.grow\.", r"\1.deconv.1.up_conv."),
+        (r"^(up\d)\.expand\.", r"\1.deconv.2."),
+        (r"^(up\d)\.main\.", r"\1.conv."),
+    ]
+    acts = [
+        (r"\.body\.", ".conv."),
+        (r"^((?:down|up)\d|(?:factorized|dilated|bottleneck\d)\.\d)\.act\.weight", r"\1.act.activation.weight"),
+        (r"(?<!activation)\.act\.weight$", ".2.activation.weight"),
+    ]
+    return rename_keys(
+        model, [*places, *down, *up, *acts, (r"\.conv\.(weight|bias)$", r".0.\1"), (r"\.bn\.(\w+)$", r".1.\1")]
+    )

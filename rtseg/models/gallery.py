@@ -13,7 +13,17 @@ from .facts import facts_of, known_facts
 
 # %% ../../nbs/models/90_gallery.ipynb #cell004
 COMPARED_AT = (512, 1024)
-COLUMNS = {"name": "name", "title": "title", "year": "year", "encoder": "encoder", "params": "params (M)", "gmacs": "GMAC", "miou": "mIoU (%)", "miou_of": "of", "fps": "published fps"}
+COLUMNS = {
+    "name": "name",
+    "title": "title",
+    "year": "year",
+    "encoder": "encoder",
+    "params": "params (M)",
+    "gmacs": "GMAC",
+    "miou": "mIoU (%)",
+    "miou_of": "of",
+    "fps": "published fps",
+}
 FORMATS = {"year": "d", "params": ".2f", "gmacs": ".2f", "miou": ".1f", "fps": ".0f"}
 MIOU_SOURCES = {"miou_val": "paper, val", "miou_test": "paper, test", "miou_reference": "reference, val"}
 
@@ -23,21 +33,38 @@ def gallery_row(name: str) -> dict[str, Any]:
     info = facts_of(name)
     params, gmacs = info.get("params"), info.get("gmacs") if info.get("gmacs_size") == COMPARED_AT else None
     source = next((key for key in MIOU_SOURCES if info.get(key) is not None), None)
-    return {"name": name, "title": info["title"], "year": info["year"], "encoder": info.get("encoder", "-"), "params": None if params is None else params / 1e6, "gmacs": gmacs,
-            "miou": info.get(source), "miou_of": MIOU_SOURCES.get(source, "-"), "fps": info.get("fps"), "fps_note": info.get("fps_note"), "paper": info["paper"]}
+    return {
+        "name": name,
+        "title": info["title"],
+        "year": info["year"],
+        "encoder": info.get("encoder", "-"),
+        "params": None if params is None else params / 1e6,
+        "gmacs": gmacs,
+        "miou": info.get(source),
+        "miou_of": MIOU_SOURCES.get(source, "-"),
+        "fps": info.get("fps"),
+        "fps_note": info.get("fps_note"),
+        "paper": info["paper"],
+    }
 
 # %% ../../nbs/models/90_gallery.ipynb #cell007
 DESCENDING = ("miou", "fps", "year")
 
 
-def gallery(*, sort: str = "year", max_params: float | None = None, max_gmacs: float | None = None, since: int | None = None) -> list[dict[str, Any]]:
+def gallery(
+    *, sort: str = "year", max_params: float | None = None, max_gmacs: float | None = None, since: int | None = None
+) -> list[dict[str, Any]]:
     """Rows of all networks, sorted by a column; limits in millions of parameters, GMAC at 512 x 1024, and year. Unknown columns raise `ConfigError`."""
     check_choice(sort, COLUMNS, what="column")
     for what, limit in (("max_params", max_params), ("max_gmacs", max_gmacs)):
         if limit is not None and limit <= 0:
             raise ConfigError(f"{what}={limit} leaves nothing: give a positive number")
     rows = [gallery_row(name) for name in known_facts()]
-    kept = [r for r in rows if _within(r["params"], max_params) and _within(r["gmacs"], max_gmacs) and (since is None or r["year"] >= since)]
+    kept = [
+        r
+        for r in rows
+        if _within(r["params"], max_params) and _within(r["gmacs"], max_gmacs) and (since is None or r["year"] >= since)
+    ]
     known, unknown = [r for r in kept if r[sort] is not None], [r for r in kept if r[sort] is None]
     return sorted(known, key=lambda r: r[sort], reverse=sort in DESCENDING) + unknown
 

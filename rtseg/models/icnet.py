@@ -55,14 +55,39 @@ class CascadeFusion(nn.Module):
         return (self.coarse(grown) + self.fine(fine)).relu(), grown
 
 # %% ../../nbs/models/16_icnet.ipynb #cell011
-@register_model("icnet", title="ICNet", paper="https://arxiv.org/abs/1704.08545", year=2017, venue="ECCV 2018", encoder="ResNet-18", params=12_421_088, params_paper=26.55, params_training=12_868_832,
-                gmacs=16.9588, gmacs_size=(512, 1024), miou_val=67.7, miou_test=69.5, miou_reference=69.65, fps=102, fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)", notes="encoder='resnet50', 'mobilenetv2_100'")
+@register_model(
+    "icnet",
+    title="ICNet",
+    paper="https://arxiv.org/abs/1704.08545",
+    year=2017,
+    venue="ECCV 2018",
+    encoder="ResNet-18",
+    params=12_421_088,
+    params_paper=26.55,
+    params_training=12_868_832,
+    gmacs=16.9588,
+    gmacs_size=(512, 1024),
+    miou_val=67.7,
+    miou_test=69.5,
+    miou_reference=69.65,
+    fps=102,
+    fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)",
+    notes="encoder='resnet50', 'mobilenetv2_100'",
+)
 class ICNet(SegNetwork):
     """Image cascade of three sizes with one shared encoder (Zhao et al., 2017)."""
 
     align_corners = True
 
-    def __init__(self, num_classes: int = 19, *, in_channels: int = 3, encoder: str = "resnet18", pretrained: bool | str | Path = False, aux: bool = True):
+    def __init__(
+        self,
+        num_classes: int = 19,
+        *,
+        in_channels: int = 3,
+        encoder: str = "resnet18",
+        pretrained: bool | str | Path = False,
+        aux: bool = True,
+    ):
         super().__init__(num_classes, in_channels)
         self.encoder = dilate(Encoder(encoder, in_channels=in_channels, pretrained=pretrained))
         c4, c8, _, deep = self.encoder.channels
@@ -91,20 +116,54 @@ def start_from_pspnet(icnet: ICNet, state: Mapping[str, Tensor]) -> Start:
     given = {k.removeprefix("module."): v for k, v in state.items()}
     own = icnet.state_dict()
     wanted = [k for k in own if k.startswith(("encoder.", "pyramid."))]
-    wrong = [k for k in wanted if not k.endswith("num_batches_tracked") and (k not in given or given[k].shape != own[k].shape)]
+    wrong = [
+        k
+        for k in wanted
+        if not k.endswith("num_batches_tracked") and (k not in given or given[k].shape != own[k].shape)
+    ]
     if wrong:
         found = f"is {tuple(given[wrong[0]].shape)} there" if wrong[0] in given else "is not in it"
-        raise ArtifactError(f"this state is no start for an ICNet with encoder '{icnet.encoder.name}': {wrong[0]} {tuple(own[wrong[0]].shape)} {found}; "
-                            f"train a PSPNet with encoder='{icnet.encoder.name}', or build the ICNet with the PSPNet's encoder")
+        raise ArtifactError(
+            f"this state is no start for an ICNet with encoder '{icnet.encoder.name}': {wrong[0]} {tuple(own[wrong[0]].shape)} {found}; "
+            f"train a PSPNet with encoder='{icnet.encoder.name}', or build the ICNet with the PSPNet's encoder"
+        )
     copied = tuple(k for k in wanted if k in given)
     icnet.load_state_dict({k: given[k] for k in copied}, strict=False)
-    return Start(copied, tuple(name for name, part in icnet.named_children() if name not in ("encoder", "pyramid") and part.state_dict()))
+    return Start(
+        copied,
+        tuple(
+            name for name, part in icnet.named_children() if name not in ("encoder", "pyramid") and part.state_dict()
+        ),
+    )
 
 # %% ../../nbs/models/16_icnet.ipynb #cell017
 @register_converter("icnet", source="zh320")
 def published_keys(model: ICNet) -> KeyTable:
     """The reference's names; auxiliary heads that this network was built without may be in the file."""
-    fusions = [(r"^fusion16\.", "cff42."), (r"^fusion8\.", "cff21."), (r"\.coarse\.", ".conv1."), (r"\.fine\.", ".conv2.")]
-    heads = [(r"^aux_heads\.x16\.", "cff42.classifier."), (r"^aux_heads\.x8\.", "cff21.classifier."), (r"classifier\.gather\.", "classifier.0."), (r"classifier\.classify\.", "classifier.1.")]
-    return rename_keys(model, [(r"^encoder\.body\.", "backbone."), (r"^pyramid\.", "ppm."), *PYRAMID_RULES, (r"^shallow\.", "bottom_branch."), *heads, *fusions, *HEAD_RULES,
-                               (r"^((?!backbone|ppm)\S+)\.conv\.(weight|bias)$", r"\1.0.\2"), (r"^((?!backbone|ppm)\S+)\.bn\.(\w+)$", r"\1.1.\2")], unused=() if model.aux_heads else ("cff*.classifier.*",))
+    fusions = [
+        (r"^fusion16\.", "cff42."),
+        (r"^fusion8\.", "cff21."),
+        (r"\.coarse\.", ".conv1."),
+        (r"\.fine\.", ".conv2."),
+    ]
+    heads = [
+        (r"^aux_heads\.x16\.", "cff42.classifier."),
+        (r"^aux_heads\.x8\.", "cff21.classifier."),
+        (r"classifier\.gather\.", "classifier.0."),
+        (r"classifier\.classify\.", "classifier.1."),
+    ]
+    return rename_keys(
+        model,
+        [
+            (r"^encoder\.body\.", "backbone."),
+            (r"^pyramid\.", "ppm."),
+            *PYRAMID_RULES,
+            (r"^shallow\.", "bottom_branch."),
+            *heads,
+            *fusions,
+            *HEAD_RULES,
+            (r"^((?!backbone|ppm)\S+)\.conv\.(weight|bias)$", r"\1.0.\2"),
+            (r"^((?!backbone|ppm)\S+)\.bn\.(\w+)$", r"\1.1.\2"),
+        ],
+        unused=() if model.aux_heads else ("cff*.classifier.*",),
+    )

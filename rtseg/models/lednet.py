@@ -29,7 +29,11 @@ def half_branch(channels: int, dilation: int, *, column_first: bool) -> nn.Seque
     for d in (1, dilation):
         shapes = [((3, 1), (d, 0), (d, 1)), ((1, 3), (0, d), (1, d))]
         (k1, p1, d1), (k2, _, d2) = shapes if column_first else reversed(shapes)
-        steps += [nn.Conv2d(channels, channels, k1, padding=p1, dilation=d1), nn.ReLU(inplace=True), ConvBNAct(channels, channels, k2, dilation=d2)]
+        steps += [
+            nn.Conv2d(channels, channels, k1, padding=p1, dilation=d1),
+            nn.ReLU(inplace=True),
+            ConvBNAct(channels, channels, k2, dilation=d2),
+        ]
     return nn.Sequential(*steps)
 
 
@@ -71,8 +75,22 @@ def units(channels: int, dilations: tuple[int, ...]) -> nn.Sequential:
     return nn.Sequential(*(SplitShuffleUnit(channels, d) for d in dilations))
 
 
-@register_model("lednet", title="LEDNet", paper="https://arxiv.org/abs/1905.02423", year=2019, venue="ICIP", encoder="-", params=1_461_383, params_paper=0.94,
-                gmacs=11.8101, gmacs_size=(512, 1024), miou_test=70.6, miou_reference=72.63, fps=76, fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)")
+@register_model(
+    "lednet",
+    title="LEDNet",
+    paper="https://arxiv.org/abs/1905.02423",
+    year=2019,
+    venue="ICIP",
+    encoder="-",
+    params=1_461_383,
+    params_paper=0.94,
+    gmacs=11.8101,
+    gmacs_size=(512, 1024),
+    miou_test=70.6,
+    miou_reference=72.63,
+    fps=76,
+    fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)",
+)
 class LEDNet(SegNetwork):
     """Split-shuffle encoder, attention pyramid (Wang et al., 2019)."""
 
@@ -97,10 +115,26 @@ class LEDNet(SegNetwork):
 @register_converter("lednet", source="zh320")
 def published_keys(model: LEDNet) -> KeyTable:
     """The reference's names."""
-    places = [("down1.learn", "encoder.0.conv"), *((f"stage2.{i}", f"encoder.{i + 1}") for i in range(3)), ("down2.learn", "encoder.4.conv"), *((f"stage4.{i}", f"encoder.{i + 5}") for i in range(2)),
-              ("down3.learn", "encoder.7.conv"), *((f"stage8.{i}", f"encoder.{i + 8}") for i in range(8))]
-    pyramid = [("pyramid.down.0", "apn.left_conv1_1"), ("pyramid.down.1", "apn.left_conv2_1"), ("pyramid.down.2", "apn.left_conv3.0"), ("pyramid.score.0", "apn.left_conv1_2"), ("pyramid.score.1", "apn.left_conv2_2"),
-               ("pyramid.score.2", "apn.left_conv3.1"), ("pyramid.middle", "apn.mid_branch"), ("pyramid.whole", "apn.right_branch.1")]
+    places = [
+        ("down1.learn", "encoder.0.conv"),
+        *((f"stage2.{i}", f"encoder.{i + 1}") for i in range(3)),
+        ("down2.learn", "encoder.4.conv"),
+        *((f"stage4.{i}", f"encoder.{i + 5}") for i in range(2)),
+        ("down3.learn", "encoder.7.conv"),
+        *((f"stage8.{i}", f"encoder.{i + 8}") for i in range(8)),
+    ]
+    pyramid = [
+        ("pyramid.down.0", "apn.left_conv1_1"),
+        ("pyramid.down.1", "apn.left_conv2_1"),
+        ("pyramid.down.2", "apn.left_conv3.0"),
+        ("pyramid.score.0", "apn.left_conv1_2"),
+        ("pyramid.score.1", "apn.left_conv2_2"),
+        ("pyramid.score.2", "apn.left_conv3.1"),
+        ("pyramid.middle", "apn.mid_branch"),
+        ("pyramid.whole", "apn.right_branch.1"),
+    ]
     # the reference counts the activation between the two pairs as an item of its own, and so do we
     branches = [(r"\.(left|right)\.(\d)\.", r".\1_branch.\2.")]
-    return rename_keys(model, [*((f"^{ours}\\.", f"{theirs}.") for ours, theirs in (*places, *pyramid)), *branches, *LISTED])
+    return rename_keys(
+        model, [*((f"^{ours}\\.", f"{theirs}.") for ours, theirs in (*places, *pyramid)), *branches, *LISTED]
+    )

@@ -48,12 +48,34 @@ class GrowingHead(nn.Module):
         return self.last(self.refine(self.first(x)), size)
 
 # %% ../../nbs/models/15_linknet.ipynb #cell012
-@register_model("linknet", title="LinkNet", paper="https://arxiv.org/abs/1707.03718", year=2017, venue="VCIP", encoder="ResNet-18", params=11_538_969, params_paper=11.5,
-                gmacs=22.1501, gmacs_size=(512, 1024), miou_test=76.4, miou_reference=73.39, fps=106, fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)")
+@register_model(
+    "linknet",
+    title="LinkNet",
+    paper="https://arxiv.org/abs/1707.03718",
+    year=2017,
+    venue="VCIP",
+    encoder="ResNet-18",
+    params=11_538_969,
+    params_paper=11.5,
+    gmacs=22.1501,
+    gmacs_size=(512, 1024),
+    miou_test=76.4,
+    miou_reference=73.39,
+    fps=106,
+    fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)",
+)
 class LinkNet(SegNetwork):
     """ResNet encoder, decoder of added links (Chaurasia and Culurciello, 2017)."""
 
-    def __init__(self, num_classes: int = 19, *, in_channels: int = 3, encoder: str = "resnet18", pretrained: bool | str | Path = False, aux: bool = False):
+    def __init__(
+        self,
+        num_classes: int = 19,
+        *,
+        in_channels: int = 3,
+        encoder: str = "resnet18",
+        pretrained: bool | str | Path = False,
+        aux: bool = False,
+    ):
         super().__init__(num_classes, in_channels)
         self.encoder = Encoder(encoder, in_channels=in_channels, pretrained=pretrained)
         c4, c8, c16, c32 = self.encoder.channels
@@ -77,6 +99,20 @@ class LinkNet(SegNetwork):
 @register_converter("linknet", source="zh320")
 def published_keys(model: LinkNet) -> KeyTable:
     """The reference's names."""
-    return rename_keys(model, [(r"^encoder\.body\.", "backbone."), (r"^block", "dec_block"), (r"\.narrow\.", ".conv1."), (r"\.widen\.", ".conv2."),
-                               (r"^(dec_block[234])\.grow\.conv", r"\1.full_conv.up_conv.0"), (r"^(dec_block[234])\.grow\.bn", r"\1.full_conv.up_conv.1"), (r"\.grow\.", ".full_conv."),
-                               (r"^head\.(first|last)\.", r"seg_head.\1.up_conv."), (r"^head\.refine", "seg_head.1"), (r"\.first\.", ".0."), (r"\.last\.", ".2."), *LISTED])
+    return rename_keys(
+        model,
+        [
+            (r"^encoder\.body\.", "backbone."),
+            (r"^block", "dec_block"),
+            (r"\.narrow\.", ".conv1."),
+            (r"\.widen\.", ".conv2."),
+            (r"^(dec_block[234])\.grow\.conv", r"\1.full_conv.up_conv.0"),
+            (r"^(dec_block[234])\.grow\.bn", r"\1.full_conv.up_conv.1"),
+            (r"\.grow\.", ".full_conv."),
+            (r"^head\.(first|last)\.", r"seg_head.\1.up_conv."),
+            (r"^head\.refine", "seg_head.1"),
+            (r"\.first\.", ".0."),
+            (r"\.last\.", ".2."),
+            *LISTED,
+        ],
+    )

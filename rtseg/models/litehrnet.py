@@ -31,7 +31,9 @@ class ShuffleDown(nn.Module):
         super().__init__()
         half_in, half_out = in_channels // 2, out_channels // 2
         self.left = ConvBNAct(half_in, half_out, 1, stride=2)
-        self.right = nn.Sequential(ConvBNAct(half_in, half_out, 1), depthwise(half_out, stride=2), ConvBNAct(half_out, half_out, 1))
+        self.right = nn.Sequential(
+            ConvBNAct(half_in, half_out, 1), depthwise(half_out, stride=2), ConvBNAct(half_out, half_out, 1)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         a, b = x.chunk(2, dim=1)
@@ -74,7 +76,9 @@ class WeightingUnit(nn.Module):
 # %% ../../nbs/models/45_litehrnet.ipynb #cell014
 def descend(in_channels: int, out_channels: int, steps: int) -> nn.Sequential:
     """Halve `steps` times; only the last step changes the channels."""
-    return nn.Sequential(*(SeparableConv(in_channels, out_channels if i == steps - 1 else in_channels, stride=2) for i in range(steps)))
+    return nn.Sequential(
+        *(SeparableConv(in_channels, out_channels if i == steps - 1 else in_channels, stride=2) for i in range(steps))
+    )
 
 
 class Exchange(nn.Module):
@@ -82,7 +86,10 @@ class Exchange(nn.Module):
 
     def __init__(self, channels: tuple[int, ...], targets: tuple[int, ...]):
         super().__init__()
-        self.paths = nn.ModuleList(nn.ModuleList(self._path(i, j, channels, targets) for j in range(len(targets))) for i in range(len(channels)))
+        self.paths = nn.ModuleList(
+            nn.ModuleList(self._path(i, j, channels, targets) for j in range(len(targets)))
+            for i in range(len(channels))
+        )
 
     @staticmethod
     def _path(source: int, target: int, channels: tuple[int, ...], targets: tuple[int, ...]) -> nn.Module:
@@ -126,12 +133,28 @@ MODULES = {"18": (2, 4, 2), "30": (3, 8, 3)}
 
 def stage(branches: int, modules: int) -> nn.Sequential:
     """`modules` modules on the first `branches` widths; the last one founds another branch, if there is a width for one."""
-    here, more = WIDTHS[:branches], WIDTHS[:branches + 1]
+    here, more = WIDTHS[:branches], WIDTHS[: branches + 1]
     return nn.Sequential(*(Module(here, here if i < modules - 1 else more) for i in range(modules)))
 
 # %% ../../nbs/models/45_litehrnet.ipynb #cell022
-@register_model("litehrnet", title="Lite-HRNet-18", paper="https://arxiv.org/abs/2104.06403", year=2021, venue="CVPR", encoder="-", params=1_088_700, params_paper=1.1,
-                gmacs=4.6441, gmacs_size=(512, 1024), miou_val=73.8, miou_test=72.8, miou_reference=70.66, fps=30, fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)", notes="depth=30 is Lite-HRNet-30")
+@register_model(
+    "litehrnet",
+    title="Lite-HRNet-18",
+    paper="https://arxiv.org/abs/2104.06403",
+    year=2021,
+    venue="CVPR",
+    encoder="-",
+    params=1_088_700,
+    params_paper=1.1,
+    gmacs=4.6441,
+    gmacs_size=(512, 1024),
+    miou_val=73.8,
+    miou_test=72.8,
+    miou_reference=70.66,
+    fps=30,
+    fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)",
+    notes="depth=30 is Lite-HRNet-30",
+)
 class LiteHRNet(SegNetwork):
     """Parallel branches with conditional channel weighting (Yu et al., 2021); depth 18 or 30."""
 
@@ -160,14 +183,38 @@ class LiteHRNet(SegNetwork):
 @register_converter("litehrnet", source="zh320")
 def published_keys(model: LiteHRNet) -> KeyTable:
     """The reference's names: it numbers weighting, units and exchange of all modules of a stage in one list."""
+
     def block(offset: int) -> str:
         return lambda m: f"{m[1]}.stage_blocks.{3 * int(m[2]) + offset}."
 
-    parts = [(r"^(stage\d)\.(\d)\.weighting\.", block(0)), (r"^(stage\d)\.(\d)\.units\.", block(1)), (r"^(stage\d)\.(\d)\.exchange\.paths\.", block(2))]
-    stem = [(r"^stem\.1\.left\.", "stem.1.left_branch."), (r"^stem\.1\.right\.", "stem.1.right_branch."), (r"^down\.", "stage1_down."), (r"^join\.", "rep_head.seg_head.0."), (r"^classify\.", "rep_head.seg_head.1.")]
-    streams = [(r"(stage_blocks\.\d+)\.(\d)\.(\d)\.filter\.", r"\1.\2.\3.right_branch."), (r"(stage_blocks\.\d+\.\d\.\d)\.squeeze\.", r"\1.sw.fc.0."), (r"(stage_blocks\.\d+\.\d\.\d)\.excite\.", r"\1.sw.fc.1."),
-               (r"(stage_blocks\.\d+)\.squeeze\.", r"\1.conv.0."), (r"(stage_blocks\.\d+)\.excite\.", r"\1.conv.1."),
-               (r"(stage_blocks\.\d+)\.(\d)\.(\d)\.(\d)\.(depth|point)\.", lambda m: f"{m[1]}.stream{int(m[2]) + 1}.{m[3]}.conv.{m[4]}.{m[5]}."),
-               (r"(stage_blocks\.\d+)\.(\d)\.(\d)\.(conv|bn)\.", lambda m: f"{m[1]}.stream{int(m[2]) + 1}.{m[3]}.0.{m[4]}.")]
-    last = [(r"\.depth\.", ".0."), (r"\.point\.", ".1."), (r"\.conv\.(weight|bias)$", r".0.\1"), (r"\.bn\.(\w+)$", r".1.\1")]
+    parts = [
+        (r"^(stage\d)\.(\d)\.weighting\.", block(0)),
+        (r"^(stage\d)\.(\d)\.units\.", block(1)),
+        (r"^(stage\d)\.(\d)\.exchange\.paths\.", block(2)),
+    ]
+    stem = [
+        (r"^stem\.1\.left\.", "stem.1.left_branch."),
+        (r"^stem\.1\.right\.", "stem.1.right_branch."),
+        (r"^down\.", "stage1_down."),
+        (r"^join\.", "rep_head.seg_head.0."),
+        (r"^classify\.", "rep_head.seg_head.1."),
+    ]
+    streams = [
+        (r"(stage_blocks\.\d+)\.(\d)\.(\d)\.filter\.", r"\1.\2.\3.right_branch."),
+        (r"(stage_blocks\.\d+\.\d\.\d)\.squeeze\.", r"\1.sw.fc.0."),
+        (r"(stage_blocks\.\d+\.\d\.\d)\.excite\.", r"\1.sw.fc.1."),
+        (r"(stage_blocks\.\d+)\.squeeze\.", r"\1.conv.0."),
+        (r"(stage_blocks\.\d+)\.excite\.", r"\1.conv.1."),
+        (
+            r"(stage_blocks\.\d+)\.(\d)\.(\d)\.(\d)\.(depth|point)\.",
+            lambda m: f"{m[1]}.stream{int(m[2]) + 1}.{m[3]}.conv.{m[4]}.{m[5]}.",
+        ),
+        (r"(stage_blocks\.\d+)\.(\d)\.(\d)\.(conv|bn)\.", lambda m: f"{m[1]}.stream{int(m[2]) + 1}.{m[3]}.0.{m[4]}."),
+    ]
+    last = [
+        (r"\.depth\.", ".0."),
+        (r"\.point\.", ".1."),
+        (r"\.conv\.(weight|bias)$", r".0.\1"),
+        (r"\.bn\.(\w+)$", r".1.\1"),
+    ]
     return rename_keys(model, [*parts, *stem, *streams, *last])

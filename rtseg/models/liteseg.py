@@ -24,9 +24,13 @@ from .registry import register_model
 class DenseAtrousPyramid(nn.Module):
     """N x C x H x W -> N x out_channels x H x W (DASPP)."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, hidden: int = 64, dilations: tuple[int, ...] = (3, 6, 9)):
+    def __init__(
+        self, in_channels: int, out_channels: int, *, hidden: int = 64, dilations: tuple[int, ...] = (3, 6, 9)
+    ):
         super().__init__()
-        self.branches = nn.ModuleList([ConvBNAct(in_channels, hidden, 1), *(ConvBNAct(in_channels, hidden, dilation=d) for d in dilations)])
+        self.branches = nn.ModuleList(
+            [ConvBNAct(in_channels, hidden, 1), *(ConvBNAct(in_channels, hidden, dilation=d) for d in dilations)]
+        )
         self.whole = nn.Conv2d(in_channels, hidden, 1, bias=False)
         self.mix = ConvBNAct(in_channels + hidden * (len(dilations) + 2), out_channels, 1)
 
@@ -35,19 +39,44 @@ class DenseAtrousPyramid(nn.Module):
         return self.mix(torch.cat([x, *(branch(x) for branch in self.branches), whole], dim=1))
 
 # %% ../../nbs/models/35_liteseg.ipynb #cell008
-@register_model("liteseg", title="LiteSeg", paper="https://arxiv.org/abs/1912.06683", year=2019, venue="DICTA", encoder="MobileNetV2", params=4_286_336, params_paper=4.38,
-                gmacs=16.0846, gmacs_size=(512, 1024), miou_val=70.0, miou_test=67.8, miou_reference=76.10, fps=117, fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)")
+@register_model(
+    "liteseg",
+    title="LiteSeg",
+    paper="https://arxiv.org/abs/1912.06683",
+    year=2019,
+    venue="DICTA",
+    encoder="MobileNetV2",
+    params=4_286_336,
+    params_paper=4.38,
+    gmacs=16.0846,
+    gmacs_size=(512, 1024),
+    miou_val=70.0,
+    miou_test=67.8,
+    miou_reference=76.10,
+    fps=117,
+    fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)",
+)
 class LiteSeg(SegNetwork):
     """Encoder, dense atrous pyramid, early features (Emara et al., 2019)."""
 
     align_corners = True
 
-    def __init__(self, num_classes: int = 19, *, in_channels: int = 3, encoder: str = "mobilenetv2_100", pretrained: bool | str | Path = False, aux: bool = False):
+    def __init__(
+        self,
+        num_classes: int = 19,
+        *,
+        in_channels: int = 3,
+        encoder: str = "mobilenetv2_100",
+        pretrained: bool | str | Path = False,
+        aux: bool = False,
+    ):
         super().__init__(num_classes, in_channels)
         self.encoder = Encoder(encoder, in_channels=in_channels, pretrained=pretrained, strides=(8, 16, 32))
         c8, c16, c32 = self.encoder.channels
         self.pyramid = DenseAtrousPyramid(c32, 512)
-        self.head = nn.Sequential(ConvBNAct(512 + c8, 256), ConvBNAct(256, 128), nn.Conv2d(128, num_classes, 1, bias=False))
+        self.head = nn.Sequential(
+            ConvBNAct(512 + c8, 256), ConvBNAct(256, 128), nn.Conv2d(128, num_classes, 1, bias=False)
+        )
         self.add_aux_heads({"x16": c16} if aux else {})
 
     def predict(self, x: Tensor) -> SegOutput:
@@ -60,6 +89,14 @@ class LiteSeg(SegNetwork):
 @register_converter("liteseg", source="zh320")
 def published_keys(model: LiteSeg) -> KeyTable:
     """The reference's names."""
-    own = [(r"^pyramid\.branches\.(\d)\.conv\.", lambda m: f"daspp.stage{int(m[1]) + 1}.0."), (r"^pyramid\.branches\.(\d)\.bn\.", lambda m: f"daspp.stage{int(m[1]) + 1}.1."), (r"^pyramid\.whole\.", "daspp.stage5.1."),
-           (r"^pyramid\.mix\.conv\.", "daspp.conv.0."), (r"^pyramid\.mix\.bn\.", "daspp.conv.1."), (r"^head\.(\d)\.conv\.", r"seg_head.\1.0."), (r"^head\.(\d)\.bn\.", r"seg_head.\1.1."), (r"^head\.", "seg_head.")]
+    own = [
+        (r"^pyramid\.branches\.(\d)\.conv\.", lambda m: f"daspp.stage{int(m[1]) + 1}.0."),
+        (r"^pyramid\.branches\.(\d)\.bn\.", lambda m: f"daspp.stage{int(m[1]) + 1}.1."),
+        (r"^pyramid\.whole\.", "daspp.stage5.1."),
+        (r"^pyramid\.mix\.conv\.", "daspp.conv.0."),
+        (r"^pyramid\.mix\.bn\.", "daspp.conv.1."),
+        (r"^head\.(\d)\.conv\.", r"seg_head.\1.0."),
+        (r"^head\.(\d)\.bn\.", r"seg_head.\1.1."),
+        (r"^head\.", "seg_head."),
+    ]
     return rename_keys(model, [*mobilenet_rules("backbone"), *own])

@@ -59,7 +59,11 @@ class PartitionAttention(nn.Module):
     def __init__(self, channels: int, *, reduction: int = 8):
         super().__init__()
         self.quarters = nn.Conv2d(channels, channels, 2, groups=channels, bias=False)
-        self.squeeze, self.act, self.excite = nn.Linear(channels, channels // reduction, bias=False), nn.PReLU(), nn.Linear(channels // reduction, channels, bias=False)
+        self.squeeze, self.act, self.excite = (
+            nn.Linear(channels, channels // reduction, bias=False),
+            nn.PReLU(),
+            nn.Linear(channels // reduction, channels, bias=False),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         seen = self.quarters(adaptive_avg_pool(x, 2)) + x.mean(dim=(2, 3), keepdim=True)
@@ -104,11 +108,26 @@ class AttentionDecoder(nn.Module):
     def forward(self, middle: Tensor, deep: Tensor) -> Tensor:
         size = size_of(middle)
         both = torch.cat([self.middle(middle), resize(self.deep(deep), size, align_corners=False)], dim=1)
-        return resize(self.classify(self.gather(deep)), size, align_corners=False) * self.weigh(self.look(both)).sigmoid()
+        return (
+            resize(self.classify(self.gather(deep)), size, align_corners=False) * self.weigh(self.look(both)).sigmoid()
+        )
 
 # %% ../../nbs/models/65_lmffnet.ipynb #cell020
-@register_model("lmffnet", title="LMFFNet", paper="https://github.com/Greak-1124/LMFFNet", year=2022, venue="TNNLS", encoder="-", params=1_346_692, params_paper=1.35, gmacs=16.3472, gmacs_size=(512, 1024),
-                miou_test=75.1, fps=118.9, fps_note="1024 x 512, RTX 3090, PyTorch (the authors')")
+@register_model(
+    "lmffnet",
+    title="LMFFNet",
+    paper="https://github.com/Greak-1124/LMFFNet",
+    year=2022,
+    venue="TNNLS",
+    encoder="-",
+    params=1_346_692,
+    params_paper=1.35,
+    gmacs=16.3472,
+    gmacs_size=(512, 1024),
+    miou_test=75.1,
+    fps=118.9,
+    fps_note="1024 x 512, RTX 3090, PyTorch (the authors')",
+)
 class LMFFNet(SegNetwork):
     """Split-extract-merge stages, fusion with the image, attention decoder (Shi et al., 2022)."""
 
@@ -140,9 +159,48 @@ class LMFFNet(SegNetwork):
 @register_converter("lmffnet", source="authors")
 def published_keys(model: LMFFNet) -> KeyTable:
     """The authors' names."""
-    stages = [(r"^stem\.", "Init_Block.init_conv."), *((rf"^stage{k}\.(\d)\.", rf"SEM_B_Block{k}.SEM_B_Block.SEM_Block_{k}\1.") for k in (1, 2)), (r"^down(\d)\.conv\.", r"downsample_\1.conv3x3.conv."), (r"^down(\d)\.", r"downsample_\1."),
-              (r"^attend(\d)\.quarters\.", r"FFM_B\1.PMCA.conv2x2.conv."), (r"^attend(\d)\.squeeze\.", r"FFM_B\1.PMCA.SE_Block.fc.0."), (r"^attend(\d)\.act\.", r"FFM_B\1.PMCA.SE_Block.fc.1."), (r"^attend(\d)\.excite\.", r"FFM_B\1.PMCA.SE_Block.fc.2.")]
-    fusions = [(r"^fusion1\.", "FFM_A."), (r"^fusion([23])\.", lambda m: f"FFM_B{int(m[1]) - 1}."), (r"^(FFM_\w+)\.mix\.", r"\1.conv1x1.conv."), (r"^(FFM_\w+)\.first\.", r"\1."), (r"^(downsample_\d)\.last\.", r"\1.")]
-    blocks = [(r"\.reduce\.", ".conv3x3."), (r"\.near\.", ".dconv_left."), (r"\.far\.", ".dconv_right."), (r"(SEM_Block_\d+)\.mix\.", r"\1.conv3x3_resume.conv3x3."), (r"\.widen\.", ".conv3x3_resume.conv1x1_resume.conv."), (r"(SEM_Block_\d+)\.last\.bn", r"\1.bn_relu_1.bn"), (r"(SEM_Block_\d+)\.last\.act", r"\1.bn_relu_1.acti")]
-    decoder = [(r"^decoder\.middle\.", "MAD.mid_layer_1x1.conv."), (r"^decoder\.deep\.", "MAD.deep_layer_1x1.conv."), (r"^decoder\.look\.", "MAD.DwConv1."), (r"^decoder\.weigh\.", "MAD.PwConv1.conv."), (r"^decoder\.gather\.", "MAD.DwConv2."), (r"^decoder\.classify\.", "MAD.PwConv2.conv.")]
-    return rename_keys(model, [*stages, *fusions, *blocks, *decoder, (r"(?<!bn_relu_1)\.bn\.", ".bn_prelu.bn."), (r"\.act\.", ".bn_prelu.acti.")])
+    stages = [
+        (r"^stem\.", "Init_Block.init_conv."),
+        *((rf"^stage{k}\.(\d)\.", rf"SEM_B_Block{k}.SEM_B_Block.SEM_Block_{k}\1.") for k in (1, 2)),
+        (r"^down(\d)\.conv\.", r"downsample_\1.conv3x3.conv."),
+        (r"^down(\d)\.", r"downsample_\1."),
+        (r"^attend(\d)\.quarters\.", r"FFM_B\1.PMCA.conv2x2.conv."),
+        (r"^attend(\d)\.squeeze\.", r"FFM_B\1.PMCA.SE_Block.fc.0."),
+        (r"^attend(\d)\.act\.", r"FFM_B\1.PMCA.SE_Block.fc.1."),
+        (r"^attend(\d)\.excite\.", r"FFM_B\1.PMCA.SE_Block.fc.2."),
+    ]
+    fusions = [
+        (r"^fusion1\.", "FFM_A."),
+        (r"^fusion([23])\.", lambda m: f"FFM_B{int(m[1]) - 1}."),
+        (r"^(FFM_\w+)\.mix\.", r"\1.conv1x1.conv."),
+        (r"^(FFM_\w+)\.first\.", r"\1."),
+        (r"^(downsample_\d)\.last\.", r"\1."),
+    ]
+    blocks = [
+        (r"\.reduce\.", ".conv3x3."),
+        (r"\.near\.", ".dconv_left."),
+        (r"\.far\.", ".dconv_right."),
+        (r"(SEM_Block_\d+)\.mix\.", r"\1.conv3x3_resume.conv3x3."),
+        (r"\.widen\.", ".conv3x3_resume.conv1x1_resume.conv."),
+        (r"(SEM_Block_\d+)\.last\.bn", r"\1.bn_relu_1.bn"),
+        (r"(SEM_Block_\d+)\.last\.act", r"\1.bn_relu_1.acti"),
+    ]
+    decoder = [
+        (r"^decoder\.middle\.", "MAD.mid_layer_1x1.conv."),
+        (r"^decoder\.deep\.", "MAD.deep_layer_1x1.conv."),
+        (r"^decoder\.look\.", "MAD.DwConv1."),
+        (r"^decoder\.weigh\.", "MAD.PwConv1.conv."),
+        (r"^decoder\.gather\.", "MAD.DwConv2."),
+        (r"^decoder\.classify\.", "MAD.PwConv2.conv."),
+    ]
+    return rename_keys(
+        model,
+        [
+            *stages,
+            *fusions,
+            *blocks,
+            *decoder,
+            (r"(?<!bn_relu_1)\.bn\.", ".bn_prelu.bn."),
+            (r"\.act\.", ".bn_prelu.acti."),
+        ],
+    )

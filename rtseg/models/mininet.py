@@ -46,7 +46,10 @@ class DeepBranch(nn.Module):
     def __init__(self, channels: int = 96, middle: int = 192, deepest: int = 386):
         super().__init__()
         self.down32, self.filter32 = shrink(channels, middle), CrossedFilters(middle)
-        self.down64, self.filter64 = shrink(middle, deepest), nn.Sequential(CrossedFilters(deepest), CrossedFilters(deepest))
+        self.down64, self.filter64 = (
+            shrink(middle, deepest),
+            nn.Sequential(CrossedFilters(deepest), CrossedFilters(deepest)),
+        )
         self.up32, self.refine32 = DeconvBNAct(deepest, middle, act="selu"), CrossedFilters(middle)
         self.up16 = DeconvBNAct(2 * middle, channels, act="selu")
 
@@ -57,18 +60,45 @@ class DeepBranch(nn.Module):
         return self.up16(torch.cat([grown, x32], dim=1), size_of(x))
 
 # %% ../../nbs/models/36_mininet.ipynb #cell011
-@register_model("mininet", title="MiniNet", paper="https://doi.org/10.1109/ICRA.2019.8793923", year=2019, venue="ICRA", encoder="-", params=1_408_224, params_paper=3.1,
-                gmacs=1.765, gmacs_size=(512, 1024), miou_test=40.7, miou_reference=61.47, fps=254, fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)")
+@register_model(
+    "mininet",
+    title="MiniNet",
+    paper="https://doi.org/10.1109/ICRA.2019.8793923",
+    year=2019,
+    venue="ICRA",
+    encoder="-",
+    params=1_408_224,
+    params_paper=3.1,
+    gmacs=1.765,
+    gmacs_size=(512, 1024),
+    miou_test=40.7,
+    miou_reference=61.47,
+    fps=254,
+    fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)",
+)
 class MiniNet(SegNetwork):
     """Depthwise network with a branch to 1/64 (Alonso et al., 2019)."""
 
     def __init__(self, num_classes: int = 19, *, in_channels: int = 3, aux: bool = False):
         super().__init__(num_classes, in_channels)
-        self.down1, self.down2, self.down3, self.down4 = shrink(in_channels, 12), shrink(12, 24), shrink(24, 48), shrink(48, 96)
+        self.down1, self.down2, self.down3, self.down4 = (
+            shrink(in_channels, 12),
+            shrink(12, 24),
+            shrink(24, 48),
+            shrink(48, 96),
+        )
         self.wide = nn.Sequential(*(CrossedFilters(96, d) for d in (1, 2, 4, 8)))
         self.deep = DeepBranch()
-        self.up8, self.refine8, self.narrow8 = DeconvBNAct(288, 96, act="selu"), CrossedFilters(96), nn.Conv2d(96, 48, 1, bias=False)
-        self.up4, self.up2, self.up1 = DeconvBNAct(96, 24, act="selu"), DeconvBNAct(48, 12, act="selu"), DeconvBNAct(24, num_classes, act="selu")
+        self.up8, self.refine8, self.narrow8 = (
+            DeconvBNAct(288, 96, act="selu"),
+            CrossedFilters(96),
+            nn.Conv2d(96, 48, 1, bias=False),
+        )
+        self.up4, self.up2, self.up1 = (
+            DeconvBNAct(96, 24, act="selu"),
+            DeconvBNAct(48, 12, act="selu"),
+            DeconvBNAct(24, num_classes, act="selu"),
+        )
         self.add_aux_heads({"x16": 288} if aux else {})
 
     def predict(self, x: Tensor) -> SegOutput:
@@ -87,8 +117,40 @@ class MiniNet(SegNetwork):
 @register_converter("mininet", source="zh320")
 def published_keys(model: MiniNet) -> KeyTable:
     """The reference's names."""
-    deep = {"down32": "branch2_down", "filter32": "branch2.0", "down64": "branch2.1", "filter64.0": "branch2.2", "filter64.1": "branch2.3", "up32": "branch2.4.up_conv", "refine32": "branch2.5", "up16": "branch2_up.up_conv"}
-    ups = {"up8": "up4.0.up_conv", "refine8": "up4.1", "narrow8": "up4.2", "up4": "up3.up_conv", "up2": "up2.up_conv", "up1": "up1.up_conv"}
-    parts = [(r"\.row1\.", ".conv1.0."), (r"\.column1\.", ".conv1.2."), (r"\.column2\.", ".conv2.0."), (r"\.row2\.", ".conv2.2."), (r"\.depth\.", ".0."), (r"\.point\.", ".1.")]
+    deep = {
+        "down32": "branch2_down",
+        "filter32": "branch2.0",
+        "down64": "branch2.1",
+        "filter64.0": "branch2.2",
+        "filter64.1": "branch2.3",
+        "up32": "branch2.4.up_conv",
+        "refine32": "branch2.5",
+        "up16": "branch2_up.up_conv",
+    }
+    ups = {
+        "up8": "up4.0.up_conv",
+        "refine8": "up4.1",
+        "narrow8": "up4.2",
+        "up4": "up3.up_conv",
+        "up2": "up2.up_conv",
+        "up1": "up1.up_conv",
+    }
+    parts = [
+        (r"\.row1\.", ".conv1.0."),
+        (r"\.column1\.", ".conv1.2."),
+        (r"\.column2\.", ".conv2.0."),
+        (r"\.row2\.", ".conv2.2."),
+        (r"\.depth\.", ".0."),
+        (r"\.point\.", ".1."),
+    ]
     grow = [(r"^(up8|refine8|narrow8|up4|up2|up1)\.", lambda m: f"{ups[m[1]]}.")]
-    return rename_keys(model, [*((f"^deep\\.{ours}\\.", f"{theirs}.") for ours, theirs in deep.items()), *grow, (r"^wide\.", "branch1."), *parts, *LISTED])
+    return rename_keys(
+        model,
+        [
+            *((f"^deep\\.{ours}\\.", f"{theirs}.") for ours, theirs in deep.items()),
+            *grow,
+            (r"^wide\.", "branch1."),
+            *parts,
+            *LISTED,
+        ],
+    )

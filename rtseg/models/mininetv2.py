@@ -40,8 +40,22 @@ def modules(channels: int, dilations: tuple[int, ...]) -> nn.Sequential:
 DILATIONS = (1, 2, 1, 4, 1, 8, 1, 16, 1, 1, 1, 2, 1, 4, 1, 8)
 
 
-@register_model("mininetv2", title="MiniNetV2", paper="https://doi.org/10.1109/TRO.2020.2974099", year=2020, venue="T-RO", encoder="-", params=507_243, params_paper=0.5,
-                gmacs=6.3174, gmacs_size=(512, 1024), miou_test=70.5, miou_reference=71.79, fps=86, fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)")
+@register_model(
+    "mininetv2",
+    title="MiniNetV2",
+    paper="https://doi.org/10.1109/TRO.2020.2974099",
+    year=2020,
+    venue="T-RO",
+    encoder="-",
+    params=507_243,
+    params_paper=0.5,
+    gmacs=6.3174,
+    gmacs_size=(512, 1024),
+    miou_test=70.5,
+    miou_reference=71.79,
+    fps=86,
+    fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)",
+)
 class MiniNetV2(SegNetwork):
     """Multi-dilation separable modules, refinement from the image (Alonso et al., 2020)."""
 
@@ -50,7 +64,10 @@ class MiniNetV2(SegNetwork):
     def __init__(self, num_classes: int = 19, *, in_channels: int = 3, aux: bool = False):
         super().__init__(num_classes, in_channels)
         self.refinement = nn.Sequential(ConvPoolDown(in_channels, 16), ConvPoolDown(16, 64))
-        self.down4, self.stage4 = nn.Sequential(ConvPoolDown(in_channels, 16), ConvPoolDown(16, 64)), modules(64, (1,) * 10)
+        self.down4, self.stage4 = (
+            nn.Sequential(ConvPoolDown(in_channels, 16), ConvPoolDown(16, 64)),
+            modules(64, (1,) * 10),
+        )
         self.down8, self.stage8 = ConvPoolDown(64, 128), modules(128, DILATIONS)
         self.up4, self.blend4 = DeconvBNAct(128, 64), modules(64, (1,) * 4)
         self.up2 = DeconvBNAct(64, num_classes)
@@ -68,6 +85,20 @@ class MiniNetV2(SegNetwork):
 @register_converter("mininetv2", source="zh320")
 def published_keys(model: MiniNetV2) -> KeyTable:
     """The reference's names."""
-    places = [(r"^refinement\.", "ref."), (r"^down4\.", "d1_2."), (r"^stage4\.", "m1_10."), (r"^down8\.", "d3."), (r"^stage8\.", "feature_extractor."), (r"^up4\.", "up1.up_conv."), (r"^blend4\.", "m26_29."), (r"^up2\.", "output.up_conv.")]
-    parts = [(r"\.learn\.", ".conv."), (r"\.near\.", ".dw_conv."), (r"\.far\.", ".ddw_conv."), (r"\.mix\.", ".pw_conv.")]
+    places = [
+        (r"^refinement\.", "ref."),
+        (r"^down4\.", "d1_2."),
+        (r"^stage4\.", "m1_10."),
+        (r"^down8\.", "d3."),
+        (r"^stage8\.", "feature_extractor."),
+        (r"^up4\.", "up1.up_conv."),
+        (r"^blend4\.", "m26_29."),
+        (r"^up2\.", "output.up_conv."),
+    ]
+    parts = [
+        (r"\.learn\.", ".conv."),
+        (r"\.near\.", ".dw_conv."),
+        (r"\.far\.", ".ddw_conv."),
+        (r"\.mix\.", ".pw_conv."),
+    ]
     return rename_keys(model, [*places, *parts, (r"\.conv\.(weight|bias)$", r".0.\1"), (r"\.bn\.(\w+)$", r".1.\1")])

@@ -11,7 +11,14 @@ from torch import Tensor, nn
 
 from ..core.values import SegOutput
 from ..layers.blocks import ConvBNAct, resize
-from ..layers.preactivation import HEAD_NAMES, PYRAMID_NAMES, NormActConv, NormActHead, ParallelPyramid, SerialPyramid
+from rtseg.layers.preactivation import (
+    HEAD_NAMES,
+    PYRAMID_NAMES,
+    NormActConv,
+    NormActHead,
+    ParallelPyramid,
+    SerialPyramid,
+)
 from ..layers.upsampling import size_of
 from .checkpoints import LISTED, KeyTable, register_converter, rename_keys
 from .contract import SegNetwork
@@ -38,7 +45,10 @@ class LightFusion(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.detail, self.context = ConvBNAct(channels, channels, 1, act="none"), ConvBNAct(channels, channels, 1, act="none")
+        self.detail, self.context = (
+            ConvBNAct(channels, channels, 1, act="none"),
+            ConvBNAct(channels, channels, 1, act="none"),
+        )
 
     def forward(self, detail: Tensor, context: Tensor, boundary: Tensor) -> Tensor:
         edge = boundary.sigmoid()
@@ -66,11 +76,21 @@ class PIDNet(SegNetwork):
         super().__init__(num_classes, in_channels)
         m, n, w = DEPTHS[size]
         large, hidden = size == "l", 256 if size == "l" else 128
-        self.stem = nn.Sequential(ConvBNAct(in_channels, w, stride=2, bias=True), ConvBNAct(w, w, stride=2, bias=True), residuals(w, w, depth=m), residuals(w, 2 * w, stride=2, depth=m))
+        self.stem = nn.Sequential(
+            ConvBNAct(in_channels, w, stride=2, bias=True),
+            ConvBNAct(w, w, stride=2, bias=True),
+            residuals(w, w, depth=m),
+            residuals(w, 2 * w, stride=2, depth=m),
+        )
         self.i3, self.i4 = residuals(2 * w, 4 * w, stride=2, depth=n), residuals(4 * w, 8 * w, stride=2, depth=n)
-        self.i5 = nn.Sequential(*(Residual(c, 16 * w, stride=s, bottleneck=True, act="none") for c, s in ((8 * w, 2), (16 * w, 1))))
+        self.i5 = nn.Sequential(
+            *(Residual(c, 16 * w, stride=s, bottleneck=True, act="none") for c, s in ((8 * w, 2), (16 * w, 1)))
+        )
         self.p3, self.p4 = residuals(2 * w, 2 * w, depth=m, act="none"), residuals(2 * w, 2 * w, depth=m, act="none")
-        self.p5, self.d5 = Residual(2 * w, 4 * w, bottleneck=True, act="none"), Residual(2 * w, 4 * w, bottleneck=True, act="none")
+        self.p5, self.d5 = (
+            Residual(2 * w, 4 * w, bottleneck=True, act="none"),
+            Residual(2 * w, 4 * w, bottleneck=True, act="none"),
+        )
         first = 2 * w if large else w
         self.d3, self.d4 = Residual(2 * w, first, act="none"), Residual(first, 2 * w, bottleneck=not large, act="none")
         self.narrow3, self.narrow4 = ConvBNAct(4 * w, 2 * w, 1, act="none"), ConvBNAct(8 * w, 2 * w, 1, act="none")
@@ -100,23 +120,64 @@ class PIDNet(SegNetwork):
         return (fine + resize(change, size_of(fine), align_corners=False)).relu()
 
 # %% ../../nbs/models/60_pidnet.ipynb #cell014
-FACTS = dict(paper="https://arxiv.org/abs/2206.02066", year=2023, venue="CVPR", family="pidnet", encoder="-", gmacs_size=(512, 1024), fps_note="2048 x 1024, RTX 3090, PyTorch (the authors')")
+FACTS = dict(
+    paper="https://arxiv.org/abs/2206.02066",
+    year=2023,
+    venue="CVPR",
+    family="pidnet",
+    encoder="-",
+    gmacs_size=(512, 1024),
+    fps_note="2048 x 1024, RTX 3090, PyTorch (the authors')",
+)
 
 
-@register_model("pidnet_s", title="PIDNet-S", params=7_625_715, params_training=7_720_935, params_paper=7.6, gmacs=11.7986, miou_val=78.8, miou_test=78.6, fps=93.2, **FACTS)
+@register_model(
+    "pidnet_s",
+    title="PIDNet-S",
+    params=7_625_715,
+    params_training=7_720_935,
+    params_paper=7.6,
+    gmacs=11.7986,
+    miou_val=78.8,
+    miou_test=78.6,
+    fps=93.2,
+    **FACTS,
+)
 def pidnet_s(num_classes: int = 19, *, in_channels: int = 3, aux: bool = True) -> PIDNet:
     """PIDNet-S with fresh weights."""
     return PIDNet(num_classes, in_channels=in_channels, size="s", aux=aux)
 
 
-@register_model("pidnet_m", title="PIDNet-M", params=28_538_515, params_training=28_763_111, params_paper=34.4, gmacs=44.3323, miou_val=79.9, miou_test=79.8, fps=42.2,
-                notes="28.5 M parameters in the authors' code, 34.4 M in the paper's table", **FACTS)
+@register_model(
+    "pidnet_m",
+    title="PIDNet-M",
+    params=28_538_515,
+    params_training=28_763_111,
+    params_paper=34.4,
+    gmacs=44.3323,
+    miou_val=79.9,
+    miou_test=79.8,
+    fps=42.2,
+    notes="28.5 M parameters in the authors' code, 34.4 M in the paper's table",
+    **FACTS,
+)
 def pidnet_m(num_classes: int = 19, *, in_channels: int = 3, aux: bool = True) -> PIDNet:
     """PIDNet-M with fresh weights."""
     return PIDNet(num_classes, in_channels=in_channels, size="m", aux=aux)
 
 
-@register_model("pidnet_l", title="PIDNet-L", params=36_939_571, params_training=37_314_311, params_paper=36.9, gmacs=68.7335, miou_val=80.9, miou_test=80.6, fps=31.1, **FACTS)
+@register_model(
+    "pidnet_l",
+    title="PIDNet-L",
+    params=36_939_571,
+    params_training=37_314_311,
+    params_paper=36.9,
+    gmacs=68.7335,
+    miou_val=80.9,
+    miou_test=80.6,
+    fps=31.1,
+    **FACTS,
+)
 def pidnet_l(num_classes: int = 19, *, in_channels: int = 3, aux: bool = True) -> PIDNet:
     """PIDNet-L with fresh weights."""
     return PIDNet(num_classes, in_channels=in_channels, size="l", aux=aux)
@@ -125,9 +186,35 @@ def pidnet_l(num_classes: int = 19, *, in_channels: int = 3, aux: bool = True) -
 @register_converter("pidnet_s", "pidnet_m", "pidnet_l", source="authors")
 def published_keys(model: PIDNet) -> KeyTable:
     """The authors' names; heads for training that this network was built without may be in the file."""
-    blocks = [(r"^stem\.([01])\.conv\.", lambda m: f"conv1.{3 * int(m[1])}."), (r"^stem\.([01])\.bn\.", lambda m: f"conv1.{3 * int(m[1]) + 1}."), (r"^stem\.([23])\.", lambda m: f"layer{int(m[1]) - 1}."),
-              (r"^i(\d)\.", r"layer\1."), (r"^p5\.", "layer5_.0."), (r"^p(\d)\.", r"layer\1_."), (r"^d5\.", "layer5_d.0."), (r"^d4\.", "layer4_d." if isinstance(model.d4.conv3, nn.Identity) else "layer4_d.0."), (r"^d3\.", "layer3_d.")]
-    joins = [(r"^narrow", "compression"), (r"^change", "diff"), (r"^guide(\d)\.fine\.", r"pag\1.f_x."), (r"^guide(\d)\.coarse\.", r"pag\1.f_y."),
-             (r"^fusion\.detail\.", "dfm.conv_p."), (r"^fusion\.context\.", "dfm.conv_i."), (r"^fusion\.bn\.", "dfm.conv.0."), (r"^fusion\.conv\.", "dfm.conv.2.")]
-    heads = [(r"^pyramid\.", "spp."), *PYRAMID_NAMES, (r"^head\.", "final_layer."), (r"^aux_heads\.p\.", "seghead_p."), (r"^boundary_head\.", "seghead_d."), *HEAD_NAMES]
-    return rename_keys(model, [*blocks, *joins, *heads, *RESIDUAL_NAMES, *LISTED], unused=() if model.aux_heads else ("seghead_*",))
+    blocks = [
+        (r"^stem\.([01])\.conv\.", lambda m: f"conv1.{3 * int(m[1])}."),
+        (r"^stem\.([01])\.bn\.", lambda m: f"conv1.{3 * int(m[1]) + 1}."),
+        (r"^stem\.([23])\.", lambda m: f"layer{int(m[1]) - 1}."),
+        (r"^i(\d)\.", r"layer\1."),
+        (r"^p5\.", "layer5_.0."),
+        (r"^p(\d)\.", r"layer\1_."),
+        (r"^d5\.", "layer5_d.0."),
+        (r"^d4\.", "layer4_d." if isinstance(model.d4.conv3, nn.Identity) else "layer4_d.0."),
+        (r"^d3\.", "layer3_d."),
+    ]
+    joins = [
+        (r"^narrow", "compression"),
+        (r"^change", "diff"),
+        (r"^guide(\d)\.fine\.", r"pag\1.f_x."),
+        (r"^guide(\d)\.coarse\.", r"pag\1.f_y."),
+        (r"^fusion\.detail\.", "dfm.conv_p."),
+        (r"^fusion\.context\.", "dfm.conv_i."),
+        (r"^fusion\.bn\.", "dfm.conv.0."),
+        (r"^fusion\.conv\.", "dfm.conv.2."),
+    ]
+    heads = [
+        (r"^pyramid\.", "spp."),
+        *PYRAMID_NAMES,
+        (r"^head\.", "final_layer."),
+        (r"^aux_heads\.p\.", "seghead_p."),
+        (r"^boundary_head\.", "seghead_d."),
+        *HEAD_NAMES,
+    ]
+    return rename_keys(
+        model, [*blocks, *joins, *heads, *RESIDUAL_NAMES, *LISTED], unused=() if model.aux_heads else ("seghead_*",)
+    )

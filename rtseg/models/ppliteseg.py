@@ -31,7 +31,10 @@ class SimplePyramid(nn.Module):
         self.last = nn.Conv2d(in_channels // 4, out_channels, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        first, *rest = (resize(level(adaptive_avg_pool(x, grid)), size_of(x)) for level, grid in zip(self.levels, self.grids, strict=True))
+        first, *rest = (
+            resize(level(adaptive_avg_pool(x, grid)), size_of(x))
+            for level, grid in zip(self.levels, self.grids, strict=True)
+        )
         return self.last(sum(rest, first))
 
 # %% ../../nbs/models/51_ppliteseg.ipynb #cell008
@@ -54,15 +57,38 @@ class UnifiedAttention(nn.Module):
 DECODER_CHANNELS = {"stdc1": (32, 64, 128), "stdc2": (64, 96, 128)}
 
 
-@register_model("ppliteseg", title="PP-LiteSeg", paper="https://arxiv.org/abs/2204.02681", year=2022, venue="arXiv", encoder="STDC1", params=6_326_670,
-                gmacs=8.8844, gmacs_size=(512, 1024), miou_val=76.0, miou_test=74.9, miou_reference=72.49, fps=201, fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)",
-                notes="encoder='stdc2': 10,556,942 parameters, 16.01 GMAC, paper 78.2 val and 77.5 test, reference 74.37, 136 fps")
+@register_model(
+    "ppliteseg",
+    title="PP-LiteSeg",
+    paper="https://arxiv.org/abs/2204.02681",
+    year=2022,
+    venue="arXiv",
+    encoder="STDC1",
+    params=6_326_670,
+    gmacs=8.8844,
+    gmacs_size=(512, 1024),
+    miou_val=76.0,
+    miou_test=74.9,
+    miou_reference=72.49,
+    fps=201,
+    fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)",
+    notes="encoder='stdc2': 10,556,942 parameters, 16.01 GMAC, paper 78.2 val and 77.5 test, reference 74.37, 136 fps",
+)
 class PPLiteSeg(SegNetwork):
     """STDCNet, simple pyramid, decoder of growing width with unified attention (Peng et al., 2022)."""
 
     align_corners = True
 
-    def __init__(self, num_classes: int = 19, *, in_channels: int = 3, encoder: str = "stdc1", channels: tuple[int, int, int] | None = None, pretrained: bool | str | Path = False, aux: bool = False):
+    def __init__(
+        self,
+        num_classes: int = 19,
+        *,
+        in_channels: int = 3,
+        encoder: str = "stdc1",
+        channels: tuple[int, int, int] | None = None,
+        pretrained: bool | str | Path = False,
+        aux: bool = False,
+    ):
         super().__init__(num_classes, in_channels)
         self.encoder = STDCNet(encoder, in_channels=in_channels, pretrained=pretrained)
         *_, c8, c16, c32 = self.encoder.channels
@@ -85,6 +111,21 @@ class PPLiteSeg(SegNetwork):
 @register_converter("ppliteseg", source="zh320")
 def published_keys(model: PPLiteSeg) -> KeyTable:
     """The reference's names."""
-    return rename_keys(model, [(r"^encoder\.", "encoder.encoder."), (r"^pyramid\.levels\.(\d)\.", lambda m: f"sppm.pool{int(m[1]) + 1}.1."), (r"^pyramid\.last\.", "sppm.conv."), (r"^stage32\.", "decoder.stage6."),
-                               (r"^stage16\.", "decoder.stage7."), (r"^stage8\.", "decoder.stage8."), (r"^fuse16\.", "decoder.fusion1."), (r"^fuse8\.", "decoder.fusion2."), (r"\.narrow\.", ".conv."), (r"\.weigh\.", ".attention.conv."),
-                               (r"^head\.", "decoder.seg_head."), (r"(?<!sppm)(?<!fusion\d)(?<!attention)\.conv\.(weight|bias)$", r".0.\1"), (r"\.bn\.(\w+)$", r".1.\1")])
+    return rename_keys(
+        model,
+        [
+            (r"^encoder\.", "encoder.encoder."),
+            (r"^pyramid\.levels\.(\d)\.", lambda m: f"sppm.pool{int(m[1]) + 1}.1."),
+            (r"^pyramid\.last\.", "sppm.conv."),
+            (r"^stage32\.", "decoder.stage6."),
+            (r"^stage16\.", "decoder.stage7."),
+            (r"^stage8\.", "decoder.stage8."),
+            (r"^fuse16\.", "decoder.fusion1."),
+            (r"^fuse8\.", "decoder.fusion2."),
+            (r"\.narrow\.", ".conv."),
+            (r"\.weigh\.", ".attention.conv."),
+            (r"^head\.", "decoder.seg_head."),
+            (r"(?<!sppm)(?<!fusion\d)(?<!attention)\.conv\.(weight|bias)$", r".0.\1"),
+            (r"\.bn\.(\w+)$", r".1.\1"),
+        ],
+    )

@@ -19,14 +19,34 @@ from .icnet import dilate
 from .registry import register_model
 
 # %% ../../nbs/models/13_pspnet.ipynb #cell005
-@register_model("pspnet", title="PSPNet", paper="https://arxiv.org/abs/1612.01105", year=2017, venue="CVPR", encoder="ResNet-50",
-                params=29_346_624, params_training=30_528_960, gmacs=212.8599, gmacs_size=(512, 1024), notes="the start of ICNet's two-stage training; a teacher")
+@register_model(
+    "pspnet",
+    title="PSPNet",
+    paper="https://arxiv.org/abs/1612.01105",
+    year=2017,
+    venue="CVPR",
+    encoder="ResNet-50",
+    params=29_346_624,
+    params_training=30_528_960,
+    gmacs=212.8599,
+    gmacs_size=(512, 1024),
+    notes="the start of ICNet's two-stage training; a teacher",
+)
 class PSPNet(SegNetwork):
     """Dilated ResNet and pyramid pooling (Zhao et al., 2017)."""
 
     align_corners = True
 
-    def __init__(self, num_classes: int = 19, *, in_channels: int = 3, encoder: str = "resnet50", channels: int = 256, pretrained: bool | str | Path = False, aux: bool = True):
+    def __init__(
+        self,
+        num_classes: int = 19,
+        *,
+        in_channels: int = 3,
+        encoder: str = "resnet50",
+        channels: int = 256,
+        pretrained: bool | str | Path = False,
+        aux: bool = True,
+    ):
         super().__init__(num_classes, in_channels)
         self.encoder = dilate(Encoder(encoder, in_channels=in_channels, pretrained=pretrained))
         *_, third, deep = self.encoder.channels

@@ -42,7 +42,10 @@ class ThreePaths(nn.Module):
     def merge(self) -> nn.Sequential:
         """The one convolution that the paths add up to, and the activation."""
         kernel, bias = folded(self.wide.conv, self.wide.bn)
-        (first, shift), (second, offset) = folded(self.point1.conv, self.point1.bn), folded(self.point2.conv, self.point2.bn)
+        (first, shift), (second, offset) = (
+            folded(self.point1.conv, self.point1.bn),
+            folded(self.point2.conv, self.point2.bn),
+        )
         matrix = second[..., 0, 0]
         kernel, bias = kernel + widened((matrix @ first[..., 0, 0])[..., None, None]), bias + offset + matrix @ shift
         if self.same is not None:
@@ -54,7 +57,12 @@ class ThreePaths(nn.Module):
 def three_paths(in_channels: int, out_channels: int, *, depth: int, stride: int = 1) -> nn.Sequential:
     """`depth` blocks, the first with the stride, the last without activation."""
     shapes = [(in_channels, stride), *[(out_channels, 1)] * (depth - 1)]
-    return nn.Sequential(*(ThreePaths(c, out_channels, stride=s, act="relu" if k < depth - 1 else "none") for k, (c, s) in enumerate(shapes)))
+    return nn.Sequential(
+        *(
+            ThreePaths(c, out_channels, stride=s, act="relu" if k < depth - 1 else "none")
+            for k, (c, s) in enumerate(shapes)
+        )
+    )
 
 # %% ../../nbs/models/63_rdrnet.ipynb #cell008
 class TwinFilter(nn.Module):
@@ -71,7 +79,10 @@ class TwinFilter(nn.Module):
 
     def merge(self) -> nn.Sequential:
         """Norm, ReLU and the one convolution."""
-        (kernel, bias), (other, shift) = folded(self.first.conv, self.first.bn), folded(self.second.conv, self.second.bn)
+        (kernel, bias), (other, shift) = (
+            folded(self.first.conv, self.first.bn),
+            folded(self.second.conv, self.second.bn),
+        )
         return nn.Sequential(self.bn, nn.ReLU(), convolution(self.first.conv, kernel + other, bias + shift))
 
 
@@ -92,8 +103,16 @@ class RDRNet(SegNetwork):
         super().__init__(num_classes, in_channels)
         w, hidden = SIZES[size]
         widths = [in_channels, *[w] * 6, *[2 * w] * 4]
-        self.stem = nn.Sequential(*(ThreePaths(a, b, stride=2 if k in (0, 1, 6) else 1, act="none" if k == 9 else "relu") for k, (a, b) in enumerate(zip(widths, widths[1:], strict=False))))
-        self.low3, self.low4 = three_paths(2 * w, 4 * w, stride=2, depth=6), three_paths(4 * w, 8 * w, stride=2, depth=6)
+        self.stem = nn.Sequential(
+            *(
+                ThreePaths(a, b, stride=2 if k in (0, 1, 6) else 1, act="none" if k == 9 else "relu")
+                for k, (a, b) in enumerate(zip(widths, widths[1:], strict=False))
+            )
+        )
+        self.low3, self.low4 = (
+            three_paths(2 * w, 4 * w, stride=2, depth=6),
+            three_paths(4 * w, 8 * w, stride=2, depth=6),
+        )
         self.high3, self.high4 = three_paths(2 * w, 2 * w, depth=4), three_paths(2 * w, 2 * w, depth=4)
         self.exchange3, self.exchange4 = Exchange(2 * w, 4 * w, eps=EPS), Exchange(2 * w, 8 * w, halvings=2, eps=EPS)
         self.low5 = Residual(8 * w, 16 * w, stride=2, bottleneck=True, act="none", eps=EPS)
@@ -113,22 +132,66 @@ class RDRNet(SegNetwork):
         return SegOutput(self.head(fine + resize(context, size_of(fine), align_corners=False)), aux)
 
 # %% ../../nbs/models/63_rdrnet.ipynb #cell014
-FACTS = dict(paper="https://arxiv.org/abs/2406.12496", year=2024, venue="arXiv", family="rdrnet", encoder="-", gmacs_size=(512, 1024), fps_note="2048 x 1024, RTX 3090, PyTorch, merged (the authors')")
+FACTS = dict(
+    paper="https://arxiv.org/abs/2406.12496",
+    year=2024,
+    venue="arXiv",
+    family="rdrnet",
+    encoder="-",
+    gmacs_size=(512, 1024),
+    fps_note="2048 x 1024, RTX 3090, PyTorch, merged (the authors')",
+)
 
 
-@register_model("rdrnet_s_simple", title="RDRNet-S-Simple", params=8_794_771, params_training=8_833_126, params_paper=7.2, gmacs=12.3461, miou_val=76.7, miou_test=75.4, fps=134.6, notes="merged: 7,125,363 parameters, 10.23 GMAC", **FACTS)
+@register_model(
+    "rdrnet_s_simple",
+    title="RDRNet-S-Simple",
+    params=8_794_771,
+    params_training=8_833_126,
+    params_paper=7.2,
+    gmacs=12.3461,
+    miou_val=76.7,
+    miou_test=75.4,
+    fps=134.6,
+    notes="merged: 7,125,363 parameters, 10.23 GMAC",
+    **FACTS,
+)
 def rdrnet_s_simple(num_classes: int = 19, *, in_channels: int = 3, aux: bool = True) -> RDRNet:
     """RDRNet-S-Simple with fresh weights, in its training form."""
     return RDRNet(num_classes, in_channels=in_channels, size="s_simple", aux=aux)
 
 
-@register_model("rdrnet_s", title="RDRNet-S", params=8_869_843, params_training=8_946_406, params_paper=7.3, gmacs=12.9601, miou_val=76.8, miou_test=76.0, fps=129.4, notes="merged: 7,200,435 parameters, 10.84 GMAC", **FACTS)
+@register_model(
+    "rdrnet_s",
+    title="RDRNet-S",
+    params=8_869_843,
+    params_training=8_946_406,
+    params_paper=7.3,
+    gmacs=12.9601,
+    miou_val=76.8,
+    miou_test=76.0,
+    fps=129.4,
+    notes="merged: 7,200,435 parameters, 10.84 GMAC",
+    **FACTS,
+)
 def rdrnet_s(num_classes: int = 19, *, in_channels: int = 3, aux: bool = True) -> RDRNet:
     """RDRNet-S with fresh weights, in its training form."""
     return RDRNet(num_classes, in_channels=in_channels, size="s", aux=aux)
 
 
-@register_model("rdrnet_m", title="RDRNet-M", params=30_716_947, params_training=30_867_366, params_paper=26.0, gmacs=48.6166, miou_val=78.8, miou_test=78.3, fps=52.5, notes="merged: 25,870,291 parameters, 40.40 GMAC", **FACTS)
+@register_model(
+    "rdrnet_m",
+    title="RDRNet-M",
+    params=30_716_947,
+    params_training=30_867_366,
+    params_paper=26.0,
+    gmacs=48.6166,
+    miou_val=78.8,
+    miou_test=78.3,
+    fps=52.5,
+    notes="merged: 25,870,291 parameters, 40.40 GMAC",
+    **FACTS,
+)
 def rdrnet_m(num_classes: int = 19, *, in_channels: int = 3, aux: bool = True) -> RDRNet:
     """RDRNet-M with fresh weights, in its training form."""
     return RDRNet(num_classes, in_channels=in_channels, size="m", aux=aux)
@@ -137,12 +200,43 @@ def rdrnet_m(num_classes: int = 19, *, in_channels: int = 3, aux: bool = True) -
 @register_converter("rdrnet_s_simple", "rdrnet_s", "rdrnet_m", source="authors")
 def published_keys(model: RDRNet) -> KeyTable:
     """The authors' names; a head for training that this network was built without may be in the file."""
-    paths = [(r"\.wide\.", ".path_3x3."), (r"\.point(\d)\.", r".path_1x1.conv\1."), (r"\.same\.", ".path_residual."), (r"\.carry\.conv\.", ".downsample.0."), (r"\.carry\.bn\.", ".downsample.1.")]
-    stages = [(r"^(stem\.)", r"backbone.\1"), *((rf"^low{k + 3}\.", f"backbone.semantic_branch_layers.{k}.") for k in range(2)), (r"^low5\.", "backbone.semantic_branch_layers.2.0.0."),
-              *((rf"^high{k + 3}\.", f"backbone.detail_branch_layers.{k}.") for k in range(2)), (r"^high5\.", "backbone.detail_branch_layers.2.0.")]
-    joins = [(r"^exchange3\.up\.", "backbone.compression_1."), (r"^exchange4\.up\.", "backbone.compression_2."), (r"^exchange3\.down\.0\.", "backbone.down_1."), (r"^exchange4\.down\.", "backbone.down_2.")]
-    pyramid = [(r"^pyramid\.levels\.0\.", "backbone.spp.scales.0."), (r"^pyramid\.levels\.(\d)\.", r"backbone.spp.scales.\1.1."), (r"^pyramid\.filters\.bn\.", "backbone.spp.processes.norm."), (r"^pyramid\.filters\.first\.", "backbone.spp.processes.parallel1."),
-               (r"^pyramid\.filters\.second\.", "backbone.spp.processes.parallel2."), (r"^pyramid\.mix\.", "backbone.spp.compression."), (r"^pyramid\.shortcut\.", "backbone.spp.shortcut.")]
-    heads = [(r"^head\.gather\.", "decode_head.head.0."), (r"^head\.classify\.bn\.", "decode_head.head.1."), (r"^head\.classify\.conv\.", "decode_head.conv_seg."),
-             (r"^aux_heads\.x8\.gather\.", "decode_head.aux_head.0."), (r"^aux_heads\.x8\.classify\.bn\.", "decode_head.aux_head.1."), (r"^aux_heads\.x8\.classify\.conv\.", "decode_head.aux_cls_seg.")]
-    return rename_keys(model, [*stages, *paths, *joins, *pyramid, *heads], unused=() if model.aux_heads else ("decode_head.aux_*",))
+    paths = [
+        (r"\.wide\.", ".path_3x3."),
+        (r"\.point(\d)\.", r".path_1x1.conv\1."),
+        (r"\.same\.", ".path_residual."),
+        (r"\.carry\.conv\.", ".downsample.0."),
+        (r"\.carry\.bn\.", ".downsample.1."),
+    ]
+    stages = [
+        (r"^(stem\.)", r"backbone.\1"),
+        *((rf"^low{k + 3}\.", f"backbone.semantic_branch_layers.{k}.") for k in range(2)),
+        (r"^low5\.", "backbone.semantic_branch_layers.2.0.0."),
+        *((rf"^high{k + 3}\.", f"backbone.detail_branch_layers.{k}.") for k in range(2)),
+        (r"^high5\.", "backbone.detail_branch_layers.2.0."),
+    ]
+    joins = [
+        (r"^exchange3\.up\.", "backbone.compression_1."),
+        (r"^exchange4\.up\.", "backbone.compression_2."),
+        (r"^exchange3\.down\.0\.", "backbone.down_1."),
+        (r"^exchange4\.down\.", "backbone.down_2."),
+    ]
+    pyramid = [
+        (r"^pyramid\.levels\.0\.", "backbone.spp.scales.0."),
+        (r"^pyramid\.levels\.(\d)\.", r"backbone.spp.scales.\1.1."),
+        (r"^pyramid\.filters\.bn\.", "backbone.spp.processes.norm."),
+        (r"^pyramid\.filters\.first\.", "backbone.spp.processes.parallel1."),
+        (r"^pyramid\.filters\.second\.", "backbone.spp.processes.parallel2."),
+        (r"^pyramid\.mix\.", "backbone.spp.compression."),
+        (r"^pyramid\.shortcut\.", "backbone.spp.shortcut."),
+    ]
+    heads = [
+        (r"^head\.gather\.", "decode_head.head.0."),
+        (r"^head\.classify\.bn\.", "decode_head.head.1."),
+        (r"^head\.classify\.conv\.", "decode_head.conv_seg."),
+        (r"^aux_heads\.x8\.gather\.", "decode_head.aux_head.0."),
+        (r"^aux_heads\.x8\.classify\.bn\.", "decode_head.aux_head.1."),
+        (r"^aux_heads\.x8\.classify\.conv\.", "decode_head.aux_cls_seg."),
+    ]
+    return rename_keys(
+        model, [*stages, *paths, *joins, *pyramid, *heads], unused=() if model.aux_heads else ("decode_head.aux_*",)
+    )

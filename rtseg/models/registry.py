@@ -19,8 +19,26 @@ if TYPE_CHECKING:  # the registry itself needs no PyTorch
 
 # %% ../../nbs/models/02_registry.ipynb #cell004
 MODELS = Registry("model")
-FACTS = ("title", "paper", "year", "venue", "family", "encoder", "params", "params_training", "gmacs", "gmacs_size",
-         "miou_val", "miou_test", "miou_reference", "fps", "fps_note", "params_paper", "unsupported", "notes")
+FACTS = (
+    "title",
+    "paper",
+    "year",
+    "venue",
+    "family",
+    "encoder",
+    "params",
+    "params_training",
+    "gmacs",
+    "gmacs_size",
+    "miou_val",
+    "miou_test",
+    "miou_reference",
+    "fps",
+    "fps_note",
+    "params_paper",
+    "unsupported",
+    "notes",
+)
 
 
 def register_model(name: str, *, title: str, paper: str, year: int, **facts: Any) -> Callable[[Any], Any]:
@@ -50,7 +68,11 @@ def model_info(name: str) -> dict[str, Any]:
 def family_sizes(family: str) -> dict[str, str]:
     """Size -> name of the networks that belong to `family`; empty where no network does."""
     discover()
-    return {name.removeprefix(family).lstrip("_"): name for name in MODELS.names() if MODELS.metadata(name).get("family") == family}
+    return {
+        name.removeprefix(family).lstrip("_"): name
+        for name in MODELS.names()
+        if MODELS.metadata(name).get("family") == family
+    }
 
 
 def resolve_model(name: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -71,6 +93,8 @@ def create_model(name: str, num_classes: int = 19, *, in_channels: int = 3, **op
     allowed = [p for p in inspect.signature(build).parameters if p not in ("num_classes", "in_channels", "self")]
     for option in options:
         if not allowed:
-            raise ConfigError(f"model '{name}' takes no options besides num_classes and in_channels: leave out '{option}'")
+            raise ConfigError(
+                f"model '{name}' takes no options besides num_classes and in_channels: leave out '{option}'"
+            )
         check_choice(option, allowed, what=f"option of model '{name}'")
     return build(num_classes, in_channels=in_channels, **options)

@@ -41,7 +41,9 @@ class DilatedBlock(nn.Module):
         c, parts = out_channels, ((dilations[0],) if stride == 2 else dilations)
         width = c // len(parts)
         self.widen = ConvBNAct(in_channels, c, 1)
-        self.filters = nn.ModuleList(ConvBNAct(width, width, stride=stride, dilation=d, groups=width // GROUP) for d in parts)
+        self.filters = nn.ModuleList(
+            ConvBNAct(width, width, stride=stride, dilation=d, groups=width // GROUP) for d in parts
+        )
         self.attend = SqueezeExcite(c, c // 4)
         self.mix = ConvBNAct(c, c, 1, act="none")
         self.carry = ConvBNAct(in_channels, c, 1, act="none") if stride == 2 or in_channels != c else nn.Identity()
@@ -74,20 +76,47 @@ DILATIONS = ((1, 1), (1, 2), (1, 2), (1, 3), (2, 3), (2, 7), (2, 3), (2, 6), (2,
 PAPER_DILATIONS = ((1, 2), *((1, 4),) * 4, *((1, 14),) * 7)
 
 
-@register_model("regseg", title="RegSeg", paper="https://arxiv.org/abs/2111.09957", year=2021, venue="BMVC 2022", encoder="-", params=3_367_132, params_paper=3.34,
-                gmacs=9.1719, gmacs_size=(512, 1024), miou_val=78.5, miou_test=78.3, miou_reference=74.28, fps=104, fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)")
+@register_model(
+    "regseg",
+    title="RegSeg",
+    paper="https://arxiv.org/abs/2111.09957",
+    year=2021,
+    venue="BMVC 2022",
+    encoder="-",
+    params=3_367_132,
+    params_paper=3.34,
+    gmacs=9.1719,
+    gmacs_size=(512, 1024),
+    miou_val=78.5,
+    miou_test=78.3,
+    miou_reference=74.28,
+    fps=104,
+    fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)",
+)
 class RegSeg(SegNetwork):
     """Blocks of two dilations, small decoder (Gao, 2021); one pair of dilations for each block at 1/16."""
 
     align_corners = True
 
-    def __init__(self, num_classes: int = 19, *, in_channels: int = 3, dilations: tuple[tuple[int, int], ...] = DILATIONS, last_stride: int = 2, aux: bool = False):
+    def __init__(
+        self,
+        num_classes: int = 19,
+        *,
+        in_channels: int = 3,
+        dilations: tuple[tuple[int, int], ...] = DILATIONS,
+        last_stride: int = 2,
+        aux: bool = False,
+    ):
         super().__init__(num_classes, in_channels)
         self.stem = ConvBNAct(in_channels, 32, stride=2)
         self.stage4 = DilatedBlock(32, 48, stride=2)
         self.stage8 = nn.Sequential(DilatedBlock(48, 128, stride=2), DilatedBlock(128, 128), DilatedBlock(128, 128))
-        self.stage16 = nn.Sequential(DilatedBlock(128, 256, stride=2), *(DilatedBlock(256, 256, dilations=d) for d in dilations))
-        self.last = DilatedBlock(256, 320, stride=2) if last_stride == 2 else DilatedBlock(256, 256, dilations=dilations[-1])
+        self.stage16 = nn.Sequential(
+            DilatedBlock(128, 256, stride=2), *(DilatedBlock(256, 256, dilations=d) for d in dilations)
+        )
+        self.last = (
+            DilatedBlock(256, 320, stride=2) if last_stride == 2 else DilatedBlock(256, 256, dilations=dilations[-1])
+        )
         self.decoder = Decoder((48, 128, 320 if last_stride == 2 else 256), num_classes)
         self.add_aux_heads({"x16": 256} if aux else {})
 
@@ -102,8 +131,26 @@ class RegSeg(SegNetwork):
 @register_converter("regseg", source="zh320")
 def published_keys(model: RegSeg) -> KeyTable:
     """The reference's names."""
-    places = [(r"^stem\.", "conv_init."), (r"^stage4\.", "stage_d4."), (r"^stage8\.", "stage_d8."), (r"^stage16\.", "stage_d16."), (r"^last\.", f"stage_d16.{len(model.stage16)}."), (r"^decoder\.narrow16\.", "decoder.conv_d16."),
-              (r"^decoder\.narrow8\.", "decoder.conv_d8_stage1."), (r"^decoder\.blend8\.", "decoder.conv_d8_stage2."), (r"^decoder\.narrow4\.", "decoder.conv_d4_stage1."), (r"^decoder\.blend4\.", "decoder.conv_d4_stage2.0."),
-              (r"^decoder\.classify\.", "decoder.conv_d4_stage2.1.")]
-    parts = [(r"\.widen\.", ".conv1."), (r"\.filters\.0\.", ".conv_left."), (r"\.filters\.1\.", ".conv_right."), (r"\.attend\.squeeze\.", ".conv2.0.se_block.0."), (r"\.attend\.excite\.", ".conv2.0.se_block.2."), (r"\.mix\.", ".conv2.1."), (r"\.carry\.", ".conv_skip.1.")]
+    places = [
+        (r"^stem\.", "conv_init."),
+        (r"^stage4\.", "stage_d4."),
+        (r"^stage8\.", "stage_d8."),
+        (r"^stage16\.", "stage_d16."),
+        (r"^last\.", f"stage_d16.{len(model.stage16)}."),
+        (r"^decoder\.narrow16\.", "decoder.conv_d16."),
+        (r"^decoder\.narrow8\.", "decoder.conv_d8_stage1."),
+        (r"^decoder\.blend8\.", "decoder.conv_d8_stage2."),
+        (r"^decoder\.narrow4\.", "decoder.conv_d4_stage1."),
+        (r"^decoder\.blend4\.", "decoder.conv_d4_stage2.0."),
+        (r"^decoder\.classify\.", "decoder.conv_d4_stage2.1."),
+    ]
+    parts = [
+        (r"\.widen\.", ".conv1."),
+        (r"\.filters\.0\.", ".conv_left."),
+        (r"\.filters\.1\.", ".conv_right."),
+        (r"\.attend\.squeeze\.", ".conv2.0.se_block.0."),
+        (r"\.attend\.excite\.", ".conv2.0.se_block.2."),
+        (r"\.mix\.", ".conv2.1."),
+        (r"\.carry\.", ".conv_skip.1."),
+    ]
     return rename_keys(model, [*places, *parts, (r"\.conv\.(weight|bias)$", r".0.\1"), (r"\.bn\.(\w+)$", r".1.\1")])

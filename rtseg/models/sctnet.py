@@ -47,7 +47,10 @@ class ConvFormerBlock(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         self.attention, self.bn = ConvAttention(channels), BatchNorm(channels, eps=1e-6)
-        self.first, self.second = nn.Conv2d(channels, channels, 3, padding=1), nn.Conv2d(channels, channels, 3, padding=1)
+        self.first, self.second = (
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.Conv2d(channels, channels, 3, padding=1),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.relu()
@@ -61,9 +64,16 @@ class SCTNet(SegNetwork):
     def __init__(self, num_classes: int = 19, *, in_channels: int = 3, width: int = 32, aux: bool = True):
         super().__init__(num_classes, in_channels)
         w = width
-        self.stem = nn.Sequential(ConvBNAct(in_channels, w, stride=2, bias=True), ConvBNAct(w, w, stride=2, bias=True), residuals(w, w, bias=True), residuals(w, 2 * w, stride=2, act="none", bias=True))
+        self.stem = nn.Sequential(
+            ConvBNAct(in_channels, w, stride=2, bias=True),
+            ConvBNAct(w, w, stride=2, bias=True),
+            residuals(w, w, bias=True),
+            residuals(w, 2 * w, stride=2, act="none", bias=True),
+        )
         self.stage3 = nn.Sequential(residuals(2 * w, 4 * w, stride=2, bias=True), ConvFormerBlock(4 * w))
-        self.stage4 = nn.Sequential(ConvBNAct(4 * w, 8 * w, stride=2, bias=True), ConvFormerBlock(8 * w), ConvFormerBlock(8 * w))
+        self.stage4 = nn.Sequential(
+            ConvBNAct(4 * w, 8 * w, stride=2, bias=True), ConvFormerBlock(8 * w), ConvFormerBlock(8 * w)
+        )
         self.pyramid = SerialPyramid(8 * w, 2 * w, 2 * w, bias=True)
         self.head = NormActHead(4 * w, num_classes, hidden=4 * w, bias=True)
         self.add_aux_heads({"x8": 2 * w} if aux else {})
@@ -72,19 +82,49 @@ class SCTNet(SegNetwork):
         """Logits at 1/8."""
         x8 = self.stem(x)
         context = self.pyramid(self.stage4(self.stage3(x8.relu())))
-        return SegOutput(self.head(torch.cat([x8, resize(context, size_of(x8), align_corners=False)], dim=1)), self.aux_logits(x8=x8))
+        return SegOutput(
+            self.head(torch.cat([x8, resize(context, size_of(x8), align_corners=False)], dim=1)), self.aux_logits(x8=x8)
+        )
 
 # %% ../../nbs/models/62_sctnet.ipynb #cell014
-FACTS = dict(paper="https://arxiv.org/abs/2312.17071", year=2024, venue="AAAI", family="sctnet", encoder="-", gmacs_size=(512, 1024), fps_note="1536 x 768, RTX 3090, PyTorch (the authors')")
+FACTS = dict(
+    paper="https://arxiv.org/abs/2312.17071",
+    year=2024,
+    venue="AAAI",
+    family="sctnet",
+    encoder="-",
+    gmacs_size=(512, 1024),
+    fps_note="1536 x 768, RTX 3090, PyTorch (the authors')",
+)
 
 
-@register_model("sctnet_s", title="SCTNet-S", params=4_654_643, params_paper=4.6, gmacs=8.0065, miou_val=76.33, fps=149.2, notes="Seg75; 72.94 at 512 x 1024", **FACTS)
+@register_model(
+    "sctnet_s",
+    title="SCTNet-S",
+    params=4_654_643,
+    params_paper=4.6,
+    gmacs=8.0065,
+    miou_val=76.33,
+    fps=149.2,
+    notes="Seg75; 72.94 at 512 x 1024",
+    **FACTS,
+)
 def sctnet_s(num_classes: int = 19, *, in_channels: int = 3, aux: bool = True) -> SCTNet:
     """SCTNet-S with fresh weights."""
     return SCTNet(num_classes, in_channels=in_channels, width=32, aux=aux)
 
 
-@register_model("sctnet_b", title="SCTNet-B", params=17_437_779, params_paper=17.4, gmacs=29.8808, miou_val=79.83, fps=105.2, notes="Seg75; 76.46 at 512 x 1024, 80.51 at 1024 x 2048", **FACTS)
+@register_model(
+    "sctnet_b",
+    title="SCTNet-B",
+    params=17_437_779,
+    params_paper=17.4,
+    gmacs=29.8808,
+    miou_val=79.83,
+    fps=105.2,
+    notes="Seg75; 76.46 at 512 x 1024, 80.51 at 1024 x 2048",
+    **FACTS,
+)
 def sctnet_b(num_classes: int = 19, *, in_channels: int = 3, aux: bool = True) -> SCTNet:
     """SCTNet-B with fresh weights."""
     return SCTNet(num_classes, in_channels=in_channels, width=64, aux=aux)
@@ -93,8 +133,30 @@ def sctnet_b(num_classes: int = 19, *, in_channels: int = 3, aux: bool = True) -
 @register_converter("sctnet_s", "sctnet_b", source="authors")
 def published_keys(model: SCTNet) -> KeyTable:
     """The authors' names (mmsegmentation's prefixes); their heads for training have another form and are not taken over."""
-    places = [(r"^stem\.([01])\.conv\.", lambda m: f"backbone.conv1.{3 * int(m[1])}."), (r"^stem\.([01])\.bn\.", lambda m: f"backbone.conv1.{3 * int(m[1]) + 1}."), (r"^stem\.([23])\.", lambda m: f"backbone.layer{int(m[1]) - 1}."),
-              (r"^stage3\.0\.", "backbone.layer3."), (r"^stage3\.1\.", "backbone.layer3_2."), (r"^stage4\.0\.", "backbone.convdown4."), (r"^stage4\.([12])\.", lambda m: f"backbone.layer{int(m[1]) + 3}.")]
-    blocks = [(r"attention\.bn\.", "attn_l.norm."), (r"attention\.tall", "attn_l.kv"), (r"attention\.wide", "attn_l.kv3"), (r"(layer\d(?:_2)?)\.bn\.", r"\1.mlp_l.norm."), (r"\.first\.", ".mlp_l.conv1."), (r"\.second\.", ".mlp_l.conv2.")]
-    head = [(r"^pyramid\.", "spp."), *PYRAMID_NAMES, (r"^spp\.", "backbone.spp."), (r"^head\.gather\.bn", "decode_head.bn1"), (r"^head\.gather\.conv", "decode_head.conv1"), (r"^head\.classify\.bn", "decode_head.bn2"), (r"^head\.classify\.conv", "decode_head.conv_seg")]
+    places = [
+        (r"^stem\.([01])\.conv\.", lambda m: f"backbone.conv1.{3 * int(m[1])}."),
+        (r"^stem\.([01])\.bn\.", lambda m: f"backbone.conv1.{3 * int(m[1]) + 1}."),
+        (r"^stem\.([23])\.", lambda m: f"backbone.layer{int(m[1]) - 1}."),
+        (r"^stage3\.0\.", "backbone.layer3."),
+        (r"^stage3\.1\.", "backbone.layer3_2."),
+        (r"^stage4\.0\.", "backbone.convdown4."),
+        (r"^stage4\.([12])\.", lambda m: f"backbone.layer{int(m[1]) + 3}."),
+    ]
+    blocks = [
+        (r"attention\.bn\.", "attn_l.norm."),
+        (r"attention\.tall", "attn_l.kv"),
+        (r"attention\.wide", "attn_l.kv3"),
+        (r"(layer\d(?:_2)?)\.bn\.", r"\1.mlp_l.norm."),
+        (r"\.first\.", ".mlp_l.conv1."),
+        (r"\.second\.", ".mlp_l.conv2."),
+    ]
+    head = [
+        (r"^pyramid\.", "spp."),
+        *PYRAMID_NAMES,
+        (r"^spp\.", "backbone.spp."),
+        (r"^head\.gather\.bn", "decode_head.bn1"),
+        (r"^head\.gather\.conv", "decode_head.conv1"),
+        (r"^head\.classify\.bn", "decode_head.bn2"),
+        (r"^head\.classify\.conv", "decode_head.conv_seg"),
+    ]
     return rename_keys(model, [*places, *blocks, *head, *RESIDUAL_NAMES, *LISTED], unused=("auxiliary_head.*",))

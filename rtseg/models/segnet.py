@@ -24,8 +24,22 @@ def stage(in_channels: int, out_channels: int, depth: int, *, changes_last: bool
     return nn.Sequential(*(ConvBNAct(a, b) for a, b in zip(widths, widths[1:], strict=False)))
 
 # %% ../../nbs/models/10_segnet.ipynb #cell009
-@register_model("segnet", title="SegNet", paper="https://arxiv.org/abs/1511.00561", year=2015, venue="TPAMI", encoder="-", params=29_483_046, params_paper=29.46,
-                gmacs=344.8725, gmacs_size=(512, 1024), miou_test=56.1, miou_reference=70.77, fps=14, fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)")
+@register_model(
+    "segnet",
+    title="SegNet",
+    paper="https://arxiv.org/abs/1511.00561",
+    year=2015,
+    venue="TPAMI",
+    encoder="-",
+    params=29_483_046,
+    params_paper=29.46,
+    gmacs=344.8725,
+    gmacs_size=(512, 1024),
+    miou_test=56.1,
+    miou_reference=70.77,
+    fps=14,
+    fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)",
+)
 class SegNet(SegNetwork):
     """VGG-like encoder and its mirror image with unpooling (Badrinarayanan et al., 2015); `width` is the first stage's."""
 
@@ -54,5 +68,14 @@ class SegNet(SegNetwork):
 @register_converter("segnet", source="zh320")
 def published_keys(model: SegNet) -> KeyTable:
     """The reference's names: stages are counted from 1, those of the decoder downwards from 5."""
-    return rename_keys(model, [(r"^down\.(\d)", lambda m: f"down_stage{int(m[1]) + 1}.conv"), (r"^up\.(\d)", lambda m: f"up_stage{5 - int(m[1])}.conv"),
-                               (r"^head\.conv", "classifier.0"), (r"^head\.bn", "classifier.1"), (r"(\.conv\.\d)\.conv\.", r"\1.0."), (r"(\.conv\.\d)\.bn\.", r"\1.1.")])
+    return rename_keys(
+        model,
+        [
+            (r"^down\.(\d)", lambda m: f"down_stage{int(m[1]) + 1}.conv"),
+            (r"^up\.(\d)", lambda m: f"up_stage{5 - int(m[1])}.conv"),
+            (r"^head\.conv", "classifier.0"),
+            (r"^head\.bn", "classifier.1"),
+            (r"(\.conv\.\d)\.conv\.", r"\1.0."),
+            (r"(\.conv\.\d)\.bn\.", r"\1.1."),
+        ],
+    )

@@ -36,7 +36,9 @@ class UpColumn(nn.Module):
     def __init__(self, channels: tuple[int, ...]):
         super().__init__()
         self.blocks = nn.ModuleList(SBlock(c) for c in channels)
-        self.grow = nn.ModuleList(DeconvBNAct(coarse, fine) for fine, coarse in zip(channels, channels[1:], strict=False))
+        self.grow = nn.ModuleList(
+            DeconvBNAct(coarse, fine) for fine, coarse in zip(channels, channels[1:], strict=False)
+        )
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         made = [self.blocks[-1](maps[-1])]
@@ -51,7 +53,9 @@ class DownColumn(nn.Module):
     def __init__(self, channels: tuple[int, ...]):
         super().__init__()
         self.blocks = nn.ModuleList(SBlock(c) for c in channels[:-1])
-        self.shrink = nn.ModuleList(ConvBNAct(fine, coarse, stride=2) for fine, coarse in zip(channels, channels[1:], strict=False))
+        self.shrink = nn.ModuleList(
+            ConvBNAct(fine, coarse, stride=2) for fine, coarse in zip(channels, channels[1:], strict=False)
+        )
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         made = [self.blocks[0](maps[0])]
@@ -60,14 +64,37 @@ class DownColumn(nn.Module):
         return [*made, self.shrink[-1](made[-1])]
 
 # %% ../../nbs/models/24_shelfnet.ipynb #cell012
-@register_model("shelfnet", title="ShelfNet", paper="https://arxiv.org/abs/1811.11254", year=2018, venue="ICCV workshop 2019", encoder="ResNet-18", params=16_040_864, params_paper=23.5,
-                gmacs=27.241, gmacs_size=(512, 1024), miou_test=74.8, miou_reference=77.63, fps=110, fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)")
+@register_model(
+    "shelfnet",
+    title="ShelfNet",
+    paper="https://arxiv.org/abs/1811.11254",
+    year=2018,
+    venue="ICCV workshop 2019",
+    encoder="ResNet-18",
+    params=16_040_864,
+    params_paper=23.5,
+    gmacs=27.241,
+    gmacs_size=(512, 1024),
+    miou_test=74.8,
+    miou_reference=77.63,
+    fps=110,
+    fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)",
+)
 class ShelfNet(SegNetwork):
     """ResNet encoder and three thin columns (Zhuang et al., 2018)."""
 
     align_corners = True
 
-    def __init__(self, num_classes: int = 19, *, in_channels: int = 3, encoder: str = "resnet18", channels: tuple[int, ...] = (32, 64, 128, 256), pretrained: bool | str | Path = False, aux: bool = False):
+    def __init__(
+        self,
+        num_classes: int = 19,
+        *,
+        in_channels: int = 3,
+        encoder: str = "resnet18",
+        channels: tuple[int, ...] = (32, 64, 128, 256),
+        pretrained: bool | str | Path = False,
+        aux: bool = False,
+    ):
         super().__init__(num_classes, in_channels)
         self.encoder = Encoder(encoder, in_channels=in_channels, pretrained=pretrained)
         self.narrow = nn.ModuleList(ConvBNAct(a, b, 1) for a, b in zip(self.encoder.channels, channels, strict=True))
@@ -86,6 +113,14 @@ class ShelfNet(SegNetwork):
 @register_converter("shelfnet", source="zh320")
 def published_keys(model: ShelfNet) -> KeyTable:
     """The reference's names."""
-    columns = [(r"^column([24])\.", r"decoder\1."), (r"^column3\.", "encoder3."), (r"\.blocks\.(\d)", lambda m: f".block_{'ABCD'[int(m[1])]}"), (r"\.shrink\.(\d)", lambda m: f".down_{'ABCD'[int(m[1])]}"),
-               (r"\.grow\.(\d)", lambda m: f".up_{'BCD'[int(m[1])]}.up_conv"), (r"^narrow\.(\d)", lambda m: f"conv_{'ABCD'[int(m[1])]}"), (r"\.first\.", ".conv1."), (r"\.second\.", ".conv2.")]
+    columns = [
+        (r"^column([24])\.", r"decoder\1."),
+        (r"^column3\.", "encoder3."),
+        (r"\.blocks\.(\d)", lambda m: f".block_{'ABCD'[int(m[1])]}"),
+        (r"\.shrink\.(\d)", lambda m: f".down_{'ABCD'[int(m[1])]}"),
+        (r"\.grow\.(\d)", lambda m: f".up_{'BCD'[int(m[1])]}.up_conv"),
+        (r"^narrow\.(\d)", lambda m: f"conv_{'ABCD'[int(m[1])]}"),
+        (r"\.first\.", ".conv1."),
+        (r"\.second\.", ".conv2."),
+    ]
     return rename_keys(model, [(r"^encoder\.body\.", "backbone."), *columns, (r"^classify", "classifier"), *LISTED])

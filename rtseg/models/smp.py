@@ -32,7 +32,19 @@ def make_robust(module: nn.Module) -> nn.Module:
     return bear_single_values(module)
 
 # %% ../../nbs/models/52_smp.ipynb #cell008
-DECODERS = ("deeplabv3", "deeplabv3plus", "fpn", "linknet", "manet", "pan", "pspnet", "segformer", "unet", "unetplusplus", "upernet")
+DECODERS = (
+    "deeplabv3",
+    "deeplabv3plus",
+    "fpn",
+    "linknet",
+    "manet",
+    "pan",
+    "pspnet",
+    "segformer",
+    "unet",
+    "unetplusplus",
+    "upernet",
+)
 MIN_SIDE = {"pan": 128}
 
 
@@ -58,12 +70,29 @@ def freeze_unread(module: nn.Module, in_channels: int, *, side: int = 128) -> nn
     return module
 
 # %% ../../nbs/models/52_smp.ipynb #cell014
-@register_model("smp", title="SMP", paper="https://github.com/qubvel-org/segmentation_models.pytorch", year=2019, encoder="any of SMP's", params=12_333_923, gmacs=36.6468, gmacs_size=(512, 1024),
-                notes="default: DeepLabV3+ on ResNet-18; needs the extra 'smp'")
+@register_model(
+    "smp",
+    title="SMP",
+    paper="https://github.com/qubvel-org/segmentation_models.pytorch",
+    year=2019,
+    encoder="any of SMP's",
+    params=12_333_923,
+    gmacs=36.6468,
+    gmacs_size=(512, 1024),
+    notes="default: DeepLabV3+ on ResNet-18; needs the extra 'smp'",
+)
 class SmpNetwork(SegNetwork):
     """A decoder of segmentation_models.pytorch on one of its encoders; raises `MissingExtra` where SMP is not installed."""
 
-    def __init__(self, num_classes: int = 19, *, in_channels: int = 3, encoder: str = "resnet18", decoder: str = "deeplabv3plus", pretrained: bool | str | Path = False):
+    def __init__(
+        self,
+        num_classes: int = 19,
+        *,
+        in_channels: int = 3,
+        encoder: str = "resnet18",
+        decoder: str = "deeplabv3plus",
+        pretrained: bool | str | Path = False,
+    ):
         super().__init__(num_classes, in_channels)
         body = build_smp(check_choice(decoder, DECODERS, what="decoder"), encoder, num_classes, in_channels, pretrained)
         self.body = freeze_unread(make_robust(body), in_channels)
@@ -75,7 +104,9 @@ class SmpNetwork(SegNetwork):
         return logits[..., : x.shape[-2], : x.shape[-1]]
 
 
-def build_smp(decoder: str, encoder: str, num_classes: int, in_channels: int, pretrained: bool | str | Path) -> nn.Module:
+def build_smp(
+    decoder: str, encoder: str, num_classes: int, in_channels: int, pretrained: bool | str | Path
+) -> nn.Module:
     """SMP's own network."""
     try:
         import segmentation_models_pytorch as smp
@@ -83,11 +114,15 @@ def build_smp(decoder: str, encoder: str, num_classes: int, in_channels: int, pr
         raise missing_extra("segmentation-models-pytorch", "smp") from error
     if not encoder.startswith("tu-"):
         check_choice(encoder, smp.encoders.get_encoder_names(), what="encoder")
-    settings: dict[str, Any] = dict(in_channels=in_channels, classes=num_classes, encoder_weights="imagenet" if pretrained is True else None)
+    settings: dict[str, Any] = dict(
+        in_channels=in_channels, classes=num_classes, encoder_weights="imagenet" if pretrained is True else None
+    )
     try:
         body = smp.create_model(decoder, encoder, **settings)
     except OSError as error:
-        raise ArtifactError(f"the weights of '{encoder}' cannot be fetched ({str(error).splitlines()[0]}): give pretrained=PATH of a file, or pretrained=False") from error
+        raise ArtifactError(
+            f"the weights of '{encoder}' cannot be fetched ({str(error).splitlines()[0]}): give pretrained=PATH of a file, or pretrained=False"
+        ) from error
     if isinstance(pretrained, (str, Path)):
         load_classifier(body.encoder, load_checkpoint(pretrained), source=str(pretrained))
     return body

@@ -62,8 +62,21 @@ class Refinement(nn.Module):
         return self.blend(torch.cat([self.choose(skip), x], dim=1))
 
 # %% ../../nbs/models/12_sqnet.ipynb #cell011
-@register_model("sqnet", title="SQNet", paper="https://openreview.net/forum?id=S1uHiFyyg", year=2016, venue="NIPS workshop", encoder="SqueezeNet-1.1", params=4_808_976,
-                gmacs=36.7947, gmacs_size=(512, 1024), miou_test=59.8, miou_reference=69.55, fps=69, fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)")
+@register_model(
+    "sqnet",
+    title="SQNet",
+    paper="https://openreview.net/forum?id=S1uHiFyyg",
+    year=2016,
+    venue="NIPS workshop",
+    encoder="SqueezeNet-1.1",
+    params=4_808_976,
+    gmacs=36.7947,
+    gmacs_size=(512, 1024),
+    miou_test=59.8,
+    miou_reference=69.55,
+    fps=69,
+    fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)",
+)
 class SQNet(SegNetwork):
     """SqueezeNet encoder, parallel dilations, refined skips (Treml et al., 2016)."""
 
@@ -95,7 +108,30 @@ class SQNet(SegNetwork):
 @register_converter("sqnet", source="zh320")
 def published_keys(model: SQNet) -> KeyTable:
     """The reference's names."""
-    steps = {"up8": "up1.up_conv", "refine8": "refine1", "up4": "up2.up_conv", "refine4": "refine2", "up2": "up3.up_conv", "refine2": "refine3", "up1": "up4.up_conv"}
+    steps = {
+        "up8": "up1.up_conv",
+        "refine8": "refine1",
+        "up4": "up2.up_conv",
+        "refine4": "refine2",
+        "up2": "up3.up_conv",
+        "refine2": "refine3",
+        "up1": "up4.up_conv",
+    }
     swap = [(r"^(up|refine)([1248])\.", lambda m: f"{steps[m[1] + m[2]]}.")]
-    return rename_keys(model, [*swap, (r"^stem\.conv\.", "conv.0."), (r"^stem\.bn\.", "conv.1."), (r"^fire4\.", "fire1."), (r"^fire8\.", "fire2."), (r"^fire16\.", "fire3."), (r"\.squeeze\.", ".conv_squeeze."),
-                               (r"\.expand([13])\.", r".conv_expand\1."), (r"^dilations\.convs\.(\d)", r"pdc.conv\1"), (r"\.choose\.", ".conv_low."), (r"\.blend\.", ".conv_cat."), *LISTED])
+    return rename_keys(
+        model,
+        [
+            *swap,
+            (r"^stem\.conv\.", "conv.0."),
+            (r"^stem\.bn\.", "conv.1."),
+            (r"^fire4\.", "fire1."),
+            (r"^fire8\.", "fire2."),
+            (r"^fire16\.", "fire3."),
+            (r"\.squeeze\.", ".conv_squeeze."),
+            (r"\.expand([13])\.", r".conv_expand\1."),
+            (r"^dilations\.convs\.(\d)", r"pdc.conv\1"),
+            (r"\.choose\.", ".conv_low."),
+            (r"\.blend\.", ".conv_cat."),
+            *LISTED,
+        ],
+    )

@@ -50,12 +50,24 @@ def start_from(network: SegNetwork, state: Mapping[str, Tensor], *, name: str | 
     given = {k: v for k, v in our_names(network, state, name).items() if not k.endswith("num_batches_tracked")}
     unequal = [k for k in own if k in given and own[k].shape != given[k].shape]
     theirs = {b for k in unequal for a, b in zip(own[k].shape, given[k].shape, strict=False) if a != b}
-    fresh = {k for k in unequal if len(theirs) == 1 and counts_classes(own[k].shape, given[k].shape, network.num_classes, min(theirs))}
-    absent = {k for k in own if k not in given and k.startswith(tuple(f"{part}." for part in (*network.aux_parts, *network.idle_parts)))}
+    fresh = {
+        k
+        for k in unequal
+        if len(theirs) == 1 and counts_classes(own[k].shape, given[k].shape, network.num_classes, min(theirs))
+    }
+    absent = {
+        k
+        for k in own
+        if k not in given and k.startswith(tuple(f"{part}." for part in (*network.aux_parts, *network.idle_parts)))
+    }
     spare = tuple(f"{part}." for part in (*network.aux_parts, *network.idle_parts))
     _refuse(network, [k for k in own if k not in given and k not in absent], "misses")
     _refuse(network, [k for k in given if k not in own and not k.startswith(spare)], "has unknown tensors, such as")
-    _refuse(network, [f"{k} {tuple(given[k].shape)} instead of {tuple(own[k].shape)}" for k in unequal if k not in fresh], "has")
+    _refuse(
+        network,
+        [f"{k} {tuple(given[k].shape)} instead of {tuple(own[k].shape)}" for k in unequal if k not in fresh],
+        "has",
+    )
     copied = tuple(k for k in own if k in given and k not in fresh)
     network.load_state_dict({k: given[k] for k in copied}, strict=False)
     return Start(copied, tuple(sorted({k.rsplit(".", 1)[0] for k in fresh | absent})))
@@ -64,5 +76,7 @@ def start_from(network: SegNetwork, state: Mapping[str, Tensor], *, name: str | 
 def _refuse(network: SegNetwork, keys: list[str], what: str) -> None:
     if keys:
         more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-        raise ArtifactError(f"these weights are no start for {type(network).__name__}: the file {what} {keys[0]}{more}; "
-                            "build the network with the options that the weights were trained with")
+        raise ArtifactError(
+            f"these weights are no start for {type(network).__name__}: the file {what} {keys[0]}{more}; "
+            "build the network with the options that the weights were trained with"
+        )

@@ -35,9 +35,23 @@ class Context(nn.Module):
         return self.narrow4(self.refine4(x16)) + resize(deep, size_of(x16))
 
 # %% ../../nbs/models/49_stdc.ipynb #cell009
-@register_model("stdc", title="STDC", paper="https://arxiv.org/abs/2104.13188", year=2021, venue="CVPR", encoder="STDC1", params=7_788_448,
-                gmacs=15.6521, gmacs_size=(512, 1024), miou_val=74.5, miou_test=75.3, miou_reference=75.25, fps=163, fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)",
-                notes="encoder='stdc2': 11,818,912 parameters, 22.25 GMAC, paper 77.0 val and 76.8 test, reference 76.78, 119 fps")
+@register_model(
+    "stdc",
+    title="STDC",
+    paper="https://arxiv.org/abs/2104.13188",
+    year=2021,
+    venue="CVPR",
+    encoder="STDC1",
+    params=7_788_448,
+    gmacs=15.6521,
+    gmacs_size=(512, 1024),
+    miou_val=74.5,
+    miou_test=75.3,
+    miou_reference=75.25,
+    fps=163,
+    fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)",
+    notes="encoder='stdc2': 11,818,912 parameters, 22.25 GMAC, paper 77.0 val and 76.8 test, reference 76.78, 119 fps",
+)
 class STDC(SegNetwork):
     """STDCNet, attention refinement, fusion (Fan et al., 2021); heads for training by `aux` and `detail`."""
 
@@ -45,7 +59,16 @@ class STDC(SegNetwork):
     aux_parts = ("aux_heads", "detail_head", "detail_fuse")
     idle_parts = ("detail_fuse",)
 
-    def __init__(self, num_classes: int = 19, *, in_channels: int = 3, encoder: str = "stdc1", pretrained: bool | str | Path = False, aux: bool = False, detail: bool = False):
+    def __init__(
+        self,
+        num_classes: int = 19,
+        *,
+        in_channels: int = 3,
+        encoder: str = "stdc1",
+        pretrained: bool | str | Path = False,
+        aux: bool = False,
+        detail: bool = False,
+    ):
         super().__init__(num_classes, in_channels)
         self.encoder = STDCNet(encoder, in_channels=in_channels, pretrained=pretrained)
         *_, c8, c16, c32 = self.encoder.channels
@@ -68,8 +91,26 @@ class STDC(SegNetwork):
 @register_converter("stdc", source="zh320")
 def published_keys(model: STDC) -> KeyTable:
     """The reference's names; heads that this network was built without may be in the file."""
-    absent = [*(() if model.aux_heads else ("aux_head*",)), *(() if model.detail_head is not None else ("detail_head.*", "detail_conv.*"))]
-    heads = [(rf"^aux_heads\.x{8 * 2 ** i}\.", f"aux_head{i + 3}.") for i in range(3)]
-    return rename_keys(model, [(r"^encoder\.", ""), *heads, (r"^(aux_head\d|detail_head)\.gather\.", r"\1.0."), (r"^(aux_head\d|detail_head)\.classify\.", r"\1.1."),
-                               (r"^context\.refine(\d)\.weigh\.", r"arm\1.conv."), (r"^context\.narrow(\d)", r"conv\1"), (r"^fusion\.", "ffm."), (r"^detail_fuse\.", "detail_conv."), *FUSION_RULES, *HEAD_RULES,
-                               (r"^(arm\d\.conv)\.conv\.", r"\1.0."), *LISTED], unused=tuple(absent))
+    absent = [
+        *(() if model.aux_heads else ("aux_head*",)),
+        *(() if model.detail_head is not None else ("detail_head.*", "detail_conv.*")),
+    ]
+    heads = [(rf"^aux_heads\.x{8 * 2**i}\.", f"aux_head{i + 3}.") for i in range(3)]
+    return rename_keys(
+        model,
+        [
+            (r"^encoder\.", ""),
+            *heads,
+            (r"^(aux_head\d|detail_head)\.gather\.", r"\1.0."),
+            (r"^(aux_head\d|detail_head)\.classify\.", r"\1.1."),
+            (r"^context\.refine(\d)\.weigh\.", r"arm\1.conv."),
+            (r"^context\.narrow(\d)", r"conv\1"),
+            (r"^fusion\.", "ffm."),
+            (r"^detail_fuse\.", "detail_conv."),
+            *FUSION_RULES,
+            *HEAD_RULES,
+            (r"^(arm\d\.conv)\.conv\.", r"\1.0."),
+            *LISTED,
+        ],
+        unused=tuple(absent),
+    )

@@ -58,9 +58,15 @@ class STDCNet(nn.Module):
         depths = DEPTHS[check_choice(name, DEPTHS, what="encoder")]
         c2, c4, c8, c16, c32 = STDC_CHANNELS
         self.stage1, self.stage2 = ConvBNAct(in_channels, c2, stride=2), ConvBNAct(c2, c4, stride=2)
-        self.stage3, self.stage4, self.stage5 = dense_stage(c4, c8, depths[0]), dense_stage(c8, c16, depths[1]), dense_stage(c16, c32, depths[2])
+        self.stage3, self.stage4, self.stage5 = (
+            dense_stage(c4, c8, depths[0]),
+            dense_stage(c8, c16, depths[1]),
+            dense_stage(c16, c32, depths[2]),
+        )
         if pretrained is True:
-            raise ArtifactError(f"no hub holds the ImageNet weights of '{name}': download the authors' file and give pretrained=PATH")
+            raise ArtifactError(
+                f"no hub holds the ImageNet weights of '{name}': download the authors' file and give pretrained=PATH"
+            )
         if pretrained is not False:
             load_stdc_classifier(self, load_checkpoint(pretrained), source=str(pretrained))
 
@@ -79,8 +85,11 @@ def stdc_names(encoder: STDCNet) -> dict[str, str]:
         for i in range(len(getattr(encoder, stage))):
             names |= {f"{stage}.{i}.block{b + 1}": f"features.{position}.conv_list.{b}" for b in range(4)}
             position += 1
-    return {f"{ours}.{rest}": f"{theirs}.{rest}" for ours, theirs in names.items() for rest in
-            ("conv.weight", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var")}
+    return {
+        f"{ours}.{rest}": f"{theirs}.{rest}"
+        for ours, theirs in names.items()
+        for rest in ("conv.weight", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var")
+    }
 
 
 def load_stdc_classifier(encoder: STDCNet, state: Mapping[str, Tensor], *, source: str) -> None:
@@ -88,7 +97,11 @@ def load_stdc_classifier(encoder: STDCNet, state: Mapping[str, Tensor], *, sourc
     names, own = stdc_names(encoder), encoder.state_dict()
     given = {k.removeprefix("backbone."): v for k, v in state.items() if not k.endswith("num_batches_tracked")}
     features = {k for k in given if k.startswith("features.")}
-    wrong = [t for k, t in names.items() if t not in given or given[t].shape != own[k].shape] + sorted(features - set(names.values()))
+    wrong = [t for k, t in names.items() if t not in given or given[t].shape != own[k].shape] + sorted(
+        features - set(names.values())
+    )
     if wrong:
-        raise ArtifactError(f"{source} does not fit this STDCNet, for instance {wrong[0]}: give classification weights of the same depth")
+        raise ArtifactError(
+            f"{source} does not fit this STDCNet, for instance {wrong[0]}: give classification weights of the same depth"
+        )
     encoder.load_state_dict({k: given[t] for k, t in names.items()}, strict=False)

@@ -75,7 +75,10 @@ class PointFusion(nn.Module):
     def __init__(self, in_channels: int, channels: int):
         super().__init__()
         self.mix = ConvBNAct(in_channels, channels, 1)
-        self.squeeze, self.excite = nn.Conv2d(channels, channels // 4, 1, bias=False), nn.Conv2d(channels // 4, channels, 1, bias=False)
+        self.squeeze, self.excite = (
+            nn.Conv2d(channels, channels // 4, 1, bias=False),
+            nn.Conv2d(channels // 4, channels, 1, bias=False),
+        )
 
     def forward(self, *maps: Tensor) -> Tensor:
         x = self.mix(torch.cat(maps, dim=1))
@@ -105,7 +108,15 @@ class STDCSeg(SegNetwork):
     align_corners = True
     aux_parts = ("aux_heads", "detail_heads")
 
-    def __init__(self, num_classes: int = 19, *, in_channels: int = 3, encoder: str = "stdc1", aux: bool = True, detail_strides: tuple[int, ...] = (8,)):
+    def __init__(
+        self,
+        num_classes: int = 19,
+        *,
+        in_channels: int = 3,
+        encoder: str = "stdc1",
+        aux: bool = True,
+        detail_strides: tuple[int, ...] = (8,),
+    ):
         super().__init__(num_classes, in_channels)
         for stride in detail_strides:
             check_choice(str(stride), ("2", "4", "8", "16"), what="stride of a detail head")
@@ -116,7 +127,9 @@ class STDCSeg(SegNetwork):
         self.head = ClassifierHead(256, num_classes, hidden=256, bias=False)
         self.add_aux_heads({"at8": 128, "at16": 128} if aux else {}, hidden=64)
         sees = dict(zip((2, 4, 8, 16), STDC_CHANNELS, strict=False))
-        self.detail_heads = nn.ModuleDict({f"x{s}": ClassifierHead(sees[s], 1, hidden=64, bias=False) for s in sorted(detail_strides)})
+        self.detail_heads = nn.ModuleDict(
+            {f"x{s}": ClassifierHead(sees[s], 1, hidden=64, bias=False) for s in sorted(detail_strides)}
+        )
 
     def predict(self, x: Tensor) -> SegOutput:
         """Logits at 1/8."""
@@ -134,28 +147,66 @@ class STDCSeg(SegNetwork):
 FACTS = dict(paper="https://arxiv.org/abs/2104.13188", year=2021, venue="CVPR", gmacs_size=(512, 1024))
 
 
-@register_model("stdcseg1", title="STDC1-Seg", encoder="STDC1", params=8_275_104, gmacs=16.8631, miou_val=74.5, miou_test=75.3, notes="the authors' network", **FACTS)
-def stdcseg1(num_classes: int = 19, *, in_channels: int = 3, aux: bool = True, detail_strides: tuple[int, ...] = (8,)) -> STDCSeg:
+@register_model(
+    "stdcseg1",
+    title="STDC1-Seg",
+    encoder="STDC1",
+    params=8_275_104,
+    gmacs=16.8631,
+    miou_val=74.5,
+    miou_test=75.3,
+    notes="the authors' network",
+    **FACTS,
+)
+def stdcseg1(
+    num_classes: int = 19, *, in_channels: int = 3, aux: bool = True, detail_strides: tuple[int, ...] = (8,)
+) -> STDCSeg:
     """STDC1-Seg with fresh weights."""
     return STDCSeg(num_classes, in_channels=in_channels, encoder="stdc1", aux=aux, detail_strides=detail_strides)
 
 
-@register_model("stdcseg2", title="STDC2-Seg", encoder="STDC2", params=12_305_568, gmacs=23.4566, miou_val=77.0, miou_test=76.8, notes="the authors' network", **FACTS)
-def stdcseg2(num_classes: int = 19, *, in_channels: int = 3, aux: bool = True, detail_strides: tuple[int, ...] = (8,)) -> STDCSeg:
+@register_model(
+    "stdcseg2",
+    title="STDC2-Seg",
+    encoder="STDC2",
+    params=12_305_568,
+    gmacs=23.4566,
+    miou_val=77.0,
+    miou_test=76.8,
+    notes="the authors' network",
+    **FACTS,
+)
+def stdcseg2(
+    num_classes: int = 19, *, in_channels: int = 3, aux: bool = True, detail_strides: tuple[int, ...] = (8,)
+) -> STDCSeg:
     """STDC2-Seg with fresh weights."""
     return STDCSeg(num_classes, in_channels=in_channels, encoder="stdc2", aux=aux, detail_strides=detail_strides)
 
 # %% ../../nbs/models/50_stdcseg.ipynb #cell023
-UNUSED = ("cp.backbone.features.*", "cp.backbone.conv_last.*", "cp.backbone.fc.*", "cp.backbone.bn.*", "cp.backbone.linear.*")
+UNUSED = (
+    "cp.backbone.features.*",
+    "cp.backbone.conv_last.*",
+    "cp.backbone.fc.*",
+    "cp.backbone.bn.*",
+    "cp.backbone.linear.*",
+)
 
 
 def encoder_rules(depths: tuple[int, int, int]) -> list[tuple[str, str]]:
     """Where each stage's blocks stand in the authors' list."""
-    rules, position = [(r"^encoder\.stage1\.", "cp.backbone.x2.0.0."), (r"^encoder\.stage2\.", "cp.backbone.x4.0.1.")], 2
+    rules, position = (
+        [(r"^encoder\.stage1\.", "cp.backbone.x2.0.0."), (r"^encoder\.stage2\.", "cp.backbone.x4.0.1.")],
+        2,
+    )
     for stage, scale, depth in zip((3, 4, 5), (8, 16, 32), depths, strict=True):
         rules += [(rf"^encoder\.stage{stage}\.{i}\.", f"cp.backbone.x{scale}.0.{position + i}.") for i in range(depth)]
         position += depth
-    return [*rules, (r"\.block(\d)\.", lambda m: f".conv_list.{int(m[1]) - 1}."), (r"\.halve\.conv\.", ".avd_layer.0."), (r"\.halve\.bn\.", ".avd_layer.1.")]
+    return [
+        *rules,
+        (r"\.block(\d)\.", lambda m: f".conv_list.{int(m[1]) - 1}."),
+        (r"\.halve\.conv\.", ".avd_layer.0."),
+        (r"\.halve\.bn\.", ".avd_layer.1."),
+    ]
 
 
 @register_converter("stdcseg1", source="stdc-seg")
@@ -163,9 +214,27 @@ def encoder_rules(depths: tuple[int, int, int]) -> list[tuple[str, str]]:
 def published_keys(model: STDCSeg) -> KeyTable:
     """The authors' names; heads for training that this network was built without may be in the file."""
     depths = tuple(len(stage) for stage in (model.encoder.stage3, model.encoder.stage4, model.encoder.stage5))
-    context = [(r"^context\.whole\.", "cp.conv_avg."), (r"^context\.smooth(\d+)\.", r"cp.conv_head\1."), (r"^context\.refine(\d+)\.reduce\.", r"cp.arm\1.conv."),
-               (r"^context\.refine(\d+)\.weigh\.conv\.", r"cp.arm\1.conv_atten."), (r"^context\.refine(\d+)\.weigh\.bn\.", r"cp.arm\1.bn_atten.")]
-    fusion = [(r"^fusion\.mix\.", "ffm.convblk."), (r"^fusion\.squeeze\.", "ffm.conv1."), (r"^fusion\.excite\.", "ffm.conv2.")]
-    heads = [(r"^aux_heads\.at8\.", "conv_out16."), (r"^aux_heads\.at16\.", "conv_out32."), (r"^detail_heads\.x(\d+)\.", r"conv_out_sp\1."), (r"^head\.", "conv_out."), (r"^(conv_out\w*)\.gather\.", r"\1.conv."), (r"^(conv_out\w*)\.classify\.", r"\1.conv_out.")]
-    absent = [f"conv_out_sp{s}.*" for s in (2, 4, 8, 16) if f"x{s}" not in model.detail_heads] + ([] if model.aux_heads else ["conv_out16.*", "conv_out32.*"])
+    context = [
+        (r"^context\.whole\.", "cp.conv_avg."),
+        (r"^context\.smooth(\d+)\.", r"cp.conv_head\1."),
+        (r"^context\.refine(\d+)\.reduce\.", r"cp.arm\1.conv."),
+        (r"^context\.refine(\d+)\.weigh\.conv\.", r"cp.arm\1.conv_atten."),
+        (r"^context\.refine(\d+)\.weigh\.bn\.", r"cp.arm\1.bn_atten."),
+    ]
+    fusion = [
+        (r"^fusion\.mix\.", "ffm.convblk."),
+        (r"^fusion\.squeeze\.", "ffm.conv1."),
+        (r"^fusion\.excite\.", "ffm.conv2."),
+    ]
+    heads = [
+        (r"^aux_heads\.at8\.", "conv_out16."),
+        (r"^aux_heads\.at16\.", "conv_out32."),
+        (r"^detail_heads\.x(\d+)\.", r"conv_out_sp\1."),
+        (r"^head\.", "conv_out."),
+        (r"^(conv_out\w*)\.gather\.", r"\1.conv."),
+        (r"^(conv_out\w*)\.classify\.", r"\1.conv_out."),
+    ]
+    absent = [f"conv_out_sp{s}.*" for s in (2, 4, 8, 16) if f"x{s}" not in model.detail_heads] + (
+        [] if model.aux_heads else ["conv_out16.*", "conv_out32.*"]
+    )
     return rename_keys(model, [*encoder_rules(depths), *context, *fusion, *heads], unused=(*UNUSED, *absent))

@@ -31,20 +31,48 @@ class UpStep(nn.Module):
         return self.blend(resize(coarse, size_of(lateral)) + lateral)
 
 # %% ../../nbs/models/37_swiftnet.ipynb #cell009
-@register_model("swiftnet", title="SwiftNet", paper="https://arxiv.org/abs/1903.08469", year=2019, venue="CVPR", encoder="ResNet-18", params=11_945_574, params_paper=11.8,
-                gmacs=21.7176, gmacs_size=(512, 1024), miou_val=75.4, miou_test=75.5, miou_reference=75.43, fps=141, fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)")
+@register_model(
+    "swiftnet",
+    title="SwiftNet",
+    paper="https://arxiv.org/abs/1903.08469",
+    year=2019,
+    venue="CVPR",
+    encoder="ResNet-18",
+    params=11_945_574,
+    params_paper=11.8,
+    gmacs=21.7176,
+    gmacs_size=(512, 1024),
+    miou_val=75.4,
+    miou_test=75.5,
+    miou_reference=75.43,
+    fps=141,
+    fps_note="1024 x 512, RTX 2080, PyTorch (the reference's)",
+)
 class SwiftNet(SegNetwork):
     """ResNet encoder, pyramid pooling, thin decoder of sums (Oršić et al., 2019), the single-scale form."""
 
     align_corners = True
 
-    def __init__(self, num_classes: int = 19, *, in_channels: int = 3, encoder: str = "resnet18", channels: int = 128, pretrained: bool | str | Path = False, aux: bool = False):
+    def __init__(
+        self,
+        num_classes: int = 19,
+        *,
+        in_channels: int = 3,
+        encoder: str = "resnet18",
+        channels: int = 128,
+        pretrained: bool | str | Path = False,
+        aux: bool = False,
+    ):
         super().__init__(num_classes, in_channels)
         self.encoder = Encoder(encoder, in_channels=in_channels, pretrained=pretrained)
         *lateral, deepest = self.encoder.channels
         self.lateral = nn.ModuleList(ConvBNAct(c, channels, 1) for c in lateral)
         self.pyramid = PyramidPooling(deepest, channels)
-        self.up3, self.up2, self.up1 = UpStep(channels, channels), UpStep(channels, channels), UpStep(channels, num_classes)
+        self.up3, self.up2, self.up1 = (
+            UpStep(channels, channels),
+            UpStep(channels, channels),
+            UpStep(channels, num_classes),
+        )
         self.add_aux_heads({"x16": lateral[-1]} if aux else {})
 
     def predict(self, x: Tensor) -> SegOutput:
@@ -59,5 +87,14 @@ class SwiftNet(SegNetwork):
 @register_converter("swiftnet", source="zh320")
 def published_keys(model: SwiftNet) -> KeyTable:
     """The reference's names."""
-    return rename_keys(model, [(r"^encoder\.body\.", "backbone."), (r"^lateral\.(\d)", lambda m: f"connection{int(m[1]) + 1}"), (r"^pyramid\.", "spp."), *PYRAMID_RULES,
-                               (r"^up(\d)\.blend", r"decoder.up_stage\1"), *LISTED])
+    return rename_keys(
+        model,
+        [
+            (r"^encoder\.body\.", "backbone."),
+            (r"^lateral\.(\d)", lambda m: f"connection{int(m[1]) + 1}"),
+            (r"^pyramid\.", "spp."),
+            *PYRAMID_RULES,
+            (r"^up(\d)\.blend", r"decoder.up_stage\1"),
+            *LISTED,
+        ],
+    )

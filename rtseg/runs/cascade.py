@@ -32,13 +32,21 @@ def fresh_network(config: CascadeConfig, name: str, classes: int, *, pretrained:
     """A PSPNet or an ICNet ('pspnet', 'icnet') with the run's encoder and fresh weights, or with classification weights in the encoder."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return create_model(name, classes, encoder=config.network.encoder, pretrained=config.network.pretrained if pretrained else False)
+        return create_model(
+            name, classes, encoder=config.network.encoder, pretrained=config.network.pretrained if pretrained else False
+        )
 
 
 def pretraining_text(config: CascadeConfig) -> str:
     """What the encoder's weights come from, in the words of a score's origin."""
     chosen = config.network.pretrained
-    return f"classification ({config.network.encoder} of timm)" if chosen is True else f"classification ({Path(chosen).name})" if chosen else "none"
+    return (
+        f"classification ({config.network.encoder} of timm)"
+        if chosen is True
+        else f"classification ({Path(chosen).name})"
+        if chosen
+        else "none"
+    )
 
 # %% ../../nbs/runs/08_cascade.ipynb #cell008
 def icnet_start(config: CascadeConfig, classes: int, pspnet: Path | None) -> tuple[SegNetwork, str, Start | None]:
@@ -48,15 +56,27 @@ def icnet_start(config: CascadeConfig, classes: int, pspnet: Path | None) -> tup
         return network, pretraining_text(config), None
     trained = load_trained(pspnet)
     origin, before = trained.origin, trained.origin.pretrained_on
-    text = f"PSPNet {config.network.encoder} of this run ({origin.which}, epoch {origin.epoch})" + ("" if before == "none" else f", before that {before}")
+    text = f"PSPNet {config.network.encoder} of this run ({origin.which}, epoch {origin.epoch})" + (
+        "" if before == "none" else f", before that {before}"
+    )
     return network, text, start_from_pspnet(network, trained.weights)
 
 # %% ../../nbs/runs/08_cascade.ipynb #cell011
 def compress_network(config: CascadeConfig, network: SegNetwork, data: SegDataset) -> PruneResult:
     """The network with the configured share of its kernels taken away; the given one stays whole."""
     how = config.compress
-    batches = make_loader(data, batch_size=2, seed=config.seed, shuffle=True, steps=8) if how.criterion == "taylor" else None
-    return prune(network, ratio=how.ratio, criterion=how.criterion, layerwise=how.layerwise, protect=how.protect, example_size=config.latency.size, data=batches)
+    batches = (
+        make_loader(data, batch_size=2, seed=config.seed, shuffle=True, steps=8) if how.criterion == "taylor" else None
+    )
+    return prune(
+        network,
+        ratio=how.ratio,
+        criterion=how.criterion,
+        layerwise=how.layerwise,
+        protect=how.protect,
+        example_size=config.latency.size,
+        data=batches,
+    )
 
 
 def keep_record(path: Path, record: PrunedRecord) -> Path:
@@ -83,7 +103,9 @@ def cascade_network(stage: Stage, role: str, classes: int) -> tuple[SegNetwork, 
     find: Callable[[str], Path] = stage.run.path if role == stage.spec.name else stage.input
     trained = load_trained(find(f"{role}/model.safetensors"))
     cut = role in ("compress", "retrain")
-    network = PrunedRecord.load(find(f"{role}/model.json")).build() if cut else fresh_network(stage.config, role, classes)
+    network = (
+        PrunedRecord.load(find(f"{role}/model.json")).build() if cut else fresh_network(stage.config, role, classes)
+    )
     network.load_weights(trained.weights)
     return network.eval(), trained.origin
 
@@ -92,7 +114,14 @@ def score_cascade(stage: Stage, role: str, data: SegDataset) -> dict:
     """One network of the run, scored, counted and measured: an entry of `evaluate/scores.json`."""
     config = stage.config
     network, origin = cascade_network(stage, role, data.labels.num_classes)
-    report = evaluate(network, data, batch_size=config.evaluate.batch_size, precision=settled_scoring(stage, network), origin=origin, progress=True)
+    report = evaluate(
+        network,
+        data,
+        batch_size=config.evaluate.batch_size,
+        precision=settled_scoring(stage, network),
+        origin=origin,
+        progress=True,
+    )
     return {
         "name": ROLES[role],
         "architecture": f"{'pspnet' if role == 'pspnet' else 'icnet'}, {config.network.encoder}",

@@ -32,8 +32,18 @@ from nbclient.exceptions import DeadKernelError
 from ..core.errors import RtsegError
 
 # %% ../../nbs/runs/18_kernels.ipynb #cell004
-WARM = ("IPython.display", "plotly.graph_objects", "rtseg.runs.stage", "rtseg.runs.steps", "rtseg.runs.searching", "rtseg.runs.networks", "rtseg.runs.cascade", "rtseg.runs.parameters",
-        "rtseg.runs.report", "rtseg.runs.training_runs")
+WARM = (
+    "IPython.display",
+    "plotly.graph_objects",
+    "rtseg.runs.stage",
+    "rtseg.runs.steps",
+    "rtseg.runs.searching",
+    "rtseg.runs.networks",
+    "rtseg.runs.cascade",
+    "rtseg.runs.parameters",
+    "rtseg.runs.report",
+    "rtseg.runs.training_runs",
+)
 
 
 def serve_forks(number: int, modules: Sequence[str] = WARM) -> None:
@@ -42,7 +52,9 @@ def serve_forks(number: int, modules: Sequence[str] = WARM) -> None:
     for module in modules:
         import_module(module)
     if threading.active_count() > 1:
-        raise RtsegError(f"importing started threads, which a fork would lose: {', '.join(t.name for t in threading.enumerate())}")
+        raise RtsegError(
+            f"importing started threads, which a fork would lose: {', '.join(t.name for t in threading.enumerate())}"
+        )
     gc.freeze()  # what is imported lives as long as the fork: collecting garbage would only copy its pages
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system buries the kernels that have ended
     while True:
@@ -67,8 +79,14 @@ def become_kernel(asked: socket.socket) -> None:
         os.chdir(orders["cwd"])
         asked.sendall(f"{os.getpid()}\n".encode())
     np.random.seed(None)  # forks would begin with the same numbers
-    sys.argv = ["ipykernel_launcher", *orders["arguments"], f"--IPKernelApp.parent_handle={os.getppid()}"]  # without its parent it ends
-    sys.path[:] = [path for path in sys.path if path]  # as ipykernel_launcher does; IPython adds the kernel's own folder
+    sys.argv = [
+        "ipykernel_launcher",
+        *orders["arguments"],
+        f"--IPKernelApp.parent_handle={os.getppid()}",
+    ]  # without its parent it ends
+    sys.path[:] = [
+        path for path in sys.path if path
+    ]  # as ipykernel_launcher does; IPython adds the kernel's own folder
     try:
         IPKernelApp.launch_instance(sys.argv[1:])
         atexit._run_exitfuncs()
@@ -80,7 +98,22 @@ def become_kernel(asked: socket.socket) -> None:
         os._exit(0)  # the libraries' own ends would wait for threads that a fork does not have
 
 # %% ../../nbs/runs/18_kernels.ipynb #cell006
-LOADED = ("ATEN_", "CUDA_", "DNNL_", "GOMP_", "KMP_", "LD_", "MKL_", "OMP_", "ONEDNN_", "OPENBLAS_", "PYTHON", "PYTORCH_", "TORCH", "TQDM_")
+LOADED = (
+    "ATEN_",
+    "CUDA_",
+    "DNNL_",
+    "GOMP_",
+    "KMP_",
+    "LD_",
+    "MKL_",
+    "OMP_",
+    "ONEDNN_",
+    "OPENBLAS_",
+    "PYTHON",
+    "PYTORCH_",
+    "TORCH",
+    "TQDM_",
+)
 
 
 def read_on_loading(environment: Mapping[str, str]) -> dict[str, str]:
@@ -96,7 +129,13 @@ class WarmProcess:
         self.socket, theirs = socket.socketpair()
         words = [sys.executable, "-c", f"from rtseg.runs.kernels import serve_forks; serve_forks({theirs.fileno()})"]
         with theirs:
-            self.process = subprocess.Popen(words, env=dict(environment), pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True)
+            self.process = subprocess.Popen(
+                words,
+                env=dict(environment),
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
 
     def fork(self, arguments: Sequence[str], *, environment: Mapping[str, str], cwd: str) -> int:
         """The number of a new process that is a kernel with these `arguments`; `DeadKernelError` where the warm process has ended."""
@@ -105,7 +144,10 @@ class WarmProcess:
             try:
                 with theirs:
                     socket.send_fds(self.socket, [b"k"], [theirs.fileno()])
-                ours.sendall(json.dumps({"arguments": list(arguments), "environment": dict(environment), "cwd": cwd}).encode() + b"\n")
+                ours.sendall(
+                    json.dumps({"arguments": list(arguments), "environment": dict(environment), "cwd": cwd}).encode()
+                    + b"\n"
+                )
                 return int(lines.readline())
             except (OSError, ValueError):
                 raise DeadKernelError("the process that forks kernels has ended") from None
@@ -175,7 +217,7 @@ class WarmProvisioner(LocalProvisioner):
         if "ipykernel_launcher" not in cmd:
             return await super().launch_kernel(cmd, **kwargs)
         environment, self.cwd = kwargs.get("env") or os.environ, str(kwargs.get("cwd") or os.getcwd())
-        arguments = cmd[cmd.index("ipykernel_launcher") + 1:]
+        arguments = cmd[cmd.index("ipykernel_launcher") + 1 :]
         self.pid = self.pgid = warm_process(environment).fork(arguments, environment=environment, cwd=self.cwd)
         self.process = Forked(self.pid)
         return self.connection_info

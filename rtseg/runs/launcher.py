@@ -21,7 +21,9 @@ from .plan import notebooks_folder
 def markdown_table(headings: list[str], rows: list[list[str]]) -> Markdown:
     """A table as Markdown; a bar inside a cell is escaped."""
     lines = [headings, ["---"] * len(headings), *rows]
-    return Markdown("\n".join("| " + " | ".join(re.sub(r"(?<!\\)\|", r"\\|", cell) for cell in line) + " |" for line in lines))
+    return Markdown(
+        "\n".join("| " + " | ".join(re.sub(r"(?<!\\)\|", r"\\|", cell) for cell in line) + " |" for line in lines)
+    )
 
 
 def list_pages(room: str, *, matching: str = "", here: Path | None = None) -> Markdown:
@@ -39,7 +41,14 @@ def runs_folder(start: Path | None = None) -> Path | None:
     start = (start or Path.cwd()).resolve()
     above = [start, *start.parents]
     top = next((i for i, folder in enumerate(above) if (folder / "settings.ini").is_file()), len(above))
-    return next((folder / "runs" for folder in above[: top + 1] if (folder / "runs").is_dir() and not _is_room(folder / "runs")), None)
+    return next(
+        (
+            folder / "runs"
+            for folder in above[: top + 1]
+            if (folder / "runs").is_dir() and not _is_room(folder / "runs")
+        ),
+        None,
+    )
 
 
 def _is_room(folder: Path) -> bool:
@@ -54,7 +63,9 @@ def describe_run(folder: Path) -> str | None:
         return f"sweep over {told['target']}: {', '.join(told['grid'])}"
     if (folder / "manifest.json").is_file() and (folder / "config.yaml").is_file():
         done = list(read_json(folder / "manifest.json"))
-        return f"preset {read_yaml(folder / 'config.yaml').get('preset', '?')}, {len(done)} stages done" + (f", last {done[-1]}" if done else "")
+        return f"preset {read_yaml(folder / 'config.yaml').get('preset', '?')}, {len(done)} stages done" + (
+            f", last {done[-1]}" if done else ""
+        )
     return "training" if (folder / "config.yaml").is_file() else None
 
 
@@ -62,10 +73,24 @@ def list_runs(*, here: Path | None = None) -> Markdown:
     """The runs and sweeps of this machine with links to their reports and executed notebooks, relative to `here` (None: the working directory); a line that says how to make one where there are none."""
     here = (here or Path.cwd()).resolve()
     root, rows = runs_folder(here), []
-    folders = [] if root is None else sorted(path for pattern in ("*", "*/*") for path in root.glob(pattern) if path.is_dir())
+    folders = (
+        [] if root is None else sorted(path for pattern in ("*", "*/*") for path in root.glob(pattern) if path.is_dir())
+    )
     for folder in folders:
         kind = describe_run(folder)
         if kind is not None:
-            files = [folder / name for name in ("report.html", "index.html") if (folder / name).is_file()] + sorted(folder.glob("notebooks/*.ipynb"))
-            rows.append([folder.relative_to(root).as_posix(), kind, " · ".join(f"[{path.stem}]({Path(os.path.relpath(path, here)).as_posix()})" for path in files)])
-    return markdown_table(["run", "what it is", "open"], rows) if rows else Markdown("No runs yet: `rtseg run --preset demo` makes the first, in `runs/demo`.")
+            files = [folder / name for name in ("report.html", "index.html") if (folder / name).is_file()] + sorted(
+                folder.glob("notebooks/*.ipynb")
+            )
+            rows.append(
+                [
+                    folder.relative_to(root).as_posix(),
+                    kind,
+                    " · ".join(f"[{path.stem}]({Path(os.path.relpath(path, here)).as_posix()})" for path in files),
+                ]
+            )
+    return (
+        markdown_table(["run", "what it is", "open"], rows)
+        if rows
+        else Markdown("No runs yet: `rtseg run --preset demo` makes the first, in `runs/demo`.")
+    )

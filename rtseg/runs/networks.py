@@ -158,7 +158,13 @@ def measure_random(
 def settled_scoring(stage: Stage, network: SegNetwork) -> str:
     """The precision of the run's scores, the same for all of its networks; where it is open, it is measured with the first one."""
     config = stage.config.evaluate
-    precision, why = scoring_precision(config.precision, network, stage.config.latency.size, emulate=config.emulate_bf16, how="insist with evaluate.emulate_bf16=true")
+    precision, why = scoring_precision(
+        config.precision,
+        network,
+        stage.config.latency.size,
+        emulate=config.emulate_bf16,
+        how="insist with evaluate.emulate_bf16=true",
+    )
     if why:
         stage.settle({"evaluate.precision": precision}, why)
     return precision

@@ -122,11 +122,15 @@ def notebook_html(notebook: Any) -> str:
     return "\n".join(part for part in parts if part)
 
 
-def page_html(title: str, body: str, *, head: str = "", aside: str = "", plotly: str = "plotly.min.js", style: str = STYLE) -> str:
+def page_html(
+    title: str, body: str, *, head: str = "", aside: str = "", plotly: str = "plotly.min.js", style: str = STYLE
+) -> str:
     """A whole page; `aside` stands left of the content, `plotly` is where its script lies (loaded only where there is a figure)."""
     script = f'<script src="{plotly}"></script><script>{DRAWING}</script>' if 'class="plot-data"' in body else ""
-    return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><title>{escape(title)}</title>'
-            f"<style>{style}</style>{head}</head><body>{aside}<main>{body}</main>{script}</body></html>")
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><title>{escape(title)}</title>'
+        f"<style>{style}</style>{head}</head><body>{aside}<main>{body}</main>{script}</body></html>"
+    )
 
 
 def title_of(notebook: Any) -> tuple[str, str]:

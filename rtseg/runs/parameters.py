@@ -36,7 +36,9 @@ def kind_of(text: str) -> Any:
     try:
         return _kind(ast.parse(text, mode="eval").body)
     except (SyntaxError, KeyError, AttributeError):
-        raise ConfigError(f"type '{text}' of a parameter cannot be used: write one of {', '.join(KINDS)}, with [..] behind list, dict and tuple, or Optional[..]") from None
+        raise ConfigError(
+            f"type '{text}' of a parameter cannot be used: write one of {', '.join(KINDS)}, with [..] behind list, dict and tuple, or Optional[..]"
+        ) from None
 
 
 def _kind(node: ast.expr) -> Any:
@@ -81,15 +83,26 @@ def check_kind(name: str, value: Any, kind: Any) -> Any:
         return TypeAdapter(kind).validate_python(value, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
-        where = "".join(f"[{part!r}]" for part in first["loc"] if not isinstance(part, str) or part in (value if isinstance(value, dict) else ()))
-        raise ConfigError(f"parameter '{name}'{where} is {first['input']!r}: {first['msg']} ({getattr(kind, '__name__', kind) if not get_args(kind) else str(kind).removeprefix('typing.')})") from None
+        where = "".join(
+            f"[{part!r}]"
+            for part in first["loc"]
+            if not isinstance(part, str) or part in (value if isinstance(value, dict) else ())
+        )
+        raise ConfigError(
+            f"parameter '{name}'{where} is {first['input']!r}: {first['msg']} ({getattr(kind, '__name__', kind) if not get_args(kind) else str(kind).removeprefix('typing.')})"
+        ) from None
 
 # %% ../../nbs/runs/13_parameters.ipynb #cell011
 def declared(namespace: Mapping[str, Any]) -> dict[str, Any]:
     """Name -> type of the annotated variables of a notebook whose `globals()` is `namespace`."""
     if "__annotations__" in namespace:
         return dict(namespace["__annotations__"])
-    nodes = [node for source in namespace.get("In", ()) for node in _statements(source) if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)]
+    nodes = [
+        node
+        for source in namespace.get("In", ())
+        for node in _statements(source)
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    ]
     return {node.target.id: _kind(node.annotation) for node in nodes}
 
 
@@ -104,11 +117,23 @@ def _statements(source: str) -> list[ast.stmt]:
 def injected(namespace: Mapping[str, Any]) -> list[str]:
     """The names that papermill's cell assigns; empty where no papermill ran."""
     cells = [source for source in namespace.get("In", ()) if source.startswith("# Parameters\n")]
-    return [target.id for cell in cells for node in _statements(cell) if isinstance(node, ast.Assign) for target in node.targets if isinstance(target, ast.Name)]
+    return [
+        target.id
+        for cell in cells
+        for node in _statements(cell)
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    ]
 
 
-def check_parameters(namespace: Mapping[str, Any], *, choices: Mapping[str, Sequence[str]] | None = None, ranges: Mapping[str, tuple[float | None, float | None]] | None = None,
-                     paths: Sequence[str] = ()) -> None:
+def check_parameters(
+    namespace: Mapping[str, Any],
+    *,
+    choices: Mapping[str, Sequence[str]] | None = None,
+    ranges: Mapping[str, tuple[float | None, float | None]] | None = None,
+    paths: Sequence[str] = (),
+) -> None:
     """`ConfigError` for an unknown name, a wrong type, a word not among `choices`, a number outside `ranges` (both ends included), a path that is not there; None passes where its type allows it, an empty path always."""
     kinds = declared(namespace)
     for name in injected(namespace):
@@ -122,7 +147,9 @@ def check_parameters(namespace: Mapping[str, Any], *, choices: Mapping[str, Sequ
     for name, (low, high) in (ranges or {}).items():
         for value in _items(namespace[name]):
             if not (low is None or value >= low) or not (high is None or value <= high):
-                raise ConfigError(f"parameter '{name}' is {value}: allowed is {'at least ' + str(low) if high is None else f'at most {high}' if low is None else f'{low} to {high}'}")
+                raise ConfigError(
+                    f"parameter '{name}' is {value}: allowed is {'at least ' + str(low) if high is None else f'at most {high}' if low is None else f'{low} to {high}'}"
+                )
     for name in paths:
         if namespace[name] not in (None, "") and not Path(namespace[name]).expanduser().exists():
             raise ConfigError(f"parameter '{name}' is {namespace[name]}: there is no such file or folder")
@@ -149,9 +176,20 @@ def check_stage(name: str, namespace: Mapping[str, Any]) -> None:
     data_root(config.data, folder)
 
 
-def check_recipe(namespace: Mapping[str, Any], *, choices: Mapping[str, Sequence[str]] | None = None, ranges: Mapping[str, tuple[float | None, float | None]] | None = None, paths: Sequence[str] = ()) -> None:
+def check_recipe(
+    namespace: Mapping[str, Any],
+    *,
+    choices: Mapping[str, Sequence[str]] | None = None,
+    ranges: Mapping[str, tuple[float | None, float | None]] | None = None,
+    paths: Sequence[str] = (),
+) -> None:
     """`check_parameters`, and the parameters that all recipes share: `dataset`, `root`, `recipe` and `changes` (settings of the training)."""
-    check_parameters(namespace, choices={"dataset": list(LAYOUTS), "recipe": list_recipes(), **(choices or {})}, ranges=ranges, paths=("root", *paths))
+    check_parameters(
+        namespace,
+        choices={"dataset": list(LAYOUTS), "recipe": list_recipes(), **(choices or {})},
+        ranges=ranges,
+        paths=("root", *paths),
+    )
     if namespace["root"] is None and namespace["dataset"] != "synthetic":
         raise ConfigError(f"data set '{namespace['dataset']}' needs its folder: give it as root")
     training_settings(recipe=namespace["recipe"], changes=namespace["changes"])
@@ -169,7 +207,12 @@ class KeyNumbers(dict):
 
 def key_numbers(numbers: Mapping[str, float]) -> KeyNumbers:
     """The numbers by which this page is compared with others of its kind; the last line of a cell."""
-    return KeyNumbers({name: check_kind(name, float(value) if isinstance(value, float) else value, float) for name, value in numbers.items()})
+    return KeyNumbers(
+        {
+            name: check_kind(name, float(value) if isinstance(value, float) else value, float)
+            for name, value in numbers.items()
+        }
+    )
 
 
 def read_numbers(notebook: Any) -> dict[str, float]:

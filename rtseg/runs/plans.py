@@ -16,22 +16,58 @@ from .plan import STAGES, StageSpec, find_stage
 # %% ../../nbs/runs/02_plans.ipynb #cell005
 NETWORK = ("seed", "data", "network")
 CASCADE = (
-    StageSpec("pspnet", "20_pspnet.ipynb", "Stage 0: PSPNet", (*NETWORK, "pspnet"), ("data/splits.json",),
-              ("pspnet/model.safetensors", "pspnet/training.json")),
-    StageSpec("icnet", "21_icnet.ipynb", "Stage 1: ICNet", (*NETWORK, "icnet"), ("data/splits.json", "pspnet/model.safetensors"),
-              ("icnet/model.safetensors", "icnet/training.json")),
-    StageSpec("compress", "22_compression.ipynb", "Stage 2: half of the kernels", (*NETWORK, "compress", "latency.size", "evaluate.masks"), ("data/splits.json", "icnet/model.safetensors"),
-              ("compress/model.json", "compress/model.safetensors", "compress/plan.json")),
-    StageSpec("retrain", "23_retraining.ipynb", "Stage 2: training again", (*NETWORK, "retrain"), ("data/splits.json", "compress/model.json", "compress/model.safetensors"),
-              ("retrain/model.json", "retrain/model.safetensors", "retrain/training.json")),
+    StageSpec(
+        "pspnet",
+        "20_pspnet.ipynb",
+        "Stage 0: PSPNet",
+        (*NETWORK, "pspnet"),
+        ("data/splits.json",),
+        ("pspnet/model.safetensors", "pspnet/training.json"),
+    ),
+    StageSpec(
+        "icnet",
+        "21_icnet.ipynb",
+        "Stage 1: ICNet",
+        (*NETWORK, "icnet"),
+        ("data/splits.json", "pspnet/model.safetensors"),
+        ("icnet/model.safetensors", "icnet/training.json"),
+    ),
+    StageSpec(
+        "compress",
+        "22_compression.ipynb",
+        "Stage 2: half of the kernels",
+        (*NETWORK, "compress", "latency.size", "evaluate.masks"),
+        ("data/splits.json", "icnet/model.safetensors"),
+        ("compress/model.json", "compress/model.safetensors", "compress/plan.json"),
+    ),
+    StageSpec(
+        "retrain",
+        "23_retraining.ipynb",
+        "Stage 2: training again",
+        (*NETWORK, "retrain"),
+        ("data/splits.json", "compress/model.json", "compress/model.safetensors"),
+        ("retrain/model.json", "retrain/model.safetensors", "retrain/training.json"),
+    ),
 )
 
 # %% ../../nbs/runs/02_plans.ipynb #cell008
 CASCADE_PROOF = (
-    StageSpec("evaluate", "24_cascade_evaluation.ipynb", "Evaluation", ("seed", "data", "network", "latency", "evaluate"),
-              ("data/splits.json", *(name for stage in CASCADE for name in stage.makes if not name.endswith("plan.json"))), ("evaluate/scores.json",)),
-    StageSpec("deploy", "25_cascade_deployment.ipynb", "Deployment", ("data.name", "data.labels", "latency", "deploy"),
-              ("retrain/model.json", "retrain/model.safetensors"), ("deploy/network.onnx", "deploy/latency.json")),
+    StageSpec(
+        "evaluate",
+        "24_cascade_evaluation.ipynb",
+        "Evaluation",
+        ("seed", "data", "network", "latency", "evaluate"),
+        ("data/splits.json", *(name for stage in CASCADE for name in stage.makes if not name.endswith("plan.json"))),
+        ("evaluate/scores.json",),
+    ),
+    StageSpec(
+        "deploy",
+        "25_cascade_deployment.ipynb",
+        "Deployment",
+        ("data.name", "data.labels", "latency", "deploy"),
+        ("retrain/model.json", "retrain/model.safetensors"),
+        ("deploy/network.onnx", "deploy/latency.json"),
+    ),
 )
 ICNET = (find_stage("data"), *CASCADE, *CASCADE_PROOF, find_stage("report"))
 
@@ -39,10 +75,16 @@ ICNET = (find_stage("data"), *CASCADE, *CASCADE_PROOF, find_stage("report"))
 def without(name: str, stages: tuple[StageSpec, ...]) -> tuple[StageSpec, ...]:
     """The plan less the stage called `name`, whose files nobody needs any more."""
     gone = find_stage(name, stages)
-    return tuple(replace(stage, needs=tuple(n for n in stage.needs if n not in gone.makes)) for stage in stages if stage != gone)
+    return tuple(
+        replace(stage, needs=tuple(n for n in stage.needs if n not in gone.makes)) for stage in stages if stage != gone
+    )
 
 
-PLANS: dict[str, tuple[StageSpec, ...]] = {"fasterseg": STAGES, "icnet": ICNET, "icnet-single": without("pspnet", ICNET)}
+PLANS: dict[str, tuple[StageSpec, ...]] = {
+    "fasterseg": STAGES,
+    "icnet": ICNET,
+    "icnet-single": without("pspnet", ICNET),
+}
 
 # %% ../../nbs/runs/02_plans.ipynb #cell015
 def plan_of(config: Mapping[str, Any]) -> tuple[StageSpec, ...]:

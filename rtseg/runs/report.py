@@ -106,7 +106,11 @@ def cards(results: dict) -> list[tuple[str, str, str]]:
         (f"{student['miou']:.3f}", "mIoU", f"{role}, {results['split']}, {results['images']} images"),
         (f"{student['params'] / 1e6:.2f}", "M", "parameters"),
         (f"{student['gmac']:.2f}", "GMAC", "at {} x {}".format(*results["size"])),
-        (f"{student['measured_ms']:.1f}", "ms", "measured" + ("" if predicted is None else f"; {predicted:.1f} ms predicted by the table")),
+        (
+            f"{student['measured_ms']:.1f}",
+            "ms",
+            "measured" + ("" if predicted is None else f"; {predicted:.1f} ms predicted by the table"),
+        ),
     ]
     if deployed:
         found.append((f"{deployed['fps']:.0f}", "frames/s", f"deployed: {deployed['runtime']} on {deployed['device']}"))

@@ -88,27 +88,65 @@ def _is_ours(name: str) -> bool:
     return name in {kind.__name__ for kind in kinds}
 
 # %% ../../nbs/runs/09_runner.ipynb #cell009
-def run_notebook(notebook: Path, executed: Path, *, parameters: dict, what: str, cwd: Path, environment: dict[str, str] | None = None, show_progress: bool = True) -> Path:
+def run_notebook(
+    notebook: Path,
+    executed: Path,
+    *,
+    parameters: dict,
+    what: str,
+    cwd: Path,
+    environment: dict[str, str] | None = None,
+    show_progress: bool = True,
+) -> Path:
     """Execute a notebook with papermill in the folder `cwd`; returns the executed copy, raises `StageFailed` with one line that begins with `what`."""
     executed.parent.mkdir(parents=True, exist_ok=True)
     try:
         with kernel_environment(KERNEL_ENVIRONMENT | (environment or {})):
-            papermill.execute_notebook(notebook, executed, parameters=parameters, kernel_name="python3", language="python", cwd=str(cwd), progress_bar=False, extra_arguments=KERNEL_ARGUMENTS, stderr_file=sys.stderr if show_progress else None, **kernel_managers())
+            papermill.execute_notebook(
+                notebook,
+                executed,
+                parameters=parameters,
+                kernel_name="python3",
+                language="python",
+                cwd=str(cwd),
+                progress_bar=False,
+                extra_arguments=KERNEL_ARGUMENTS,
+                stderr_file=sys.stderr if show_progress else None,
+                **kernel_managers(),
+            )
     except PapermillExecutionError as error:
         raise StageFailed(failure_line(what, error, executed)) from None
     except DeadKernelError:
-        raise StageFailed(f"{what} lost its kernel, which was killed or ran out of memory: free memory or lower the batch size, and run the same command again (open {executed})") from None
+        raise StageFailed(
+            f"{what} lost its kernel, which was killed or ran out of memory: free memory or lower the batch size, and run the same command again (open {executed})"
+        ) from None
     finally:
         if executed.is_file():
             tidy_notebook(executed)
     return executed
 
 
-def run_stage(spec: StageSpec, run: RunFolder, *, notebooks: Path, settings: dict | None = None, parameters: dict | None = None, show_progress: bool = True) -> Path:
+def run_stage(
+    spec: StageSpec,
+    run: RunFolder,
+    *,
+    notebooks: Path,
+    settings: dict | None = None,
+    parameters: dict | None = None,
+    show_progress: bool = True,
+) -> Path:
     """Execute the notebook of one stage; returns the executed copy, raises `StageFailed` with one line."""
     root = run.root.resolve()
     given = {"run": str(root), **({"settings": settings} if settings else {}), **(parameters or {})}
-    return run_notebook(notebooks / spec.notebook, root / "notebooks" / spec.notebook, parameters=given, what=f"stage '{spec.name}'", cwd=root, environment={OWNER: str(os.getpid())}, show_progress=show_progress)
+    return run_notebook(
+        notebooks / spec.notebook,
+        root / "notebooks" / spec.notebook,
+        parameters=given,
+        what=f"stage '{spec.name}'",
+        cwd=root,
+        environment={OWNER: str(os.getpid())},
+        show_progress=show_progress,
+    )
 
 # %% ../../nbs/runs/09_runner.ipynb #cell013
 def changed_settings(old: dict, new: dict, prefix: str = "") -> list[str]:

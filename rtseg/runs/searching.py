@@ -158,7 +158,11 @@ def run_search(
         ):
             logits = {role: logits.to_dict() for role, logits in now.logits.items()}
             scores = choose_pair(supernet, now.logits["student"], "student", halves[1], config, latency)
-            more = {"target_ms": config.goal.target_ms, "scores": [score_record(score) for score in scores], "logits": logits}
+            more = {
+                "target_ms": config.goal.target_ms,
+                "scores": [score_record(score) for score in scores],
+                "logits": logits,
+            }
             history.append(now.record() | more)
             save_checkpoint(path, now.checkpoint(), history)
             bar.set_postfix(

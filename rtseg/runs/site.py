@@ -28,7 +28,27 @@ from .pages import STYLE, code_html, markdown_html, notebook_html, page_html, ti
 from ..viz.figures import GRID, INK, MUTED
 
 # %% ../../nbs/runs/17_site.ipynb #cell004
-ROOMS = ("guides", "stages", "recipes", "core", "layers", "data", "models", "runtimes", "latency", "evaluation", "training", "tuning", "compression", "shipping", "search", "viz", "explore", "runs", "cli")
+ROOMS = (
+    "guides",
+    "stages",
+    "recipes",
+    "core",
+    "layers",
+    "data",
+    "models",
+    "runtimes",
+    "latency",
+    "evaluation",
+    "training",
+    "tuning",
+    "compression",
+    "shipping",
+    "search",
+    "viz",
+    "explore",
+    "runs",
+    "cli",
+)
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "RESULTS.md")
 PICTURES = (".png", ".jpg", ".jpeg", ".svg", ".gif")
 
@@ -47,14 +67,24 @@ class Page:
 def notebook_pages(root: Path, only: Sequence[str] | None = None) -> list[Page]:
     """The notebooks of a checkout as pages, in the order of the sidebar; `only` are paths below nbs, such as 'core/01_errors.ipynb'."""
     nbs, pages = root / "nbs", []
-    paths = [p for p in nbs.rglob("*.ipynb") if not any(part.startswith((".", "_")) for part in p.relative_to(nbs).parts)]
+    paths = [
+        p for p in nbs.rglob("*.ipynb") if not any(part.startswith((".", "_")) for part in p.relative_to(nbs).parts)
+    ]
     if only is not None and (missing := set(only) - {p.relative_to(nbs).as_posix() for p in paths}):
         raise ConfigError(f"{min(missing)} is no notebook below {nbs}: give paths such as core/01_errors.ipynb")
     for path in sorted(paths, key=lambda p: (*_rank(p.relative_to(nbs)), p.name)):
         name = path.relative_to(nbs).as_posix()
         if only is None or name in only:
             notebook = nbformat.read(path, as_version=4)
-            pages.append(Page(path, name.replace(".ipynb", ".html"), name.rpartition("/")[0], title_of(notebook)[0] or path.stem, notebook_html(notebook)))
+            pages.append(
+                Page(
+                    path,
+                    name.replace(".ipynb", ".html"),
+                    name.rpartition("/")[0],
+                    title_of(notebook)[0] or path.stem,
+                    notebook_html(notebook),
+                )
+            )
     return pages
 
 
@@ -66,7 +96,10 @@ def _rank(path: Path) -> tuple[int, str]:
 def document_pages(root: Path) -> list[Page]:
     """The Markdown files of a checkout as pages."""
     found = [root / name for name in DOCUMENTS if (root / name).is_file()]
-    return [Page(path, f"{path.stem.lower()}.html", "project", path.stem.capitalize(), markdown_html(path.read_text())) for path in found]
+    return [
+        Page(path, f"{path.stem.lower()}.html", "project", path.stem.capitalize(), markdown_html(path.read_text()))
+        for path in found
+    ]
 
 # %% ../../nbs/runs/17_site.ipynb #cell007
 @dataclass(frozen=True)
@@ -82,8 +115,17 @@ class Symbol:
 def read_symbols(source: str) -> list[Symbol]:
     """The functions and classes that a module's `__all__` names, in their order in the file."""
     tree = ast.parse(source)
-    public = next((ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "__all__"), [])
-    return [_symbol(node) for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in public]
+    public = next(
+        (
+            ast.literal_eval(n.value)
+            for n in tree.body
+            if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "__all__"
+        ),
+        [],
+    )
+    return [
+        _symbol(node) for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in public
+    ]
 
 
 def _symbol(node: ast.FunctionDef | ast.ClassDef, owner: str = "") -> Symbol:
@@ -92,8 +134,12 @@ def _symbol(node: ast.FunctionDef | ast.ClassDef, owner: str = "") -> Symbol:
         returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
         return Symbol(owner + node.name, f"def {node.name}({ast.unparse(node.args)}){returns}", doc)
     bases = f"({', '.join(map(ast.unparse, node.bases))})" if node.bases else ""
-    fields = [f"    {ast.unparse(n)}" for n in node.body if isinstance(n, ast.AnnAssign) and not n.target.id.startswith("_")]
-    public = [n for n in node.body if isinstance(n, ast.FunctionDef) and (n.name == "__init__" or not n.name.startswith("_"))]
+    fields = [
+        f"    {ast.unparse(n)}" for n in node.body if isinstance(n, ast.AnnAssign) and not n.target.id.startswith("_")
+    ]
+    public = [
+        n for n in node.body if isinstance(n, ast.FunctionDef) and (n.name == "__init__" or not n.name.startswith("_"))
+    ]
     methods = tuple(_symbol(n, f"{node.name}.") for n in public if ast.get_docstring(n) or n.name == "__init__")
     return Symbol(node.name, "\n".join([f"class {node.name}{bases}:", *fields]), doc, methods)
 
@@ -130,7 +176,11 @@ class Links:
 
     def rewrite(self, page: Page) -> str:
         """The content of `page` with its links as the site needs them; code and figure data stay."""
-        return re.sub(r"""(<(?:a|img)\b[^>]*?\b(?:href|src)=)(["'])(.*?)\2""", lambda m: f'{m[1]}"{escape(self.link(unescape(m[3]), page), quote=True)}"', page.body)
+        return re.sub(
+            r"""(<(?:a|img)\b[^>]*?\b(?:href|src)=)(["'])(.*?)\2""",
+            lambda m: f'{m[1]}"{escape(self.link(unescape(m[3]), page), quote=True)}"',
+            page.body,
+        )
 
     def link(self, link: str, page: Page) -> str:
         """One link of `page`."""
@@ -145,7 +195,9 @@ class Links:
             return _relative(self.copies[path], here)
         if path.exists() and path.is_relative_to(self.root):
             return f"{self.host}/{path.relative_to(self.root).as_posix()}"
-        self.dead.append(f"{page.source.relative_to(self.root) if page.source.is_relative_to(self.root) else page.source}: {link}")
+        self.dead.append(
+            f"{page.source.relative_to(self.root) if page.source.is_relative_to(self.root) else page.source}: {link}"
+        )
         return link
 
 
@@ -165,7 +217,16 @@ def name_targets(root: Path) -> dict[str, str]:
 def link_names(html: str, names: Mapping[str, str], here: str) -> str:
     """`html` with `<code>name</code>` linked to the reference; code inside a link or a heading stays as it is."""
     parts = re.split(r"(<a\b.*?</a>|<h\d\b.*?</h\d>|<pre\b.*?</pre>|<script\b.*?</script>)", html, flags=re.S)
-    return "".join(part if i % 2 else re.sub(r"<code>(\w+)(\(\))?</code>", lambda m: f'<a href="{_relative(names[m[1]], here)}">{m[0]}</a>' if m[1] in names else m[0], part) for i, part in enumerate(parts))
+    return "".join(
+        part
+        if i % 2
+        else re.sub(
+            r"<code>(\w+)(\(\))?</code>",
+            lambda m: f'<a href="{_relative(names[m[1]], here)}">{m[0]}</a>' if m[1] in names else m[0],
+            part,
+        )
+        for i, part in enumerate(parts)
+    )
 
 # %% ../../nbs/runs/17_site.ipynb #cell016
 def sections_of(page: Page) -> list[dict[str, str]]:
@@ -218,12 +279,15 @@ SEARCH = """
 """
 
 # %% ../../nbs/runs/17_site.ipynb #cell019
-SITE_STYLE = STYLE + f"""
+SITE_STYLE = (
+    STYLE
+    + f"""
 body{{display:grid;grid-template-columns:290px minmax(0,1fr)}}aside{{height:100vh;position:sticky;top:0;overflow:auto;border-right:1px solid {GRID};padding:1rem;font-size:.9rem;background:#fafbfc}}
 aside a{{text-decoration:none;color:{INK};display:block;padding:.1rem 0 .1rem .6rem}}aside a:hover{{color:#1f5fa8}}aside a[aria-current]{{color:#1f5fa8;font-weight:700;border-left:3px solid #2f6db0}}aside summary{{cursor:pointer;font-weight:700;margin:.35rem 0}}
 #search{{width:100%;padding:.45rem .6rem;border:1px solid {MUTED};border-radius:5px;font:inherit}}#found{{list-style:none;margin:.3rem 0;padding:0}}#found a{{font-weight:700;padding:.3rem 0 0}}#found span{{display:block;color:{MUTED};font-size:.82rem;line-height:1.35;overflow-wrap:anywhere}}
 @media(max-width:820px){{body{{display:block}}aside{{height:auto;position:static}}}}
 """
+)
 
 
 def sidebar_html(pages: Sequence[Page], current: Page) -> str:
@@ -233,8 +297,15 @@ def sidebar_html(pages: Sequence[Page], current: Page) -> str:
         rooms.setdefault(page.room, []).append(page)
     blocks = []
     for room, members in rooms.items():
-        links = "".join(f'<a href="{_relative(p.target, here)}"{" aria-current=page" if p is current else ""}>{escape(p.title)}</a>' for p in members)
-        blocks.append(f"<details{' open' if room in (current.room, 'guides') else ''}><summary>{room}</summary>{links}</details>" if room else links)
+        links = "".join(
+            f'<a href="{_relative(p.target, here)}"{" aria-current=page" if p is current else ""}>{escape(p.title)}</a>'
+            for p in members
+        )
+        blocks.append(
+            f"<details{' open' if room in (current.room, 'guides') else ''}><summary>{room}</summary>{links}</details>"
+            if room
+            else links
+        )
     return f'<aside><input id="search" type="search" placeholder="search ( / )" aria-label="search all pages"><ul id="found"></ul><nav aria-label="pages">{"".join(blocks)}</nav></aside>'
 
 
@@ -242,9 +313,13 @@ def site_page(page: Page, body: str, pages: Sequence[Page]) -> str:
     """The whole HTML of one page of the site."""
     here = Path(page.target).parent.as_posix()
     base = f"{_relative('.', here)}/"
-    html = page_html(f"{page.title} · rtseg", body, aside=sidebar_html(pages, page), plotly=f"{base}plotly.min.js", style=SITE_STYLE)
+    html = page_html(
+        f"{page.title} · rtseg", body, aside=sidebar_html(pages, page), plotly=f"{base}plotly.min.js", style=SITE_STYLE
+    )
     scripts = f'<script src="{base}search.js"></script><script>{SEARCH}</script>'
-    return html.replace('<html lang="en">', f'<html lang="en" data-base="{base}">').replace("</body>", f"{scripts}</body>")
+    return html.replace('<html lang="en">', f'<html lang="en" data-base="{base}">').replace(
+        "</body>", f"{scripts}</body>"
+    )
 
 # %% ../../nbs/runs/17_site.ipynb #cell021
 class _Page(HTMLParser):
@@ -273,7 +348,9 @@ def check_links(site: Path) -> list[str]:
             if parts.scheme or link.startswith("//"):
                 continue
             target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
-            if not target.exists() or (parts.fragment and target in read and not {parts.fragment, unquote(parts.fragment)} & read[target].names):
+            if not target.exists() or (
+                parts.fragment and target in read and not {parts.fragment, unquote(parts.fragment)} & read[target].names
+            ):
                 broken.append(f"{path.relative_to(site.resolve())}: {link}")
     return broken
 
@@ -290,12 +367,17 @@ def build_site(root: Path, out: Path, *, host: str, only: Sequence[str] | None =
     for page in pages:
         here = Path(page.target).parent.as_posix()
         body = links.rewrite(page)
-        write_text(out / page.target, site_page(page, body if page.room == "api" else link_names(body, names, here), pages))
+        write_text(
+            out / page.target, site_page(page, body if page.room == "api" else link_names(body, names, here), pages)
+        )
     for source, target in links.copies.items():
         (out / target).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(source, out / target)
     write_plotly(out)
-    write_text(out / "search.js", f"window.RTSEG_INDEX = {json.dumps([entry for page in pages for entry in sections_of(page)], ensure_ascii=False)};")
+    write_text(
+        out / "search.js",
+        f"window.RTSEG_INDEX = {json.dumps([entry for page in pages for entry in sections_of(page)], ensure_ascii=False)};",
+    )
     return len(pages), sorted({*links.dead, *check_links(out)})
 
 # %% ../../nbs/runs/17_site.ipynb #cell026

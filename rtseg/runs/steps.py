@@ -101,7 +101,9 @@ def label_set(config: DataConfig) -> LabelSet:
 
 def cached_table(config: RunConfig) -> Path:
     """Where this machine keeps the table of a configuration, between runs: by processor, instructions in use and versions."""
-    latency = {name: value for name, value in config.latency.to_dict().items() if name not in ("max_error", "accept_noisy")}
+    latency = {
+        name: value for name, value in config.latency.to_dict().items() if name not in ("max_error", "accept_noisy")
+    }
     key = fingerprint(
         {
             "space": config.space.to_dict(),
@@ -165,7 +167,14 @@ def load_table(stage: Stage) -> LatencyTable:
     )
 
 # %% ../../nbs/runs/05_steps.ipynb #cell_require_accurate
-def require_accurate(found: dict, checked: Sequence[tuple[object, Latency]], config: RunConfig, path: Path, *, say: Callable[[str], object] = print) -> str:
+def require_accurate(
+    found: dict,
+    checked: Sequence[tuple[object, Latency]],
+    config: RunConfig,
+    path: Path,
+    *,
+    say: Callable[[str], object] = print,
+) -> str:
     """What has to be said about a table at `path` that errs as `compare_predictions` has `found` (empty: nothing).
 
     Raises `NoisyMeasurement` above `latency.max_error` unless noise is accepted; a table that quiet measurements contradict is put aside."""

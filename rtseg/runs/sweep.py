@@ -87,7 +87,9 @@ class NotebookTarget:
             parameter = known[check_choice(name, known, what="parameter")]
             if entry and not isinstance(parameter.default, dict):
                 raise ConfigError(f"parameter '{key}' is unknown: {name} is a {parameter.kind} and has no entries")
-            given[name] = {**given.get(name, parameter.default), entry: parse_value(text)} if entry else parameter.read(text)
+            given[name] = (
+                {**given.get(name, parameter.default), entry: parse_value(text)} if entry else parameter.read(text)
+            )
         return given
 
     def check(self, values: Mapping[str, str]) -> None:
@@ -96,11 +98,20 @@ class NotebookTarget:
     def inputs(self, values: Mapping[str, str]) -> dict[str, str]:
         return {self.notebook.name: sha256_file(self.notebook)}
 
-    def run(self, values: Mapping[str, str], folder: Path, *, show_progress: bool = True) -> tuple[Path, dict[str, float]]:
+    def run(
+        self, values: Mapping[str, str], folder: Path, *, show_progress: bool = True
+    ) -> tuple[Path, dict[str, float]]:
         given = self.parameters(values)
         if "out" in read_parameters(self.notebook) and "out" not in given:
             given["out"] = str(folder.resolve() / "results")
-        executed = run_notebook(self.notebook, folder / self.notebook.name, parameters=given, what=f"'{self.name}'", cwd=Path.cwd(), show_progress=show_progress)
+        executed = run_notebook(
+            self.notebook,
+            folder / self.notebook.name,
+            parameters=given,
+            what=f"'{self.name}'",
+            cwd=Path.cwd(),
+            show_progress=show_progress,
+        )
         return executed, read_numbers(nbformat.read(executed, as_version=4))
 
 # %% ../../nbs/runs/15_sweep.ipynb #cell009
@@ -154,16 +165,24 @@ class StageTarget:
         settled(self.base, self.preset, values)
         for key in values:
             if not any(f"{key}.".startswith(f"{read}.") for read in self.spec.reads):
-                raise ConfigError(f"stage '{self.name}' does not read '{key}': it reads {', '.join(self.spec.reads) or 'no setting'}{suggest(key, self.spec.reads)}")
+                raise ConfigError(
+                    f"stage '{self.name}' does not read '{key}': it reads {', '.join(self.spec.reads) or 'no setting'}{suggest(key, self.spec.reads)}"
+                )
         for name in self.spec.needs:
             verify_input(RunFolder(self.base), name, self.plan)
 
     def inputs(self, values: Mapping[str, str]) -> dict[str, str]:
         manifest = RunFolder(self.base).manifest()
         made = {name: manifest[maker_of(name, self.plan)]["outputs"][name] for name in self.spec.needs}
-        return {self.notebook.name: sha256_file(self.notebook), "config": fingerprint(settled(self.base, self.preset, values)[1].to_dict()), **made}
+        return {
+            self.notebook.name: sha256_file(self.notebook),
+            "config": fingerprint(settled(self.base, self.preset, values)[1].to_dict()),
+            **made,
+        }
 
-    def run(self, values: Mapping[str, str], folder: Path, *, show_progress: bool = True) -> tuple[Path, dict[str, float]]:
+    def run(
+        self, values: Mapping[str, str], folder: Path, *, show_progress: bool = True
+    ) -> tuple[Path, dict[str, float]]:
         run = RunFolder.create(folder / "run", settled(self.base, self.preset, values)[1].to_dict())
         manifest, base = run.manifest(), RunFolder(self.base)
         for stage in needed_stages(self.spec, self.plan):
@@ -176,7 +195,11 @@ class StageTarget:
         with run.lock():
             executed = run_stage(self.spec, run, notebooks=self.notebook.parent, show_progress=show_progress)
         facts = read_json(run.path(f"figures/{self.name}.json"))["facts"]
-        numbers = {key: float(value) for key, value in facts.items() if isinstance(value, int | float) and not isinstance(value, bool)}
+        numbers = {
+            key: float(value)
+            for key, value in facts.items()
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        }
         return executed, numbers | read_numbers(nbformat.read(executed, as_version=4))
 
 # %% ../../nbs/runs/15_sweep.ipynb #cell013
@@ -188,7 +211,12 @@ def has_parameters(notebook: Path) -> bool:
 def pages_by_name() -> dict[str, Path]:
     """Recipes and guides of the checkout that have parameters: name without number -> notebook; empty in an installation without them."""
     folders = [notebooks_folder().parent / room for room in ("recipes", "guides")]
-    return {re.sub(r"^\d+[a-z]*_", "", path.stem): path for folder in folders for path in sorted(folder.glob("*.ipynb")) if has_parameters(path)}
+    return {
+        re.sub(r"^\d+[a-z]*_", "", path.stem): path
+        for folder in folders
+        for path in sorted(folder.glob("*.ipynb"))
+        if has_parameters(path)
+    }
 
 
 def find_target(name: str, *, run: str | Path = "runs/demo", preset: str = "demo") -> Target:
@@ -233,7 +261,9 @@ class PointRecord:
             raise ArtifactError(f"{path} is no record of a point: remove it, and the point runs again") from error
 
 
-def run_point(target: Target, values: dict[str, str], fixed: Mapping[str, str], out: Path, *, show_progress: bool) -> PointRecord:
+def run_point(
+    target: Target, values: dict[str, str], fixed: Mapping[str, str], out: Path, *, show_progress: bool
+) -> PointRecord:
     """Run one point of the grid; a failure is a record, too."""
     name, started = point_name(values), time.monotonic()
     given, folder = {**fixed, **values}, out / "points" / name
@@ -251,8 +281,22 @@ def run_point(target: Target, values: dict[str, str], fixed: Mapping[str, str], 
     notebook = page = ""
     if executed is not None:
         notebook = str(executed.relative_to(out))
-        page = str(write_page(nbformat.read(executed, as_version=4), folder / "page.html", plotly="../../plotly.min.js").relative_to(out))
-    record = PointRecord(name, values, key, "failed" if error else "done", numbers, round(time.monotonic() - started, 1), error, notebook, page)
+        page = str(
+            write_page(
+                nbformat.read(executed, as_version=4), folder / "page.html", plotly="../../plotly.min.js"
+            ).relative_to(out)
+        )
+    record = PointRecord(
+        name,
+        values,
+        key,
+        "failed" if error else "done",
+        numbers,
+        round(time.monotonic() - started, 1),
+        error,
+        notebook,
+        page,
+    )
     write_json(folder / "point.json", vars(record))
     return record
 
@@ -265,8 +309,16 @@ def open_sweep(target: Target, grid: Mapping[str, Sequence[str]], fixed: Mapping
     write_json(told, {"target": target.name, "grid": dict(grid), "fixed": dict(fixed)})
 
 
-def sweep(target: Target, grid: Mapping[str, Sequence[str]], *, out: str | Path, fixed: Mapping[str, str] | None = None, say: Callable[[str], None] = print, write: Callable[..., Path] | None = None,
-          show_progress: bool = True) -> list[PointRecord]:
+def sweep(
+    target: Target,
+    grid: Mapping[str, Sequence[str]],
+    *,
+    out: str | Path,
+    fixed: Mapping[str, str] | None = None,
+    say: Callable[[str], None] = print,
+    write: Callable[..., Path] | None = None,
+    show_progress: bool = True,
+) -> list[PointRecord]:
     """Run the points of the grid that are not done yet; their records in the grid's order. `write(out, target name, records, fixed)` is called after each point."""
     out, fixed = Path(out), dict(fixed or {})
     if both := set(grid) & set(fixed):
@@ -283,7 +335,9 @@ def sweep(target: Target, grid: Mapping[str, Sequence[str]], *, out: str | Path,
             label = f"[{number}/{len(points)}] {', '.join(f'{key}={value}' for key, value in values.items())}"
             before = PointRecord.load(out / "points" / point_name(values) / "point.json")
             records.append(run_point(target, values, fixed, out, show_progress=show_progress))
-            say(f"{label}: {'up to date' if records[-1] == before and before.state == 'done' else records[-1].error or f'done in {records[-1].seconds:.0f} s'}")
+            say(
+                f"{label}: {'up to date' if records[-1] == before and before.state == 'done' else records[-1].error or f'done in {records[-1].seconds:.0f} s'}"
+            )
             if write is not None:
                 write(out, target.name, records, fixed)
     return records

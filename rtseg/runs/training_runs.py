@@ -27,20 +27,38 @@ from ..training.recipes import list_recipes, load_recipe
 from ..training.trainer import Trainer, TrainResult
 
 # %% ../../nbs/runs/12_training_runs.ipynb #cell004
-def training_settings(*, recipe: str | None = None, file: Path | None = None, changes: dict | None = None, detail: bool = False,
-                      force: bool = False) -> TrainConfig:
+def training_settings(
+    *,
+    recipe: str | None = None,
+    file: Path | None = None,
+    changes: dict | None = None,
+    detail: bool = False,
+    force: bool = False,
+) -> TrainConfig:
     """The settings of a recipe, of a YAML file or the defaults, with detail guidance and `changes` on top; `force` accepts a precision that is emulated; `ConfigError` for both sources at once."""
     if recipe is not None and file is not None:
-        raise ConfigError(f"recipe '{recipe}' and settings file {file} were given: give one of them, and single changes with --set")
-    settings = load_recipe(recipe) if recipe is not None else load_config(TrainConfig, file) if file is not None else TrainConfig()
+        raise ConfigError(
+            f"recipe '{recipe}' and settings file {file} were given: give one of them, and single changes with --set"
+        )
+    settings = (
+        load_recipe(recipe)
+        if recipe is not None
+        else load_config(TrainConfig, file)
+        if file is not None
+        else TrainConfig()
+    )
     if detail and settings.detail is None:
         settings = settings.model_copy(update={"detail": DetailConfig()})
     return override(settings, {**(changes or {}), **({"emulate_bf16": True} if force else {})})
 
 # %% ../../nbs/runs/12_training_runs.ipynb #cell007
-RecipeOption = Annotated[str | None, typer.Option(help=f"Settings of a paper or a repository: {', '.join(list_recipes())}.")]
+RecipeOption = Annotated[
+    str | None, typer.Option(help=f"Settings of a paper or a repository: {', '.join(list_recipes())}.")
+]
 SettingsOption = Annotated[Path | None, typer.Option(help="Training settings as YAML.")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be repeated.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be repeated.")
+]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
 
 # %% ../../nbs/runs/12_training_runs.ipynb #cell010
@@ -65,22 +83,54 @@ def training_splits(dataset: str, root: Path, labels: str | LabelSet | None = No
     return {split: open_dataset(dataset, root, split, labels=labels) for split in ("train", "val")}
 
 
-def recipe_splits(folder: Path, dataset: str = "synthetic", root: str | Path | None = None, *, labels: str | LabelSet | None = None, size: tuple[int, int] = (64, 128),
-                  images: int = 24) -> dict[str, SegDataset]:
+def recipe_splits(
+    folder: Path,
+    dataset: str = "synthetic",
+    root: str | Path | None = None,
+    *,
+    labels: str | LabelSet | None = None,
+    size: tuple[int, int] = (64, 128),
+    images: int = 24,
+) -> dict[str, SegDataset]:
     """The splits of a recipe's page: those of a folder, or `images` drawn scenes of `size` (H, W) below `folder` where no root is given."""
     if root is None and dataset != "synthetic":
         raise ConfigError(f"data set '{dataset}' needs its folder: give it as root")
-    root = root or make_scenes(folder / "scenes", counts={"train": images, "val": max(2, images // 3), "test": 2}, size=size, cast="plain")
+    root = root or make_scenes(
+        folder / "scenes", counts={"train": images, "val": max(2, images // 3), "test": 2}, size=size, cast="plain"
+    )
     return training_splits(dataset, Path(root), labels)
 
 
-def run_training(network: SegNetwork, splits: dict[str, SegDataset], settings: TrainConfig, out: Path, *, teacher: SegNetwork | None = None, pretrained_on: str = "none",
-                 resume: bool = False, progress: bool = True) -> TrainResult:
+def run_training(
+    network: SegNetwork,
+    splits: dict[str, SegDataset],
+    settings: TrainConfig,
+    out: Path,
+    *,
+    teacher: SegNetwork | None = None,
+    pretrained_on: str = "none",
+    resume: bool = False,
+    progress: bool = True,
+) -> TrainResult:
     """Train a network in the folder `out`, with a teacher if there is one; how far it came, and its best report."""
-    trainer = Trainer(network, splits["train"], config=settings, folder=out, val=splits["val"], teacher=teacher, pretrained_on=pretrained_on, resume=resume, progress=progress)
+    trainer = Trainer(
+        network,
+        splits["train"],
+        config=settings,
+        folder=out,
+        val=splits["val"],
+        teacher=teacher,
+        pretrained_on=pretrained_on,
+        resume=resume,
+        progress=progress,
+    )
     return trainer.fit()
 
 
 def result_line(result: TrainResult) -> str:
     """What a command says at the end of a training."""
-    return f"{result.steps} steps, in {result.folder}" + (f", best mIoU {result.best.miou:.4f}" if result.best else "") + (f"; stopped: {result.stopped}" if result.stopped else "")
+    return (
+        f"{result.steps} steps, in {result.folder}"
+        + (f", best mIoU {result.best.miou:.4f}" if result.best else "")
+        + (f"; stopped: {result.stopped}" if result.stopped else "")
+    )

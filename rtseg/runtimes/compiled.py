@@ -36,7 +36,11 @@ def missing_compiler() -> str | None:
 
 def missing_cuda() -> str | None:
     """What a GPU runtime lacks here; None if PyTorch sees a CUDA device."""
-    return None if torch.cuda.is_available() else "a CUDA device, and PyTorch sees none here: choose a CPU runtime (torch, torch-compile, onnxruntime, openvino)"
+    return (
+        None
+        if torch.cuda.is_available()
+        else "a CUDA device, and PyTorch sees none here: choose a CPU runtime (torch, torch-compile, onnxruntime, openvino)"
+    )
 
 # %% ../../nbs/runtimes/05_compiled.ipynb #cell008
 @RUNTIMES.register("torch-compile", package="torch", extra=None, precisions=("fp32", "bf16"), lacks=missing_compiler)
@@ -45,7 +49,14 @@ class CompiledRuntime(TorchRuntime):
 
     name = "torch-compile"
 
-    def __init__(self, source: nn.Module, *, threads: int | None = None, precision: str = "fp32", shape: tuple[int, ...] | None = None):
+    def __init__(
+        self,
+        source: nn.Module,
+        *,
+        threads: int | None = None,
+        precision: str = "fp32",
+        shape: tuple[int, ...] | None = None,
+    ):
         super().__init__(source, threads=threads, precision=precision, shape=shape)
         self.called = torch.compile(source, fullgraph=True, dynamic=False, options={"freezing": True})
 
@@ -57,7 +68,9 @@ class CompiledRuntime(TorchRuntime):
             except RuntimeError as error:
                 lines = [line.strip() for line in str(error).splitlines() if line.strip()]
                 said = lines[0] if lines else type(error).__name__
-                raise ConfigError(f"torch.compile cannot take {type(self.model).__name__} as one graph: {said}; choose runtime='torch'") from error
+                raise ConfigError(
+                    f"torch.compile cannot take {type(self.model).__name__} as one graph: {said}; choose runtime='torch'"
+                ) from error
             yield call
 
     def versions(self) -> dict[str, str]:
@@ -86,9 +99,18 @@ class CudaGraphRuntime(Runtime):
 
     name = "cuda-graphs"
 
-    def __init__(self, source: nn.Module, *, threads: int | None = None, precision: str = "fp32", shape: tuple[int, ...] | None = None):
+    def __init__(
+        self,
+        source: nn.Module,
+        *,
+        threads: int | None = None,
+        precision: str = "fp32",
+        shape: tuple[int, ...] | None = None,
+    ):
         if not isinstance(source, nn.Module):
-            raise ConfigError(f"runtime 'cuda-graphs' records a module, not {source!r}: give the network itself, or choose onnxruntime-cuda or tensorrt for a file")
+            raise ConfigError(
+                f"runtime 'cuda-graphs' records a module, not {source!r}: give the network itself, or choose onnxruntime-cuda or tensorrt for a file"
+            )
         self.threads, self.precision, self.shape = default_threads(threads), precision, shape
         self.model = lowered(source, precision).cuda()
         self.recordings: dict[tuple, tuple[torch.cuda.CUDAGraph, torch.Tensor, torch.Tensor]] = {}
@@ -120,10 +142,17 @@ class CudaGraphRuntime(Runtime):
         return (found if found.dtype == torch.uint8 else found.float()).contiguous().cpu().numpy()
 
     def versions(self) -> dict[str, str]:
-        return {"torch": torch.__version__, "cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version()), "tf32": str(torch.backends.cudnn.allow_tf32)}
+        return {
+            "torch": torch.__version__,
+            "cuda": str(torch.version.cuda),
+            "cudnn": str(torch.backends.cudnn.version()),
+            "tf32": str(torch.backends.cudnn.allow_tf32),
+        }
 
 # %% ../../nbs/runtimes/05_compiled.ipynb #cell018
-def record(model: nn.Module, image: torch.Tensor, *, warm_up: int = 3) -> tuple[torch.cuda.CUDAGraph, torch.Tensor, torch.Tensor]:
+def record(
+    model: nn.Module, image: torch.Tensor, *, warm_up: int = 3
+) -> tuple[torch.cuda.CUDAGraph, torch.Tensor, torch.Tensor]:
     """The CUDA graph of one evaluation of `model`, with its fixed input (as `image`, on the GPU) and output; `ConfigError` if it cannot be recorded."""
     if missing := missing_cuda():
         raise ConfigError(f"recording a CUDA graph needs {missing}")
@@ -141,7 +170,9 @@ def record(model: nn.Module, image: torch.Tensor, *, warm_up: int = 3) -> tuple[
             with torch.cuda.graph(graph):
                 found = model(given)
     except RuntimeError as error:
-        raise ConfigError(f"{type(model).__name__} cannot be recorded as a CUDA graph: {str(error).splitlines()[0]}; choose runtime='torch'") from error
+        raise ConfigError(
+            f"{type(model).__name__} cannot be recorded as a CUDA graph: {str(error).splitlines()[0]}; choose runtime='torch'"
+        ) from error
     finally:
         torch.backends.cudnn.benchmark = searched
     return graph, given, found
@@ -160,11 +191,19 @@ class OnnxRuntimeCuda(OnnxRuntime):
 
     name, providers, place = "onnxruntime-cuda", ("CUDAExecutionProvider", "CPUExecutionProvider"), "cuda"
 
-    def __init__(self, source: nn.Module | str | Path | onnx.ModelProto, *, threads: int | None = None, precision: str = "fp32",
-                 shape: tuple[int, ...] | None = None):
+    def __init__(
+        self,
+        source: nn.Module | str | Path | onnx.ModelProto,
+        *,
+        threads: int | None = None,
+        precision: str = "fp32",
+        shape: tuple[int, ...] | None = None,
+    ):
         super().__init__(source, threads=threads, precision=precision, shape=shape)
         if self.session.get_providers()[0] != "CUDAExecutionProvider":
-            raise ConfigError("ONNX Runtime could not start its CUDA provider and would run on the CPU: install the CUDA and cuDNN versions it names in its log, or choose runtime='onnxruntime'")
+            raise ConfigError(
+                "ONNX Runtime could not start its CUDA provider and would run on the CPU: install the CUDA and cuDNN versions it names in its log, or choose runtime='onnxruntime'"
+            )
 
     @property
     def device(self) -> torch.device:

@@ -43,7 +43,11 @@ def machine_facts(device: int = 0) -> dict[str, str]:
     import tensorrt
 
     gpu = cuda.Device(device)
-    return {"tensorrt": tensorrt.__version__, "gpu": gpu.name(), "compute_capability": "{}.{}".format(*gpu.compute_capability())}
+    return {
+        "tensorrt": tensorrt.__version__,
+        "gpu": gpu.name(),
+        "compute_capability": "{}.{}".format(*gpu.compute_capability()),
+    }
 
 # %% ../../nbs/runtimes/07_engine.ipynb #cell008
 FACTS = ("tensorrt", "gpu", "compute_capability")
@@ -56,7 +60,11 @@ def record_path(path: str | Path) -> Path:
 
 def misfits(record: dict, machine: dict[str, str]) -> list[str]:
     """What in an engine's record does not fit a machine, in words."""
-    return [f"{name} {record.get(name, 'unknown')} instead of {machine[name]}" for name in FACTS if record.get(name) != machine[name]]
+    return [
+        f"{name} {record.get(name, 'unknown')} instead of {machine[name]}"
+        for name in FACTS
+        if record.get(name) != machine[name]
+    ]
 
 
 def read_engine(path: str | Path, machine: dict[str, str]) -> tuple[bytes, dict]:
@@ -64,11 +72,15 @@ def read_engine(path: str | Path, machine: dict[str, str]) -> tuple[bytes, dict]
     try:
         plan, record = Path(path).read_bytes(), json.loads(record_path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise EngineError(f"{error.filename} cannot be read: an engine comes with its record, build both with rtseg.deployment.build_engine") from error
+        raise EngineError(
+            f"{error.filename} cannot be read: an engine comes with its record, build both with rtseg.deployment.build_engine"
+        ) from error
     except ValueError as error:
         raise EngineError(f"{record_path(path)} is no valid record: build the engine again") from error
     if found := misfits(record, machine):
-        raise EngineError(f"{path} was built for {', '.join(found)}: build it again on this machine, from the same ONNX file")
+        raise EngineError(
+            f"{path} was built for {', '.join(found)}: build it again on this machine, from the same ONNX file"
+        )
     if hashlib.sha256(plan).hexdigest() != record.get("engine_sha256"):
         raise EngineError(f"{path} is not the engine that its record describes: build it again")
     return plan, record
@@ -94,7 +106,9 @@ def check_fit(image: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> Non
     """Raises `EngineError` unless `image` is an array of that shape and type."""
     if not isinstance(image, np.ndarray) or tuple(image.shape) != tuple(shape) or image.dtype != dtype:
         given = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise EngineError(f"the image is {given}, the engine takes {np.dtype(dtype)} {tuple(shape)}: resize or convert it, or build an engine for its shape")
+        raise EngineError(
+            f"the image is {given}, the engine takes {np.dtype(dtype)} {tuple(shape)}: resize or convert it, or build an engine for its shape"
+        )
 
 # %% ../../nbs/runtimes/07_engine.ipynb #cell015
 class Engine:
@@ -111,16 +125,23 @@ class Engine:
             self.runtime = tensorrt.Runtime(tensorrt.Logger(tensorrt.Logger.ERROR))
             self.engine = self.runtime.deserialize_cuda_engine(plan)
             if self.engine is None:
-                raise EngineError(f"{path} cannot be opened by TensorRT {tensorrt.__version__}: build it again on this machine")
+                raise EngineError(
+                    f"{path} cannot be opened by TensorRT {tensorrt.__version__}: build it again on this machine"
+                )
             self.context, self.stream = self.engine.create_execution_context(), cuda.Stream()
             names = [self.engine.get_tensor_name(i) for i in range(self.engine.num_io_tensors)]
             self.inputs = [n for n in names if self.engine.get_tensor_mode(n) == tensorrt.TensorIOMode.INPUT]
             self.outputs = [n for n in names if n not in self.inputs]
-            self.twins = {n: self._placed(n, np.dtype(tensorrt.nptype(self.engine.get_tensor_dtype(n)))) for n in (*self.inputs, *self.outputs)}
+            self.twins = {
+                n: self._placed(n, np.dtype(tensorrt.nptype(self.engine.get_tensor_dtype(n))))
+                for n in (*self.inputs, *self.outputs)
+            }
 
     def _placed(self, name: str, dtype: np.dtype) -> Twin:
         if name in self.inputs and not self.context.set_input_shape(name, tuple(self.record["inputs"][name])):
-            raise EngineError(f"the engine does not take '{name}' of shape {self.record['inputs'][name]}, which its record names: build it again")
+            raise EngineError(
+                f"the engine does not take '{name}' of shape {self.record['inputs'][name]}, which its record names: build it again"
+            )
         twin = Twin(self.cuda, self.context.get_tensor_shape(name), dtype)
         self.context.set_tensor_address(name, int(twin.memory))
         return twin

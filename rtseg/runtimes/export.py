@@ -41,7 +41,15 @@ def _quiet() -> Iterator[None]:
         logging.disable(previous)
 
 
-def to_onnx(model: nn.Module, shape: tuple[int, ...], *, opset: int = 18, dynamic_batch: bool = True, outputs: tuple[str, ...] = ("logits",), dtype: torch.dtype = torch.float32) -> onnx.ModelProto:
+def to_onnx(
+    model: nn.Module,
+    shape: tuple[int, ...],
+    *,
+    opset: int = 18,
+    dynamic_batch: bool = True,
+    outputs: tuple[str, ...] = ("logits",),
+    dtype: torch.dtype = torch.float32,
+) -> onnx.ModelProto:
     """Trace `model` (evaluation mode, parallel branches merged, input N x C x H x W of `shape`) into an ONNX model; raises `ConfigError` where it cannot be traced."""
     model = merged(model)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -49,10 +57,20 @@ def to_onnx(model: nn.Module, shape: tuple[int, ...], *, opset: int = 18, dynami
     free = ({0: torch.export.Dim("batch")},) if dynamic_batch else None
     with evaluating(model), torch.no_grad(), _quiet():
         try:
-            program = torch.onnx.export(model, (example,), dynamo=True, opset_version=opset, input_names=["image"], output_names=list(outputs),
-                                        dynamic_shapes=free, verbose=False)
+            program = torch.onnx.export(
+                model,
+                (example,),
+                dynamo=True,
+                opset_version=opset,
+                input_names=["image"],
+                output_names=list(outputs),
+                dynamic_shapes=free,
+                verbose=False,
+            )
         except torch.onnx.OnnxExporterError as error:
-            raise ConfigError(f"{type(model).__name__} cannot be exported to ONNX at {shape}: {_explained(error, model, example)}") from error
+            raise ConfigError(
+                f"{type(model).__name__} cannot be exported to ONNX at {shape}: {_explained(error, model, example)}"
+            ) from error
     return program.model_proto
 
 # %% ../../nbs/runtimes/01_export.ipynb #cell012
@@ -69,7 +87,9 @@ def _trace(model: nn.Module, example: torch.Tensor) -> tuple[torch.export.Export
         hooks.append(module.register_forward_hook(lambda m, args, out: entered.pop() and None))
     try:
         return torch.export.export(model, (example,), strict=False), ""
-    except Exception:  # whatever stops a tracer: the exporter's own error has been caught already, here only the place is looked for
+    except (
+        Exception
+    ):  # whatever stops a tracer: the exporter's own error has been caught already, here only the place is looked for
         return None, names.get(entered[-1], type(entered[-1]).__name__) if entered else "the network itself"
     finally:
         for hook in hooks:
@@ -81,10 +101,21 @@ def _explained(error: BaseException, model: nn.Module, example: torch.Tensor) ->
     chain = [error]
     while (cause := chain[-1].__cause__) is not None:
         chain.append(cause)
-    found = next((m for e in chain if (m := re.search(r"translating node %(\w+)[^\[]*\[.*?target=torch\.ops\.([\w.]+)\]", str(e)))), None)
+    found = next(
+        (
+            m
+            for e in chain
+            if (m := re.search(r"translating node %(\w+)[^\[]*\[.*?target=torch\.ops\.([\w.]+)\]", str(e)))
+        ),
+        None,
+    )
     program, module = _trace(model, example)
     if found is None:
-        return f"tracing stops in module '{module}': {_first_line(chain[-1])}" if program is None else _first_line(chain[-1])
+        return (
+            f"tracing stops in module '{module}': {_first_line(chain[-1])}"
+            if program is None
+            else _first_line(chain[-1])
+        )
     node, operator = found.groups()
     return f"ONNX has no operator {operator}, which module '{_owner(program, node, operator)}' uses: write it with others, or keep that module out of the exported part"
 
@@ -105,7 +136,9 @@ def node_module(node: onnx.NodeProto) -> str:
     return names[-1] if names else ""
 
 # %% ../../nbs/runtimes/01_export.ipynb #cell019
-def compare_onnx(proto: onnx.ModelProto, model: nn.Module, shape: tuple[int, ...], *, seed: int = 0) -> tuple[float, float]:
+def compare_onnx(
+    proto: onnx.ModelProto, model: nn.Module, shape: tuple[int, ...], *, seed: int = 0
+) -> tuple[float, float]:
     """Largest absolute difference between ONNX Runtime's and PyTorch's logits, and the share of equal classes, on a random image."""
     image = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -114,7 +147,9 @@ def compare_onnx(proto: onnx.ModelProto, model: nn.Module, shape: tuple[int, ...
     session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     found = session.run(None, {"image": image.numpy()})[0]
     if found.shape != wanted.shape:
-        raise ArtifactError(f"the ONNX model gives {found.shape} where PyTorch gives {wanted.shape}: it was traced for another input size")
+        raise ArtifactError(
+            f"the ONNX model gives {found.shape} where PyTorch gives {wanted.shape}: it was traced for another input size"
+        )
     return float(np.abs(found - wanted).max()), float((found.argmax(1) == wanted.argmax(1)).mean())
 
 # %% ../../nbs/runtimes/01_export.ipynb #cell022
@@ -135,12 +170,21 @@ class ExportReport(Value):
 
     def __str__(self) -> str:
         size = "x".join(str(n) for n in self.shape)
-        return (f"{Path(self.path).name}: {self.nodes} nodes, {self.bytes / 1e6:.1f} MB, input {size}, opset {self.opset}, "
-                f"differs by {self.max_abs_difference:.1e} at most, {self.class_agreement:.2%} of the classes equal")
+        return (
+            f"{Path(self.path).name}: {self.nodes} nodes, {self.bytes / 1e6:.1f} MB, input {size}, opset {self.opset}, "
+            f"differs by {self.max_abs_difference:.1e} at most, {self.class_agreement:.2%} of the classes equal"
+        )
 
 # %% ../../nbs/runtimes/01_export.ipynb #cell023
-def export_onnx(model: nn.Module, path: str | Path, *, shape: tuple[int, ...] = (1, 3, 512, 1024), opset: int = 18, dynamic_batch: bool = True,
-                tolerance: float = 1e-3) -> ExportReport:
+def export_onnx(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    shape: tuple[int, ...] = (1, 3, 512, 1024),
+    opset: int = 18,
+    dynamic_batch: bool = True,
+    tolerance: float = 1e-3,
+) -> ExportReport:
     """Write `model` as ONNX (input N x C x H x W), checked and compared with PyTorch.
 
     Raises `ArtifactError`, and writes nothing, if the logits differ by more than `tolerance` times their largest magnitude."""
@@ -149,12 +193,25 @@ def export_onnx(model: nn.Module, path: str | Path, *, shape: tuple[int, ...] = 
     trial = (shape[0] + 1, *shape[1:]) if dynamic_batch else shape
     difference, equal = compare_onnx(proto, model, trial)
     if not difference <= tolerance * _magnitude(model, trial):
-        raise ArtifactError(f"the ONNX model differs from PyTorch by {difference:.2e}: at most {tolerance:g} of the largest logit is allowed; {path} was not written")
+        raise ArtifactError(
+            f"the ONNX model differs from PyTorch by {difference:.2e}: at most {tolerance:g} of the largest logit is allowed; {path} was not written"
+        )
     data = proto.SerializeToString()
     with atomic_write(path) as temporary:
         temporary.write_bytes(data)
     versions = {"torch": torch.__version__, "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
-    return ExportReport(str(path), tuple(shape), opset, dynamic_batch, len(data), len(proto.graph.node), sha256_bytes(data), difference, equal, versions)
+    return ExportReport(
+        str(path),
+        tuple(shape),
+        opset,
+        dynamic_batch,
+        len(data),
+        len(proto.graph.node),
+        sha256_bytes(data),
+        difference,
+        equal,
+        versions,
+    )
 
 
 def _magnitude(model: nn.Module, shape: tuple[int, ...]) -> float:

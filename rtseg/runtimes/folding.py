@@ -70,7 +70,11 @@ def foldable(model: nn.Module, *, size: tuple[int, int] = (64, 128)) -> dict[str
             hook.remove()
     calls = Counter(name for name, _ in uses.watched.values())
     once = {norm: sources[0] for norm, sources in given.items() if len(sources) == 1 and sources[0] is not None}
-    return {norm: conv for norm, (conv, tensor) in once.items() if calls[conv] == 1 and uses.counts[tensor] == 1 and _fusible(model.get_submodule(conv))}
+    return {
+        norm: conv
+        for norm, (conv, tensor) in once.items()
+        if calls[conv] == 1 and uses.counts[tensor] == 1 and _fusible(model.get_submodule(conv))
+    }
 
 
 def _fusible(conv: nn.Module) -> bool:
@@ -88,10 +92,14 @@ def fold_batchnorm(model: nn.Module, *, size: tuple[int, int] = (64, 128), toler
         folded.set_submodule(conv, fuse_conv_bn_eval(target, folded.get_submodule(norm), transposed))
         folded.set_submodule(norm, nn.Identity())
     first = next(model.parameters())
-    image = torch.randn((1, getattr(model, "in_channels", 3), *size), generator=torch.Generator().manual_seed(0)).to(first.device, first.dtype)
+    image = torch.randn((1, getattr(model, "in_channels", 3), *size), generator=torch.Generator().manual_seed(0)).to(
+        first.device, first.dtype
+    )
     with evaluating(model), torch.no_grad():
         wanted, found = model(image), folded(image)
     error = float((wanted - found).abs().max() / wanted.abs().max().clamp_min(1e-12))
     if not error <= tolerance:
-        raise RtsegError(f"{type(model).__name__} with folded batch norms differs by {error:.1e} of its largest output ({tolerance:g} allowed): measure it unfolded")
+        raise RtsegError(
+            f"{type(model).__name__} with folded batch norms differs by {error:.1e} of its largest output ({tolerance:g} allowed): measure it unfolded"
+        )
     return folded

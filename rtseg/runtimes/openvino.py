@@ -40,9 +40,16 @@ def capabilities(device: str = "CPU") -> tuple[str, ...]:
 def compile_graph(data: bytes, *, precision: str, threads: int, properties: dict[str, str | bool | int] | None = None):
     "OpenVINO's compiled model of a serialised ONNX graph, with its `properties` on top; `ConfigError` for a precision that this processor has no kernels for."
     if precision == "bf16" and "BF16" not in capabilities():
-        raise ConfigError(f"precision 'bf16' has no kernels on this processor ({', '.join(capabilities())}): choose fp32 or int8")
-    settings = {"INFERENCE_PRECISION_HINT": HINTS[precision], "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1,
-                **(properties or {})}
+        raise ConfigError(
+            f"precision 'bf16' has no kernels on this processor ({', '.join(capabilities())}): choose fp32 or int8"
+        )
+    settings = {
+        "INFERENCE_PRECISION_HINT": HINTS[precision],
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        **(properties or {}),
+    }
     core = shared_core()
     try:
         return core.compile_model(core.read_model(data), "CPU", settings)
@@ -57,8 +64,15 @@ class OpenVinoRuntime(Runtime):
 
     name = "openvino"
 
-    def __init__(self, source: nn.Module | str | Path | onnx.ModelProto, *, threads: int | None = None, precision: str = "fp32",
-                 shape: tuple[int, ...] | None = None, properties: dict[str, str | bool | int] | None = None):
+    def __init__(
+        self,
+        source: nn.Module | str | Path | onnx.ModelProto,
+        *,
+        threads: int | None = None,
+        precision: str = "fp32",
+        shape: tuple[int, ...] | None = None,
+        properties: dict[str, str | bool | int] | None = None,
+    ):
         self.threads, self.precision, self.shape = default_threads(threads), precision, shape
         data = require_quantised(model_bytes(source, shape, runtime=self.name), precision)
         self.compiled = compile_graph(data, precision=precision, threads=self.threads, properties=properties)
@@ -74,8 +88,12 @@ class OpenVinoRuntime(Runtime):
 
     def _checked(self, image: np.ndarray) -> np.ndarray:
         image = check_image(image)
-        if len(self.takes) != image.ndim or any(want not in (-1, got) for want, got in zip(self.takes, image.shape, strict=True)):
-            raise ConfigError(f"the image is {image.shape}, the graph takes {self.takes}: resize the image or export at its size")
+        if len(self.takes) != image.ndim or any(
+            want not in (-1, got) for want, got in zip(self.takes, image.shape, strict=True)
+        ):
+            raise ConfigError(
+                f"the image is {image.shape}, the graph takes {self.takes}: resize the image or export at its size"
+            )
         return image
 
     def run(self, image: np.ndarray) -> np.ndarray:
@@ -86,7 +104,10 @@ class OpenVinoRuntime(Runtime):
     def outputs_of(self, image: np.ndarray) -> dict[str, np.ndarray]:
         with self.ready(image) as call:
             call()
-        return {output.any_name: self.request.get_output_tensor(i).data.copy() for i, output in enumerate(self.compiled.outputs)}
+        return {
+            output.any_name: self.request.get_output_tensor(i).data.copy()
+            for i, output in enumerate(self.compiled.outputs)
+        }
 
     @property
     def takes_pixels(self) -> bool:

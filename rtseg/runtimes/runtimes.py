@@ -60,7 +60,9 @@ class Runtime(ABC):
 
     def outputs_of(self, image: np.ndarray) -> dict[str, np.ndarray]:
         """Every output of the graph by its name; raises `ConfigError` where a runtime has one output without a name."""
-        raise ConfigError(f"runtime '{self.name}' gives one output and shows none of its layers: choose onnxruntime, openvino or tensorrt to look inside")
+        raise ConfigError(
+            f"runtime '{self.name}' gives one output and shows none of its layers: choose onnxruntime, openvino or tensorrt to look inside"
+        )
 
     @property
     @abstractmethod
@@ -74,7 +76,13 @@ class Runtime(ABC):
 
     def describe(self) -> dict:
         """Runtime, precision, threads, device and versions, as plain data."""
-        return {"runtime": self.name, "precision": self.precision, "threads": self.threads, "device": device_name(self.device), "versions": self.versions()}
+        return {
+            "runtime": self.name,
+            "precision": self.precision,
+            "threads": self.threads,
+            "device": device_name(self.device),
+            "versions": self.versions(),
+        }
 
     @abstractmethod
     def versions(self) -> dict[str, str]:
@@ -97,9 +105,15 @@ def default_threads(threads: int | None) -> int:
 def check_image(image: np.ndarray) -> np.ndarray:
     """The image as it was, contiguous: float32 N x C x H x W or uint8 N x H x W x 3; raises `ConfigError` for anything else."""
     pixels = isinstance(image, np.ndarray) and image.dtype == np.uint8
-    if not isinstance(image, np.ndarray) or image.ndim != 4 or not (image.dtype == np.float32 or (pixels and image.shape[3] == 3)):
+    if (
+        not isinstance(image, np.ndarray)
+        or image.ndim != 4
+        or not (image.dtype == np.float32 or (pixels and image.shape[3] == 3))
+    ):
         given = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise ConfigError(f"the image is {given}: give a NumPy array N x C x H x W of float32, normalized, or N x H x W x 3 of uint8")
+        raise ConfigError(
+            f"the image is {given}: give a NumPy array N x C x H x W of float32, normalized, or N x H x W x 3 of uint8"
+        )
     return np.ascontiguousarray(image)
 
 
@@ -138,9 +152,18 @@ class TorchRuntime(Runtime):
 
     name = "torch"
 
-    def __init__(self, source: nn.Module, *, threads: int | None = None, precision: str = "fp32", shape: tuple[int, ...] | None = None):
+    def __init__(
+        self,
+        source: nn.Module,
+        *,
+        threads: int | None = None,
+        precision: str = "fp32",
+        shape: tuple[int, ...] | None = None,
+    ):
         if not isinstance(source, nn.Module):
-            raise ConfigError(f"runtime '{self.name}' runs a module, not {source!r}: give the network itself, or runtime='onnxruntime' for a file")
+            raise ConfigError(
+                f"runtime '{self.name}' runs a module, not {source!r}: give the network itself, or runtime='onnxruntime' for a file"
+            )
         self.model, self.threads, self.precision, self.shape = source, default_threads(threads), precision, shape
         self.called: Callable[[torch.Tensor], torch.Tensor] = source
 
@@ -177,8 +200,14 @@ class OnnxRuntime(Runtime):
 
     name, providers, place = "onnxruntime", ("CPUExecutionProvider",), "cpu"
 
-    def __init__(self, source: nn.Module | str | Path | onnx.ModelProto, *, threads: int | None = None, precision: str = "fp32",
-                 shape: tuple[int, ...] | None = None):
+    def __init__(
+        self,
+        source: nn.Module | str | Path | onnx.ModelProto,
+        *,
+        threads: int | None = None,
+        precision: str = "fp32",
+        shape: tuple[int, ...] | None = None,
+    ):
         self.threads, self.precision, self.shape = default_threads(threads), precision, shape
         data = require_quantised(model_bytes(source, shape, runtime=self.name), precision)
         options = onnxruntime.SessionOptions()
@@ -191,7 +220,9 @@ class OnnxRuntime(Runtime):
     @contextmanager
     def ready(self, image: np.ndarray) -> Iterator[Callable[[], None]]:
         binding = self.session.io_binding()
-        binding.bind_ortvalue_input(self.input, onnxruntime.OrtValue.ortvalue_from_numpy(check_image(image), self.place))
+        binding.bind_ortvalue_input(
+            self.input, onnxruntime.OrtValue.ortvalue_from_numpy(check_image(image), self.place)
+        )
         for name, array in zip(self.outputs, self._run(image), strict=True):
             binding.bind_ortvalue_output(name, onnxruntime.OrtValue.ortvalue_from_numpy(array, self.place))
         yield lambda: self.session.run_with_iobinding(binding)
@@ -199,9 +230,14 @@ class OnnxRuntime(Runtime):
     def _run(self, image: np.ndarray) -> list[np.ndarray]:
         try:
             return self.session.run(self.outputs, {self.input: check_image(image)})
-        except (onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument, onnxruntime.capi.onnxruntime_pybind11_state.Fail) as error:
+        except (
+            onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument,
+            onnxruntime.capi.onnxruntime_pybind11_state.Fail,
+        ) as error:
             wanted = self.session.get_inputs()[0].shape
-            raise ConfigError(f"the image is {image.shape}, the ONNX model takes {tuple(wanted)}: resize the image or export at its size") from error
+            raise ConfigError(
+                f"the image is {image.shape}, the ONNX model takes {tuple(wanted)}: resize the image or export at its size"
+            ) from error
 
     def run(self, image: np.ndarray) -> np.ndarray:
         return self._run(image)[0]
@@ -224,13 +260,19 @@ def require_quantised(data: bytes, precision: str) -> bytes:
     return data
 
 
-def model_bytes(source: nn.Module | str | Path | onnx.ModelProto, shape: tuple[int, ...] | None, *, runtime: str = "onnxruntime") -> bytes:
+def model_bytes(
+    source: nn.Module | str | Path | onnx.ModelProto, shape: tuple[int, ...] | None, *, runtime: str = "onnxruntime"
+) -> bytes:
     """The serialized ONNX model; raises `ArtifactError` if a file is missing or no ONNX model, `ConfigError` for other things."""
     if isinstance(source, nn.Module):
         if shape is None:
-            raise ConfigError(f"runtime '{runtime}' has to export {type(source).__name__} first: give shape=(1, 3, height, width)")
+            raise ConfigError(
+                f"runtime '{runtime}' has to export {type(source).__name__} first: give shape=(1, 3, height, width)"
+            )
         pixels = getattr(source, "image", "float") == "uint8"
-        return to_onnx(source, shape, dynamic_batch=False, dtype=torch.uint8 if pixels else torch.float32).SerializeToString()
+        return to_onnx(
+            source, shape, dynamic_batch=False, dtype=torch.uint8 if pixels else torch.float32
+        ).SerializeToString()
     if isinstance(source, onnx.ModelProto):
         return source.SerializeToString()
     if not isinstance(source, str | Path):
@@ -242,7 +284,9 @@ def model_bytes(source: nn.Module | str | Path | onnx.ModelProto, shape: tuple[i
     except OSError as error:
         raise ArtifactError(f"{source} cannot be read: give an ONNX file, as export_onnx writes it") from error
     except Exception as error:  # onnx and protobuf raise their own kinds, which differ by version
-        raise ArtifactError(f"{source} is no valid ONNX model: {str(error).splitlines()[0] if str(error) else type(error).__name__}") from error
+        raise ArtifactError(
+            f"{source} is no valid ONNX model: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        ) from error
 
 # %% ../../nbs/runtimes/03_runtimes.ipynb #cell026
 def why_absent(runtime: str) -> str | None:
@@ -255,8 +299,14 @@ def why_absent(runtime: str) -> str | None:
     return f"runtime '{runtime}' needs {lack}" if lack else None
 
 # %% ../../nbs/runtimes/03_runtimes.ipynb #cell028
-def load_runtime(source: nn.Module | str | Path | onnx.ModelProto, *, runtime: str = "torch", threads: int | None = None, precision: str = "fp32",
-                 shape: tuple[int, ...] | None = None) -> Runtime:
+def load_runtime(
+    source: nn.Module | str | Path | onnx.ModelProto,
+    *,
+    runtime: str = "torch",
+    threads: int | None = None,
+    precision: str = "fp32",
+    shape: tuple[int, ...] | None = None,
+) -> Runtime:
     """A module or an ONNX file in the hands of `runtime`; `shape` (N x C x H x W) is needed where a module has to be exported.
 
     Raises `ConfigError` for an unknown runtime or precision or a machine that lacks what it needs, `MissingExtra` where its package is not installed."""

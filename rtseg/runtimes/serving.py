@@ -30,7 +30,10 @@ def nearest_rows(small: int, large: int, *, align_corners: bool) -> list[int]:
 
 def enlarge_labels(labels: Tensor, size: tuple[int, int], *, align_corners: bool) -> Tensor:
     "Labels N x h x w -> N x H x W by the nearest point."
-    rows, columns = (torch.tensor(nearest_rows(labels.shape[axis], size[axis], align_corners=align_corners), device=labels.device) for axis in (-2, -1))
+    rows, columns = (
+        torch.tensor(nearest_rows(labels.shape[axis], size[axis], align_corners=align_corners), device=labels.device)
+        for axis in (-2, -1)
+    )
     return labels.index_select(-2, rows).index_select(-1, columns)
 
 # %% ../../nbs/runtimes/02_serving.ipynb #cell008
@@ -38,7 +41,11 @@ def enlarge_labels(labels: Tensor, size: tuple[int, int], *, align_corners: bool
 def interpolation_weights(small: int, large: int, *, align_corners: bool) -> np.ndarray:
     "Matrix large x small, float32: row i holds what bilinear enlargement takes from each of the `small` points for point i."
     points = np.arange(large)
-    places = points * (small - 1) / max(large - 1, 1) if align_corners else np.maximum((points + 0.5) * small / large - 0.5, 0.0)
+    places = (
+        points * (small - 1) / max(large - 1, 1)
+        if align_corners
+        else np.maximum((points + 0.5) * small / large - 0.5, 0.0)
+    )
     low = np.minimum(places.astype(int), small - 1)
     weights = np.zeros((large, small), np.float32)
     np.add.at(weights, (points, low), 1 - (places - low))
@@ -48,7 +55,14 @@ def interpolation_weights(small: int, large: int, *, align_corners: bool) -> np.
 
 def enlarge_by_products(logits: Tensor, size: tuple[int, int], *, align_corners: bool, step: int = 1) -> Tensor:
     "Bilinear N x C x h x w -> N x C x H x W (of which every `step`-th row and column) as two matrix products."
-    rows, columns = (torch.tensor(interpolation_weights(logits.shape[axis], size[axis], align_corners=align_corners)[::step], dtype=logits.dtype, device=logits.device) for axis in (-2, -1))
+    rows, columns = (
+        torch.tensor(
+            interpolation_weights(logits.shape[axis], size[axis], align_corners=align_corners)[::step],
+            dtype=logits.dtype,
+            device=logits.device,
+        )
+        for axis in (-2, -1)
+    )
     return torch.matmul(rows, torch.matmul(logits, columns.T))
 
 # %% ../../nbs/runtimes/02_serving.ipynb #cell011
@@ -59,22 +73,47 @@ def normalize_once(pixels: Tensor) -> Tensor:
     return pixels.permute(0, 3, 1, 2).float() * scale + shift
 
 # %% ../../nbs/runtimes/02_serving.ipynb #cell014
-IMAGES, OUTPUTS, ARGMAX, UPSAMPLING = ("float", "uint8"), ("logits", "labels"), ("after", "half", "before"), ("resize", "products")
+IMAGES, OUTPUTS, ARGMAX, UPSAMPLING = (
+    ("float", "uint8"),
+    ("logits", "labels"),
+    ("after", "half", "before"),
+    ("resize", "products"),
+)
 
 
 class ServingGraph(nn.Module):
     "A network with what stands before and after it: N x 3 x H x W float or N x H x W x 3 uint8 in, logits N x C x H x W or labels N x H x W uint8 out."
 
-    def __init__(self, model: SegNetwork, *, image: str = "uint8", output: str = "labels", argmax: str = "after", upsampling: str = "resize"):
+    def __init__(
+        self,
+        model: SegNetwork,
+        *,
+        image: str = "uint8",
+        output: str = "labels",
+        argmax: str = "after",
+        upsampling: str = "resize",
+    ):
         super().__init__()
-        self.image, self.output = check_choice(image, IMAGES, what="image"), check_choice(output, OUTPUTS, what="output")
-        self.argmax, self.upsampling = check_choice(argmax, ARGMAX, what="argmax"), check_choice(upsampling, UPSAMPLING, what="upsampling")
+        self.image, self.output = (
+            check_choice(image, IMAGES, what="image"),
+            check_choice(output, OUTPUTS, what="output"),
+        )
+        self.argmax, self.upsampling = (
+            check_choice(argmax, ARGMAX, what="argmax"),
+            check_choice(upsampling, UPSAMPLING, what="upsampling"),
+        )
         if argmax != "after" and (output == "logits" or not isinstance(model, SegNetwork)):
-            raise ConfigError(f"argmax='{argmax}' gives labels of a network under rtseg's contract: choose output='labels', or argmax='after'")
+            raise ConfigError(
+                f"argmax='{argmax}' gives labels of a network under rtseg's contract: choose output='labels', or argmax='after'"
+            )
         if upsampling == "products" and not isinstance(model, SegNetwork):
-            raise ConfigError(f"upsampling='products' needs the logits before they are enlarged, which {type(model).__name__} does not show: choose upsampling='resize'")
+            raise ConfigError(
+                f"upsampling='products' needs the logits before they are enlarged, which {type(model).__name__} does not show: choose upsampling='resize'"
+            )
         if image == "uint8" and getattr(model, "in_channels", 3) != 3:
-            raise ConfigError(f"uint8 images have 3 channels, the network takes {model.in_channels}: choose image='float' and normalise yourself")
+            raise ConfigError(
+                f"uint8 images have 3 channels, the network takes {model.in_channels}: choose image='float' and normalise yourself"
+            )
         self.model = model
 
     def forward(self, image: Tensor) -> Tensor:
@@ -89,7 +128,10 @@ class ServingGraph(nn.Module):
         return self.labels_of(logits, x)
 
     def _enlarged(self, logits: Tensor, x: Tensor, step: int = 1) -> Tensor:
-        size, corners = (x.shape[-2], x.shape[-1]), self.model.align_corners if isinstance(self.model, SegNetwork) else False
+        size, corners = (
+            (x.shape[-2], x.shape[-1]),
+            self.model.align_corners if isinstance(self.model, SegNetwork) else False,
+        )
         if (logits.shape[-2], logits.shape[-1]) == size:
             return logits[..., ::step, ::step]
         if self.upsampling == "products":
@@ -100,7 +142,9 @@ class ServingGraph(nn.Module):
         "Labels N x H x W uint8, as large as the image `x`, of the network's own logits N x C x h x w."
         height, width = x.shape[-2], x.shape[-1]
         if self.argmax == "before":
-            return enlarge_labels(logits.argmax(1).to(torch.uint8), (height, width), align_corners=self.model.align_corners)
+            return enlarge_labels(
+                logits.argmax(1).to(torch.uint8), (height, width), align_corners=self.model.align_corners
+            )
         if self.argmax == "after":
             return self._enlarged(logits, x).argmax(1).to(torch.uint8)
         half = self._enlarged(logits, x, step=2).argmax(1).to(torch.uint8)

@@ -34,17 +34,25 @@ LARGEST_HALF = 65504.0
 def _half_tensor(tensor: onnx.TensorProto, name: str) -> onnx.TensorProto:
     values = numpy_helper.to_array(tensor)
     if np.abs(values[np.isfinite(values)]).max(initial=0) > LARGEST_HALF:
-        raise ConfigError(f"'{name}' holds {np.abs(values).max():.3g}, which half precision cannot (largest {LARGEST_HALF:g}): choose fp32")
+        raise ConfigError(
+            f"'{name}' holds {np.abs(values).max():.3g}, which half precision cannot (largest {LARGEST_HALF:g}): choose fp32"
+        )
     return numpy_helper.from_array(values.astype(np.float16), tensor.name)
 
 
 def _half_node(node: onnx.NodeProto) -> None:
     for attribute in node.attribute:
         if attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
-            raise ConfigError(f"operator {node.op_type} in module '{node_module(node)}' holds a graph of its own, which cannot be converted to half precision: choose fp32")
+            raise ConfigError(
+                f"operator {node.op_type} in module '{node_module(node)}' holds a graph of its own, which cannot be converted to half precision: choose fp32"
+            )
         if attribute.name == "value" and attribute.t.data_type == TensorProto.FLOAT:
             attribute.t.CopyFrom(_half_tensor(attribute.t, node.name))
-        if node.op_type in ("Cast", "EyeLike") and attribute.name in ("to", "dtype") and attribute.i == TensorProto.FLOAT:
+        if (
+            node.op_type in ("Cast", "EyeLike")
+            and attribute.name in ("to", "dtype")
+            and attribute.i == TensorProto.FLOAT
+        ):
             attribute.i = TensorProto.FLOAT16
 
 
@@ -75,8 +83,14 @@ def _keep_ends(graph: onnx.GraphProto) -> None:
             node.input[i] = {**given, **wanted}.get(name, name)
         for i, name in enumerate(node.output):
             node.output[i] = wanted.get(name, name)
-    ahead = [helper.make_node("Cast", [name], [half], name=f"cast_{name}", to=TensorProto.FLOAT16) for name, half in given.items()]
-    behind = [helper.make_node("Cast", [half], [name], name=f"cast_{name}", to=TensorProto.FLOAT) for name, half in wanted.items()]
+    ahead = [
+        helper.make_node("Cast", [name], [half], name=f"cast_{name}", to=TensorProto.FLOAT16)
+        for name, half in given.items()
+    ]
+    behind = [
+        helper.make_node("Cast", [half], [name], name=f"cast_{name}", to=TensorProto.FLOAT)
+        for name, half in wanted.items()
+    ]
     nodes = [*ahead, *graph.node, *behind]
     del graph.node[:]
     graph.node.extend(nodes)
@@ -84,16 +98,26 @@ def _keep_ends(graph: onnx.GraphProto) -> None:
 # %% ../../nbs/runtimes/06_tensorrt.ipynb #cell010
 def check_quantised(proto: onnx.ModelProto) -> int:
     """The number of quantising nodes; raises `ConfigError` unless all of them are int8 with zero point 0, as TensorRT wants them."""
-    values = {t.name: t for t in proto.graph.initializer} | {n.output[0]: n.attribute[0].t for n in proto.graph.node if n.op_type == "Constant"}
+    values = {t.name: t for t in proto.graph.initializer} | {
+        n.output[0]: n.attribute[0].t for n in proto.graph.node if n.op_type == "Constant"
+    }
     found = [node for node in proto.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
     if not found:
-        raise ConfigError("precision 'int8' needs a quantised graph, and this one has no QuantizeLinear: make one with rtseg.deployment.quantize")
+        raise ConfigError(
+            "precision 'int8' needs a quantised graph, and this one has no QuantizeLinear: make one with rtseg.deployment.quantize"
+        )
     for node in found:
         zero = values.get(node.input[2]) if len(node.input) > 2 else None
-        format_ = TensorProto.UINT8 if zero is None and len(node.input) < 3 else getattr(zero, "data_type", TensorProto.UNDEFINED)
+        format_ = (
+            TensorProto.UINT8
+            if zero is None and len(node.input) < 3
+            else getattr(zero, "data_type", TensorProto.UNDEFINED)
+        )
         if format_ != TensorProto.INT8 or np.any(numpy_helper.to_array(zero)):
             kind = TensorProto.DataType.Name(format_).lower()
-            raise ConfigError(f"{node.op_type} '{node.name}' uses {kind} or a zero point other than 0, TensorRT takes symmetric int8 alone: quantise with symmetric activations and weights and biases in float")
+            raise ConfigError(
+                f"{node.op_type} '{node.name}' uses {kind} or a zero point other than 0, TensorRT takes symmetric int8 alone: quantise with symmetric activations and weights and biases in float"
+            )
     return sum(node.op_type == "QuantizeLinear" for node in found)
 
 
@@ -155,14 +179,20 @@ def parsed(builder, logger, data: bytes, shape: tuple[int, ...] | None):
         fault = parser.get_error(0)
         node = next((n for n in onnx.load_from_string(data).graph.node if n.name == fault.node_name()), None)
         where = f" in module '{node_module(node)}'" if node is not None else ""
-        raise ConfigError(f"TensorRT cannot take operator {fault.node_operator() or 'unknown'}{where} (node '{fault.node_name()}'): {' '.join(fault.desc().split())}")
+        raise ConfigError(
+            f"TensorRT cannot take operator {fault.node_operator() or 'unknown'}{where} (node '{fault.node_name()}'): {' '.join(fault.desc().split())}"
+        )
     for i in range(network.num_inputs):
         if -1 in tuple(network.get_input(i).shape) and shape is None:
-            raise ConfigError(f"input '{network.get_input(i).name}' has a free size {tuple(network.get_input(i).shape)}: give shape=(1, 3, height, width)")
+            raise ConfigError(
+                f"input '{network.get_input(i).name}' has a free size {tuple(network.get_input(i).shape)}: give shape=(1, 3, height, width)"
+            )
     return network, parser
 
 # %% ../../nbs/runtimes/06_tensorrt.ipynb #cell017
-def configured(builder, network, *, shape: tuple[int, ...] | None, workspace_mb: int, level: int, tf32: bool, timings: bytes):
+def configured(
+    builder, network, *, shape: tuple[int, ...] | None, workspace_mb: int, level: int, tf32: bool, timings: bytes
+):
     """TensorRT's settings for a build: workspace limit (MB), effort (0 to 5), TF32, fixed shapes where the graph leaves them free, timings of earlier builds."""
     import tensorrt
 
@@ -183,17 +213,23 @@ def configured(builder, network, *, shape: tuple[int, ...] | None, workspace_mb:
     return config
 
 
-def compiled_plan(data: bytes, *, shape: tuple[int, ...] | None, workspace_mb: int, level: int, tf32: bool, timings: bytes) -> tuple[bytes, bytes, dict, dict]:
+def compiled_plan(
+    data: bytes, *, shape: tuple[int, ...] | None, workspace_mb: int, level: int, tf32: bool, timings: bytes
+) -> tuple[bytes, bytes, dict, dict]:
     """The engine's bytes, all timings known now, and the shapes of inputs and outputs by name; `ConfigError` with TensorRT's last words where it cannot build."""
     import tensorrt
 
     logger = collecting_logger()
     builder = tensorrt.Builder(logger)
     network, parser = parsed(builder, logger, data, shape)
-    config = configured(builder, network, shape=shape, workspace_mb=workspace_mb, level=level, tf32=tf32, timings=timings)
+    config = configured(
+        builder, network, shape=shape, workspace_mb=workspace_mb, level=level, tf32=tf32, timings=timings
+    )
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise ConfigError(f"TensorRT {tensorrt.__version__} cannot build this network: {logger.messages[-1] if logger.messages else 'it gives no reason'}")
+        raise ConfigError(
+            f"TensorRT {tensorrt.__version__} cannot build this network: {logger.messages[-1] if logger.messages else 'it gives no reason'}"
+        )
     given = [network.get_input(i) for i in range(network.num_inputs)]
     made = [network.get_output(i) for i in range(network.num_outputs)]
     shapes = {t.name: list(shape if -1 in tuple(t.shape) else t.shape) for t in given}
@@ -208,8 +244,16 @@ def _as_config_error() -> Iterator[None]:
         raise ConfigError(str(error)) from error
 
 
-def build_engine(source: nn.Module | str | Path | onnx.ModelProto, path: str | Path, *, shape: tuple[int, ...] | None = None, precision: str = "fp32", workspace_mb: int = 2048,
-                 level: int = 3, tf32: bool = False) -> EngineRecord:
+def build_engine(
+    source: nn.Module | str | Path | onnx.ModelProto,
+    path: str | Path,
+    *,
+    shape: tuple[int, ...] | None = None,
+    precision: str = "fp32",
+    workspace_mb: int = 2048,
+    level: int = 3,
+    tf32: bool = False,
+) -> EngineRecord:
     """Build the engine of a network or an ONNX file for images of `shape`, and write it to `path` with its record.
 
     Raises `ConfigError` where TensorRT or a GPU is missing, or where TensorRT cannot take the network."""
@@ -219,9 +263,23 @@ def build_engine(source: nn.Module | str | Path | onnx.ModelProto, path: str | P
     timings = path.parent / f"timings-{machine['tensorrt']}-sm{machine['compute_capability']}.cache"
     known = timings.read_bytes() if timings.exists() else b""
     start = time.perf_counter()
-    plan, learned, inputs, outputs = compiled_plan(prepared(source_bytes, precision), shape=shape, workspace_mb=workspace_mb, level=level, tf32=tf32, timings=known)
-    record = EngineRecord(sha256_bytes(plan), sha256_bytes(source_bytes), **machine, precision=precision, inputs=inputs, outputs=outputs, workspace_mb=workspace_mb, level=level,
-                          tf32=tf32, seconds=round(time.perf_counter() - start, 2), bytes=len(plan), cached_timings=bool(known))
+    plan, learned, inputs, outputs = compiled_plan(
+        prepared(source_bytes, precision), shape=shape, workspace_mb=workspace_mb, level=level, tf32=tf32, timings=known
+    )
+    record = EngineRecord(
+        sha256_bytes(plan),
+        sha256_bytes(source_bytes),
+        **machine,
+        precision=precision,
+        inputs=inputs,
+        outputs=outputs,
+        workspace_mb=workspace_mb,
+        level=level,
+        tf32=tf32,
+        seconds=round(time.perf_counter() - start, 2),
+        bytes=len(plan),
+        cached_timings=bool(known),
+    )
     for target, content in ((path, plan), (timings, learned)):
         with atomic_write(target) as temporary:
             temporary.write_bytes(content)
@@ -234,13 +292,21 @@ def engines_folder() -> Path:
     return cache_folder("engines")
 
 
-def engine_for(source: nn.Module | str | Path | onnx.ModelProto, *, shape: tuple[int, ...] | None, precision: str, build: Callable = build_engine) -> Path:
+def engine_for(
+    source: nn.Module | str | Path | onnx.ModelProto,
+    *,
+    shape: tuple[int, ...] | None,
+    precision: str,
+    build: Callable = build_engine,
+) -> Path:
     """The path of an engine for this machine, built if there is none; an engine file itself is only looked for."""
     if isinstance(source, str | Path) and Path(source).suffix in (".engine", ".plan"):
         return Path(source)
     data = model_bytes(source, shape, runtime="tensorrt")
     named = isinstance(source, str | Path)
-    stem, place = (Path(source).stem, Path(source).parent) if named else (type(source).__name__.lower(), engines_folder())
+    stem, place = (
+        (Path(source).stem, Path(source).parent) if named else (type(source).__name__.lower(), engines_folder())
+    )
     size = "x".join(str(n) for n in shape) if shape else "fixed"
     path = place / f"{stem}-{precision}-{size}-{sha256_bytes(data)[:12]}.engine"
     try:
@@ -250,13 +316,22 @@ def engine_for(source: nn.Module | str | Path | onnx.ModelProto, *, shape: tuple
     return path
 
 # %% ../../nbs/runtimes/06_tensorrt.ipynb #cell023
-@RUNTIMES.register("tensorrt", package="tensorrt", extra="tensorrt", precisions=("fp32", "fp16", "int8"), lacks=missing_parts)
+@RUNTIMES.register(
+    "tensorrt", package="tensorrt", extra="tensorrt", precisions=("fp32", "fp16", "int8"), lacks=missing_parts
+)
 class TensorRtRuntime(Runtime):
     """A TensorRT engine, or a network or ONNX file for which one is built."""
 
     name = "tensorrt"
 
-    def __init__(self, source: nn.Module | str | Path | onnx.ModelProto, *, threads: int | None = None, precision: str = "fp32", shape: tuple[int, ...] | None = None):
+    def __init__(
+        self,
+        source: nn.Module | str | Path | onnx.ModelProto,
+        *,
+        threads: int | None = None,
+        precision: str = "fp32",
+        shape: tuple[int, ...] | None = None,
+    ):
         self.threads, self.precision, self.shape = default_threads(threads), precision, shape
         path = engine_for(source, shape=shape, precision=precision)
         try:
@@ -264,7 +339,9 @@ class TensorRtRuntime(Runtime):
         except EngineError as error:
             raise ArtifactError(str(error)) from error
         if self.engine.record["precision"] != precision:
-            raise ConfigError(f"{path} was built in {self.engine.record['precision']}, and precision='{precision}' was asked for: pass precision='{self.engine.record['precision']}'")
+            raise ConfigError(
+                f"{path} was built in {self.engine.record['precision']}, and precision='{precision}' was asked for: pass precision='{self.engine.record['precision']}'"
+            )
 
     @contextmanager
     def ready(self, image: np.ndarray) -> Iterator[Callable[[], object]]:

@@ -30,8 +30,13 @@ from .street import StreetArchitecture, receptive_field
 def kendall_tau(a: Sequence[float], b: Sequence[float]) -> float:
     """Kendall's rank correlation with ties (tau b); raises `ConfigError` for fewer than 3 values or a constant row."""
     if len(a) != len(b) or len(a) < 3 or min(np.ptp(a), np.ptp(b)) == 0:
-        raise ConfigError(f"a rank correlation of {len(a)} and {len(b)} values cannot be said: give equally many, at least three, not all alike")
-    x, y = (np.sign(np.subtract.outer(v, v))[np.triu_indices(len(v), 1)] for v in (np.asarray(a, float), np.asarray(b, float)))
+        raise ConfigError(
+            f"a rank correlation of {len(a)} and {len(b)} values cannot be said: give equally many, at least three, not all alike"
+        )
+    x, y = (
+        np.sign(np.subtract.outer(v, v))[np.triu_indices(len(v), 1)]
+        for v in (np.asarray(a, float), np.asarray(b, float))
+    )
     return float((x * y).sum() / math.sqrt((x != 0).sum() * (y != 0).sum()))
 
 # %% ../../nbs/search/29_accuracy.ipynb #cell008
@@ -43,7 +48,9 @@ def accuracy_features(space: Space, arch: Any, size: tuple[int, int], num_classe
     for spec in arch.op_specs(*size, num_classes):
         shares[rows.get(spec.height, 3)] += part_cost(spec).macs / cost.macs
     seen = [math.log2(receptive_field(arch))] if isinstance(arch, StreetArchitecture) else []
-    return np.array([*space.encode(arch).tolist(), math.log10(cost.macs / 1e9), math.log10(cost.parameters), *shares, *seen])
+    return np.array(
+        [*space.encode(arch).tolist(), math.log10(cost.macs / 1e9), math.log10(cost.parameters), *shares, *seen]
+    )
 
 # %% ../../nbs/search/29_accuracy.ipynb #cell011
 def _gaussian_process() -> Any:
@@ -53,7 +60,9 @@ def _gaussian_process() -> Any:
 
 REGRESSIONS: dict[str, Callable[[], Any]] = {
     "ridge": lambda: make_pipeline(StandardScaler(), RidgeCV(np.logspace(-1, 4, 11))),
-    "boosted trees": lambda: GradientBoostingRegressor(n_estimators=150, max_depth=3, learning_rate=0.05, subsample=0.7, max_features=0.3, random_state=0),
+    "boosted trees": lambda: GradientBoostingRegressor(
+        n_estimators=150, max_depth=3, learning_rate=0.05, subsample=0.7, max_features=0.3, random_state=0
+    ),
     "gaussian process": _gaussian_process,
 }
 
@@ -90,9 +99,22 @@ class AccuracyPredictor:
         return value, value - self.half_width, value + self.half_width
 
 
-def fit_accuracy(features: np.ndarray, scores: np.ndarray, *, kinds: Sequence[str] = tuple(REGRESSIONS), coverage: float = 0.9, folds: int = 5) -> AccuracyPredictor:
+def fit_accuracy(
+    features: np.ndarray,
+    scores: np.ndarray,
+    *,
+    kinds: Sequence[str] = tuple(REGRESSIONS),
+    coverage: float = 0.9,
+    folds: int = 5,
+) -> AccuracyPredictor:
     """The regression whose cross-validated tau is greatest, fitted on all; its interval from the errors on networks kept out."""
     predicted = {kind: kept_out(kind, features, scores, folds=folds) for kind in kinds}
     taus = {kind: kendall_tau(found, scores) if np.ptp(found) else 0.0 for kind, found in predicted.items()}
     best = max(taus, key=taus.get)
-    return AccuracyPredictor(best, REGRESSIONS[best]().fit(features, scores), taus, conformal_width(predicted[best] - scores, coverage), coverage)
+    return AccuracyPredictor(
+        best,
+        REGRESSIONS[best]().fit(features, scores),
+        taus,
+        conformal_width(predicted[best] - scores, coverage),
+        coverage,
+    )

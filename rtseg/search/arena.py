@@ -57,18 +57,37 @@ class TableArena(Arena):
 
     Raises `ConfigError` for a budget below the fastest network, or where fewer than `least` networks lie in the window."""
 
-    def __init__(self, table: TrainedTable, *, device: str, budget_ms: float, window: float = 0.3, recipe: str | None = None, least: int = 4, proxies: Mapping[str, Mapping[str, float]] | None = None):
+    def __init__(
+        self,
+        table: TrainedTable,
+        *,
+        device: str,
+        budget_ms: float,
+        window: float = 0.3,
+        recipe: str | None = None,
+        least: int = 4,
+        proxies: Mapping[str, Mapping[str, float]] | None = None,
+    ):
         super().__init__()
         ms, trained = table.ms(device), table.of(recipe)
         known = [n for n in trained if n in ms]
         if not known or budget_ms < min(ms[n] for n in known):
-            raise ConfigError(f"a budget of {budget_ms:g} ms is below the fastest network of the table ({min((ms[n] for n in known), default=float('nan')):.3g} ms on {device}): raise it")
+            raise ConfigError(
+                f"a budget of {budget_ms:g} ms is below the fastest network of the table ({min((ms[n] for n in known), default=float('nan')):.3g} ms on {device}): raise it"
+            )
         self.members = [n for n in known if (1 - window) * budget_ms < ms[n] <= budget_ms]
         if len(self.members) < least:
-            raise ConfigError(f"{len(self.members)} networks of the table lie within {window:.0%} below {budget_ms:g} ms on {device}: at least {least} are needed; widen the window, or train more")
+            raise ConfigError(
+                f"{len(self.members)} networks of the table lie within {window:.0%} below {budget_ms:g} ms on {device}: at least {least} are needed; widen the window, or train more"
+            )
         self.outside = [n for n in known if n not in set(self.members)]
         self.trained, self.ms, self.info = trained, ms, table.info
-        self._features = {n: accuracy_features(table.space, table.space.read(trained[n][0].architecture), table.info.timed_size, table.info.num_classes) for n in known}
+        self._features = {
+            n: accuracy_features(
+                table.space, table.space.read(trained[n][0].architecture), table.info.timed_size, table.info.num_classes
+            )
+            for n in known
+        }
         self._matrix = np.array([self._features[n] for n in self.members])
         self.proxies, self.seed = proxies or {}, np.random.default_rng(0)
 
@@ -96,7 +115,9 @@ class TableArena(Arena):
         if name in ("gmac", "parameters"):
             return getattr(self.trained[network][0], name)
         if network not in self.proxies or name not in self.proxies[network]:
-            raise ConfigError(f"the table holds no '{name}' of network {network}: compute the proxies of the table first")
+            raise ConfigError(
+                f"the table holds no '{name}' of network {network}: compute the proxies of the table first"
+            )
         return self.proxies[network][name]
 
     def _one(self, network: str) -> Any:
@@ -125,8 +146,18 @@ class SpaceArena(Arena):
 
     Raises `InfeasibleError` where no network meets the budget in `patience` draws."""
 
-    def __init__(self, space: Space, latency: Callable[[Any], float], budget_ms: float, *, size: tuple[int, int], num_classes: int, window: float = 0.1,
-                 trainer: Callable[[Any, float], tuple[float, float]] | None = None, patience: int = 3000):
+    def __init__(
+        self,
+        space: Space,
+        latency: Callable[[Any], float],
+        budget_ms: float,
+        *,
+        size: tuple[int, int],
+        num_classes: int,
+        window: float = 0.1,
+        trainer: Callable[[Any, float], tuple[float, float]] | None = None,
+        patience: int = 3000,
+    ):
         super().__init__()
         self.space, self.latency, self.budget_ms, self.low_ms = space, latency, budget_ms, (1 - window) * budget_ms
         self.size, self.num_classes, self.trainer, self.patience = size, num_classes, trainer, patience
@@ -145,7 +176,9 @@ class SpaceArena(Arena):
                 return arch
             if abs(ms - self.budget_ms) <= off:
                 closest, off = arch, abs(ms - self.budget_ms)
-        raise InfeasibleError(f"no network of the space {self.space.name} between {self.low_ms:.3g} and {self.budget_ms:.3g} ms in {self.patience} draws, closest {self.latency(closest):.3g} ms: raise the budget")
+        raise InfeasibleError(
+            f"no network of the space {self.space.name} between {self.low_ms:.3g} and {self.budget_ms:.3g} ms in {self.patience} draws, closest {self.latency(closest):.3g} ms: raise the budget"
+        )
 
     def neighbour(self, network: Any, generator: np.random.Generator) -> Any:
         """A network within the window that differs in one choice, or in a few where one leads out of it."""
@@ -180,5 +213,7 @@ class SpaceArena(Arena):
 
     def _trainer(self) -> Callable[[Any, float], tuple[float, float]]:
         if self.trainer is None:
-            raise ConfigError("this search has nothing to train with: give a trainer, or a strategy that trains nothing")
+            raise ConfigError(
+                "this search has nothing to train with: give a trainer, or a strategy that trains nothing"
+            )
         return self.trainer

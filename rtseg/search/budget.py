@@ -22,7 +22,7 @@ class Graph:
         self.level, self.order = level, order
         self.src, self.dst, self.score, self.ms = src[order], dst[order], score[order], ms[order]
         self.first = np.searchsorted(self.src, np.arange(len(level) + 1))
-        self.heads = np.flatnonzero(np.diff(self.first))                       # nodes with edges
+        self.heads = np.flatnonzero(np.diff(self.first))  # nodes with edges
         cuts = np.flatnonzero(np.diff(level[self.heads])) + 1
         self.blocks = [b for b in np.split(self.heads, cuts) if len(b)][::-1]  # by level, from the end
 
@@ -46,7 +46,9 @@ def best_values(graph: Graph, reward: np.ndarray, ends: np.ndarray) -> np.ndarra
     return value
 
 
-def best_path(graph: Graph, reward: np.ndarray, value: np.ndarray, ends: np.ndarray, node: int) -> tuple[list[int], int]:
+def best_path(
+    graph: Graph, reward: np.ndarray, value: np.ndarray, ends: np.ndarray, node: int
+) -> tuple[list[int], int]:
     """The edges of a best path from `node`, and the end that it reaches."""
     edges: list[int] = []
     while value[node] > ends[node]:
@@ -77,10 +79,14 @@ def fronts(graph: Graph, ends: np.ndarray, *, price: float, room: np.ndarray, le
     """The front of every node that has completions with score - price * ms + room >= least."""
     found: dict[int, Front] = {}
     for node in np.union1d(graph.heads, np.flatnonzero(np.isfinite(ends)))[::-1].tolist():
-        parts = [(ends[node:node + 1], np.zeros(1), np.full(1, -1), np.full(1, -1))] if np.isfinite(ends[node]) else []
+        parts = (
+            [(ends[node : node + 1], np.zeros(1), np.full(1, -1), np.full(1, -1))] if np.isfinite(ends[node]) else []
+        )
         for e in range(graph.first[node], graph.first[node + 1]):
             if (f := found.get(int(graph.dst[e]))) is not None:
-                parts.append((f.score + graph.score[e], f.ms + graph.ms[e], np.full(len(f.ms), e), np.arange(len(f.ms))))
+                parts.append(
+                    (f.score + graph.score[e], f.ms + graph.ms[e], np.full(len(f.ms), e), np.arange(len(f.ms)))
+                )
         if parts:
             columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
             hopeful = columns[0] - price * columns[1] + room[node] >= least
@@ -132,7 +138,9 @@ def lone_node() -> Graph:
 
 def single(graph: Graph, ends: np.ndarray) -> Fork:
     """One branch from node 0 as a fork whose trunk and right branch are empty."""
-    return Fork(lone_node(), graph, lone_node(), np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64), ends, np.zeros(1))
+    return Fork(
+        lone_node(), graph, lone_node(), np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64), ends, np.zeros(1)
+    )
 
 
 def _solution(fork: Fork, trunk: list[int], left: list[int], right: list[int]) -> Solution:
@@ -155,11 +163,16 @@ class Sweep:
 def sweep(fork: Fork, *, score_weight: float, price: float) -> Sweep:
     """Maximise score_weight * score - price * ms, without a ceiling."""
     rewards = [score_weight * g.score - price * g.ms for g in (fork.trunk, fork.left, fork.right)]
-    left, right = best_values(fork.left, rewards[1], fork.left_ends), best_values(fork.right, rewards[2], fork.right_ends)
+    left, right = (
+        best_values(fork.left, rewards[1], fork.left_ends),
+        best_values(fork.right, rewards[2], fork.right_ends),
+    )
     leave = left[fork.to_left] + right[fork.to_right]
     trunk = best_values(fork.trunk, rewards[0], leave)
     if not np.isfinite(trunk[0]):
-        raise RtsegError("no path reaches an end: the space allows no network of this length; allow more operators or widths, or ask for fewer layers")
+        raise RtsegError(
+            "no path reaches an end: the space allows no network of this length; allow more operators or widths, or ask for fewer layers"
+        )
     stem, node = best_path(fork.trunk, rewards[0], trunk, leave, 0)
     lefts, _ = best_path(fork.left, rewards[1], left, fork.left_ends, int(fork.to_left[node]))
     rights, _ = best_path(fork.right, rewards[2], right, fork.right_ends, int(fork.to_right[node]))
@@ -173,7 +186,9 @@ def best_price(fork: Fork, ceiling: float, fixed: float = 0.0) -> tuple[float, S
         return 0.0, slow.solution, slow
     fast = sweep(fork, score_weight=0, price=1)
     if fast.solution.ms > ceiling:
-        raise RtsegError(f"no network of this space takes {ceiling + fixed:.4g} ms or less: the cheapest takes {np.ceil(1e4 * (fast.solution.ms + fixed)) / 1e4:.4f} ms; raise the ceiling")
+        raise RtsegError(
+            f"no network of this space takes {ceiling + fixed:.4g} ms or less: the cheapest takes {np.ceil(1e4 * (fast.solution.ms + fixed)) / 1e4:.4f} ms; raise the ceiling"
+        )
     above, within = slow.solution, fast.solution
     while True:
         price = (above.score - within.score) / (above.ms - within.ms)
@@ -193,7 +208,10 @@ def _rooms(fork: Fork, at: Sweep, price: float) -> list[np.ndarray]:
     start[n] = 0.0
     trunk = best_values(back := fork.trunk.reversed(), back.score - price * back.ms, start)[::-1]
     rooms = [trunk]
-    for graph, entry, other in ((fork.left, fork.to_left, at.right[fork.to_right]), (fork.right, fork.to_right, at.left[fork.to_left])):
+    for graph, entry, other in (
+        (fork.left, fork.to_left, at.right[fork.to_right]),
+        (fork.right, fork.to_right, at.left[fork.to_left]),
+    ):
         arrive = np.full(len(graph.level), -np.inf)
         np.maximum.at(arrive, entry, trunk + other)
         back = graph.reversed()
@@ -201,7 +219,9 @@ def _rooms(fork: Fork, at: Sweep, price: float) -> list[np.ndarray]:
     return rooms
 
 
-def _thinned(graph: Graph, before: np.ndarray, after: np.ndarray, price: float, least: float) -> tuple[Graph, np.ndarray]:
+def _thinned(
+    graph: Graph, before: np.ndarray, after: np.ndarray, price: float, least: float
+) -> tuple[Graph, np.ndarray]:
     """The edges through which a solution of value `least` may run."""
     through = before[graph.src] + graph.score - price * graph.ms + after[graph.dst]
     return graph.kept(through >= least)
@@ -243,7 +263,12 @@ def _enumerate(fork: Fork, at: Sweep, price: float, ceiling: float, found: Solut
         return found
     node, a, b, (i, j, k) = pick
     stem = [int(trunk_ids[back.order[e]]) for e in front_edges(back, trunks, node, i)][::-1]
-    return _solution(fork, stem, [int(left_ids[e]) for e in front_edges(left, lefts, a, j)], [int(right_ids[e]) for e in front_edges(right, rights, b, k)])
+    return _solution(
+        fork,
+        stem,
+        [int(left_ids[e]) for e in front_edges(left, lefts, a, j)],
+        [int(right_ids[e]) for e in front_edges(right, rights, b, k)],
+    )
 
 
 def _combine(trunk: Front, left: Front, right: Front, ceiling: float) -> tuple[float, tuple[int, int, int]]:

@@ -27,8 +27,24 @@ from .decoding import Decoded, decode, pair_value
 from .expected import PAIRS, ExpectedLatency, latency_terms
 from .health import Health, assess
 from .logits import ArchLogits
-from .pretraining import (BatchSource, Checkpoint, WeightConfig, batches, check_finite, limit_gradients, load_optimizer, make_sgd, network_input, pass_precision, settle_passes,
-                                      optimizer_tensors, supernet_loss, weight_step, with_prefix, without_prefix)
+from rtseg.search.pretraining import (
+    BatchSource,
+    Checkpoint,
+    WeightConfig,
+    batches,
+    check_finite,
+    limit_gradients,
+    load_optimizer,
+    make_sgd,
+    network_input,
+    pass_precision,
+    settle_passes,
+    optimizer_tensors,
+    supernet_loss,
+    weight_step,
+    with_prefix,
+    without_prefix,
+)
 from .space import ROLES
 from .supernet import Supernet
 from .weights import ArchWeights, arch_weights, zero_logits
@@ -77,13 +93,21 @@ def adapted_weight(weight: float, latency_ms: float, goal: LatencyGoal) -> float
     return weight / 2 if fps > high else weight * 2
 
 # %% ../../nbs/search/14_cosearch.ipynb #cell011
-def step_passes(supernet: Supernet, logits: dict[str, ArchLogits], names: Sequence[str], generator: torch.Generator, temperature: float) -> dict[str, ArchWeights]:
+def step_passes(
+    supernet: Supernet,
+    logits: dict[str, ArchLogits],
+    names: Sequence[str],
+    generator: torch.Generator,
+    temperature: float,
+) -> dict[str, ArchWeights]:
     """Architecture weights of each pass, by name."""
     made = {}
     for name in names:
         role = name if name in ROLES else "student"
         rule = name if name in ("full", "least") else "sample"
-        made[name] = arch_weights(supernet.space, logits[role], role, widths=rule, generator=generator, temperature=temperature)
+        made[name] = arch_weights(
+            supernet.space, logits[role], role, widths=rule, generator=generator, temperature=temperature
+        )
     return made
 
 
@@ -100,8 +124,16 @@ def frozen(supernet: Supernet) -> Iterator[None]:
             p.requires_grad_(True)
 
 
-def architecture_step(supernet: Supernet, adam: torch.optim.Adam, batch: Batch, logits: dict[str, ArchLogits], latency: ExpectedLatency | None,
-                      latency_weight: float, config: SearchConfig, generator: torch.Generator) -> dict[str, float]:
+def architecture_step(
+    supernet: Supernet,
+    adam: torch.optim.Adam,
+    batch: Batch,
+    logits: dict[str, ArchLogits],
+    latency: ExpectedLatency | None,
+    latency_weight: float,
+    config: SearchConfig,
+    generator: torch.Generator,
+) -> dict[str, float]:
     """One Adam step of both sets of logits: losses of the passes, and the student's latency in three separately weighted terms."""
     supernet.train()
     images, losses = network_input(batch.images, config.precision), {}
@@ -113,7 +145,9 @@ def architecture_step(supernet: Supernet, adam: torch.optim.Adam, batch: Batch, 
             losses[name] = float(loss.detach())
     if latency is not None and latency_weight:
         goal = config.goal
-        term = latency_weight * latency_terms(latency, logits["student"], operators=goal.operators, betas=goal.betas, widths=goal.widths)
+        term = latency_weight * latency_terms(
+            latency, logits["student"], operators=goal.operators, betas=goal.betas, widths=goal.widths
+        )
         term.backward()
         losses["latency"] = float(term.detach())
     check_finite(list(losses.values()), "architecture step")
@@ -140,43 +174,95 @@ class SearchState:
     @property
     def decoded_ms(self) -> float | None:
         """Mean milliseconds of the decoded pairs."""
-        return sum(d.latency_ms for d in self.decoded) / len(self.decoded) if self.decoded[0].latency_ms is not None else None
+        return (
+            sum(d.latency_ms for d in self.decoded) / len(self.decoded)
+            if self.decoded[0].latency_ms is not None
+            else None
+        )
 
     def record(self) -> dict:
         """Plain numbers and words for a history file."""
-        return {"epoch": self.epoch, "step": self.step, "weight_losses": self.weight_losses, "arch_losses": self.arch_losses, "latency_weight": self.latency_weight,
-                "expected_ms": self.expected_ms, "decoded_ms": self.decoded_ms, "health": self.health.to_dict()}
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "weight_losses": self.weight_losses,
+            "arch_losses": self.arch_losses,
+            "latency_weight": self.latency_weight,
+            "expected_ms": self.expected_ms,
+            "decoded_ms": self.decoded_ms,
+            "health": self.health.to_dict(),
+        }
 
 
-def decode_pairs(logits: ArchLogits, supernet: Supernet, latency: ExpectedLatency | None, role: str = "student") -> tuple[Decoded, ...]:
+def decode_pairs(
+    logits: ArchLogits, supernet: Supernet, latency: ExpectedLatency | None, role: str = "student"
+) -> tuple[Decoded, ...]:
     """The decoded network of each pair of branches, without a ceiling."""
     lookup, size = (latency.lookup, latency.size) if latency is not None else (None, None)
-    return tuple(decode(logits, supernet.space, lasts=lasts, role=role, latency=lookup, size=size, num_classes=supernet.num_classes) for lasts in PAIRS)
+    return tuple(
+        decode(
+            logits, supernet.space, lasts=lasts, role=role, latency=lookup, size=size, num_classes=supernet.num_classes
+        )
+        for lasts in PAIRS
+    )
 
 # %% ../../nbs/search/14_cosearch.ipynb #cell017
 class _Search:
-    def __init__(self, supernet: Supernet, config: SearchConfig, latency: ExpectedLatency | None, seed: int, state: Checkpoint | None = None):
+    def __init__(
+        self,
+        supernet: Supernet,
+        config: SearchConfig,
+        latency: ExpectedLatency | None,
+        seed: int,
+        state: Checkpoint | None = None,
+    ):
         config, _ = settle_passes(config, supernet, state)
         self.supernet, self.config, self.latency = supernet, config, latency
-        self.generator, self.epoch, self.started, self.latency_weight = make_generator(seed, "cosearch"), 0, 0, config.goal.weight
-        start = {role: zero_logits(supernet.space, role, noise=config.logit_noise, generator=self.generator).tensors() for role in ROLES}
-        self.logits = {role: ArchLogits.from_tensors({n: t.requires_grad_() for n, t in tensors.items()}) for role, tensors in start.items()}
+        self.generator, self.epoch, self.started, self.latency_weight = (
+            make_generator(seed, "cosearch"),
+            0,
+            0,
+            config.goal.weight,
+        )
+        start = {
+            role: zero_logits(supernet.space, role, noise=config.logit_noise, generator=self.generator).tensors()
+            for role in ROLES
+        }
+        self.logits = {
+            role: ArchLogits.from_tensors({n: t.requires_grad_() for n, t in tensors.items()})
+            for role, tensors in start.items()
+        }
         self.sgd = make_sgd(supernet, config)
-        self.adam = torch.optim.Adam([t for role in ROLES for t in self.logits[role].tensors().values()], lr=config.arch_lr, betas=config.arch_betas)
+        self.adam = torch.optim.Adam(
+            [t for role in ROLES for t in self.logits[role].tensors().values()],
+            lr=config.arch_lr,
+            betas=config.arch_betas,
+        )
 
     def checkpoint(self, epoch: int) -> Checkpoint:
         if self.started != epoch:
-            raise ConfigError(f"the search has gone on since epoch {epoch}: call checkpoint() before asking for the next state")
-        tensors = with_prefix(self.supernet.state_dict(), "supernet") | optimizer_tensors(self.sgd, "sgd") | optimizer_tensors(self.adam, "adam")
+            raise ConfigError(
+                f"the search has gone on since epoch {epoch}: call checkpoint() before asking for the next state"
+            )
+        tensors = (
+            with_prefix(self.supernet.state_dict(), "supernet")
+            | optimizer_tensors(self.sgd, "sgd")
+            | optimizer_tensors(self.adam, "adam")
+        )
         for role in ROLES:
             tensors |= with_prefix(self.logits[role].tensors(), f"logits.{role}")
-        return {"tensors": tensors | {"generator": self.generator.get_state()}, "values": {"epoch": self.epoch, "latency_weight": self.latency_weight, "precision": self.config.precision}}
+        return {
+            "tensors": tensors | {"generator": self.generator.get_state()},
+            "values": {"epoch": self.epoch, "latency_weight": self.latency_weight, "precision": self.config.precision},
+        }
 
     @torch.no_grad()
     def load(self, state: Checkpoint) -> None:
         tensors, values = state["tensors"], state["values"]
         if "latency_weight" not in values or "generator" not in tensors:
-            raise ArtifactError(f"this checkpoint holds {', '.join(values) or 'nothing'}: a search goes on from SearchState.checkpoint()")
+            raise ArtifactError(
+                f"this checkpoint holds {', '.join(values) or 'nothing'}: a search goes on from SearchState.checkpoint()"
+            )
         self.supernet.load_state_dict(without_prefix(tensors, "supernet"))
         load_optimizer(self.sgd, tensors, "sgd")
         load_optimizer(self.adam, tensors, "adam")
@@ -188,14 +274,27 @@ class _Search:
         self.latency_weight = values["latency_weight"]
 
 # %% ../../nbs/search/14_cosearch.ipynb #cell020
-def _run_epoch(search: _Search, weight_data: BatchSource, arch_data: BatchSource) -> tuple[dict[str, float], dict[str, float]]:
+def _run_epoch(
+    search: _Search, weight_data: BatchSource, arch_data: BatchSource
+) -> tuple[dict[str, float], dict[str, float]]:
     config, n = search.config, search.config.steps_per_epoch
     span = (search.epoch * n, (search.epoch + 1) * n)
-    lr, weight_means, arch_means = config.lr * config.lr_decay ** search.epoch, {}, {}
+    lr, weight_means, arch_means = config.lr * config.lr_decay**search.epoch, {}, {}
     for batch, arch_batch in zip(batches(weight_data, *span), batches(arch_data, *span), strict=True):
-        found = architecture_step(search.supernet, search.adam, arch_batch, search.logits, search.latency, search.latency_weight, config, search.generator)
+        found = architecture_step(
+            search.supernet,
+            search.adam,
+            arch_batch,
+            search.logits,
+            search.latency,
+            search.latency_weight,
+            config,
+            search.generator,
+        )
         passes = step_passes(search.supernet, search.logits, config.passes, search.generator, config.temperature)
-        losses = dict(zip(passes, weight_step(search.supernet, search.sgd, batch, list(passes.values()), config, lr), strict=True))
+        losses = dict(
+            zip(passes, weight_step(search.supernet, search.sgd, batch, list(passes.values()), config, lr), strict=True)
+        )
         for means, values in ((weight_means, losses), (arch_means, found)):
             for name, value in values.items():
                 means[name] = means.get(name, 0.0) + value / n
@@ -206,15 +305,40 @@ def _state(search: _Search, weight_losses: dict[str, float], arch_losses: dict[s
     student = search.logits["student"].detach()
     decoded = decode_pairs(student, search.supernet, search.latency)
     expected = float(search.latency(student)) if search.latency is not None else None
-    health = assess(student, search.supernet.space, latency=search.latency, decoded=[d.latency_ms for d in decoded] if search.latency else None)
+    health = assess(
+        student,
+        search.supernet.space,
+        latency=search.latency,
+        decoded=[d.latency_ms for d in decoded] if search.latency else None,
+    )
     if search.latency is not None:
-        search.latency_weight = adapted_weight(search.latency_weight, sum(d.latency_ms for d in decoded) / len(decoded), search.config.goal)
-    return SearchState(search.epoch, search.epoch * search.config.steps_per_epoch, weight_losses, arch_losses, search.latency_weight, expected, decoded, health,
-                       {role: search.logits[role].detach() for role in ROLES}, partial(search.checkpoint, search.epoch))
+        search.latency_weight = adapted_weight(
+            search.latency_weight, sum(d.latency_ms for d in decoded) / len(decoded), search.config.goal
+        )
+    return SearchState(
+        search.epoch,
+        search.epoch * search.config.steps_per_epoch,
+        weight_losses,
+        arch_losses,
+        search.latency_weight,
+        expected,
+        decoded,
+        health,
+        {role: search.logits[role].detach() for role in ROLES},
+        partial(search.checkpoint, search.epoch),
+    )
 
 
-def cosearch(supernet: Supernet, weight_data: BatchSource, arch_data: BatchSource, *, config: SearchConfig, latency: ExpectedLatency | None,
-             seed: int = 0, state: Checkpoint | None = None) -> Iterator[SearchState]:
+def cosearch(
+    supernet: Supernet,
+    weight_data: BatchSource,
+    arch_data: BatchSource,
+    *,
+    config: SearchConfig,
+    latency: ExpectedLatency | None,
+    seed: int = 0,
+    state: Checkpoint | None = None,
+) -> Iterator[SearchState]:
     """Search teacher and student together (FasterSeg, 2020); yields after each epoch, resumes exactly from `checkpoint()`."""
     search = _Search(supernet, config, latency, seed, state)
     if state is not None:
@@ -237,22 +361,39 @@ class PairScore:
 
 
 @torch.no_grad()
-def score_pairs(supernet: Supernet, logits: ArchLogits, role: str, data: Iterable[Batch], *, latency: ExpectedLatency | None, goal: LatencyGoal,
-                precision: str = "auto") -> tuple[PairScore, ...]:
+def score_pairs(
+    supernet: Supernet,
+    logits: ArchLogits,
+    role: str,
+    data: Iterable[Batch],
+    *,
+    latency: ExpectedLatency | None,
+    goal: LatencyGoal,
+    precision: str = "auto",
+) -> tuple[PairScore, ...]:
     """Score both pairs of a role's logits on `data`, best first; leaves the supernet's mode as it was."""
     precision = pass_precision(supernet, "auto")[0] if precision == "auto" else precision
     weights, was_training = arch_weights(supernet.space, logits, role, widths="best"), supernet.training
     meters = [ConfusionMeter(supernet.num_classes) for _ in PAIRS]
     supernet.eval()
     for batch in data:
-        for meter, predicted in zip(meters, supernet(network_input(batch.images, precision), weights, PAIRS), strict=True):
+        for meter, predicted in zip(
+            meters, supernet(network_input(batch.images, precision), weights, PAIRS), strict=True
+        ):
             size = (batch.masks.shape[1], batch.masks.shape[2])
             meter.update(resize(predicted.float(), size).argmax(1), batch.masks)
     supernet.train(was_training)
     scores = []
     for lasts, meter, decoded in zip(PAIRS, meters, decode_pairs(logits, supernet, latency, role), strict=True):
         miou, ms = mean_iou(meter.matrix), decoded.latency_ms
-        scores.append(PairScore(lasts, miou, ms, pair_value(miou, ms, target_ms=goal.target_ms, exponent=goal.exponent) if ms is not None else miou))
+        scores.append(
+            PairScore(
+                lasts,
+                miou,
+                ms,
+                pair_value(miou, ms, target_ms=goal.target_ms, exponent=goal.exponent) if ms is not None else miou,
+            )
+        )
     return tuple(sorted(scores, key=lambda s: -s.value))
 
 # %% ../../nbs/search/14_cosearch.ipynb #cell029
@@ -280,6 +421,20 @@ def _agreement(columns: list[list[tuple]]) -> float:
 
 def search_variation(found: Sequence[Decoded], scores: Sequence[float] | None = None) -> Variation:
     """Compare decoded networks (same branch ends) of several seeds; scores, if there are any, in the same order."""
-    read = {name: [[tuple(getattr(b, name)) for b in d.arch.branches] for d in found] for name in ("scales", "ops", "widths")}
-    shares = {name: sum(_agreement([list(rows[i]) for rows in read[name]]) for i in range(len(found[0].arch.branches))) / len(found[0].arch.branches) for name in read}
-    return Variation(len(found), shares["scales"], shares["ops"], shares["widths"], _spread([d.latency_ms or 0.0 for d in found]), _spread(scores) if scores else None)
+    read = {
+        name: [[tuple(getattr(b, name)) for b in d.arch.branches] for d in found]
+        for name in ("scales", "ops", "widths")
+    }
+    shares = {
+        name: sum(_agreement([list(rows[i]) for rows in read[name]]) for i in range(len(found[0].arch.branches)))
+        / len(found[0].arch.branches)
+        for name in read
+    }
+    return Variation(
+        len(found),
+        shares["scales"],
+        shares["ops"],
+        shares["widths"],
+        _spread([d.latency_ms or 0.0 for d in found]),
+        _spread(scores) if scores else None,
+    )

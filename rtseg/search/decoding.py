@@ -52,7 +52,9 @@ def _log(tensor: torch.Tensor) -> np.ndarray:
     return torch.log_softmax(tensor.detach().double().cpu(), dim=-1).numpy()
 
 # %% ../../nbs/search/16_decoding.ipynb #cell006
-def log_scores(logits: ArchLogits, space: SearchSpace, axis: tuple[int, ...], allowed: tuple[int, ...], skips: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def log_scores(
+    logits: ArchLogits, space: SearchSpace, axis: tuple[int, ...], allowed: tuple[int, ...], skips: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`alpha`, `enter` and `width` of a `Task`; impossible choices are -inf."""
     layers = logits.layers
     alpha = np.full((layers, 3, logits.operators), -np.inf)
@@ -63,16 +65,23 @@ def log_scores(logits: ArchLogits, space: SearchSpace, axis: tuple[int, ...], al
     columns = [axis.index(w) for w in allowed]
     for s in (0, 1, 2):
         alpha[s:, s] = _log(logits.alpha[s].detach().masked_fill(torch.tensor(masked), -torch.inf))
-        width[max(s, 1):, s, columns] = _log(logits.ratio[s])
+        width[max(s, 1) :, s, columns] = _log(logits.ratio[s])
         if s:
-            enter[s + 1:layers, s] = _log(logits.beta[s - 1])[:, ::-1]
+            enter[s + 1 : layers, s] = _log(logits.beta[s - 1])[:, ::-1]
     return alpha, enter, width
 
 # %% ../../nbs/search/16_decoding.ipynb #cell009
 Price = Callable[[OpSpec], float]
 
 
-def cell_times(space: SearchSpace, axis: tuple[int, ...], allowed: tuple[int, ...], ends: tuple[int, int], latency: Price, size: tuple[int, int]) -> np.ndarray:
+def cell_times(
+    space: SearchSpace,
+    axis: tuple[int, ...],
+    allowed: tuple[int, ...],
+    ends: tuple[int, int],
+    latency: Price,
+    size: tuple[int, int],
+) -> np.ndarray:
     """Milliseconds: scale x (stride - 1) x operator x input width x output width; 0 where no cell can be; `ends`: stem and head width."""
     ms = np.zeros((3, 2, len(space.operators), len(axis), len(axis)))
     for s, t, o, i, j in np.ndindex(*ms.shape):
@@ -85,7 +94,14 @@ def cell_times(space: SearchSpace, axis: tuple[int, ...], allowed: tuple[int, ..
     return ms
 
 
-def climb_times(space: SearchSpace, axis: tuple[int, ...], allowed: tuple[int, ...], ends: tuple[int, int], latency: Price, size: tuple[int, int]) -> np.ndarray:
+def climb_times(
+    space: SearchSpace,
+    axis: tuple[int, ...],
+    allowed: tuple[int, ...],
+    ends: tuple[int, int],
+    latency: Price,
+    size: tuple[int, int],
+) -> np.ndarray:
     """Milliseconds of the 3 x 3 convolution that refines a climb to `scale`: scale x width of the map that it meets."""
     ms = np.zeros((3, len(axis)))
     for s, i in np.ndindex(2, len(axis)):
@@ -96,12 +112,21 @@ def climb_times(space: SearchSpace, axis: tuple[int, ...], allowed: tuple[int, .
     return ms
 
 
-def make_task(logits: ArchLogits, space: SearchSpace, *, role: str = "student", latency: Price | None = None, size: tuple[int, int] | None = None) -> Task:
+def make_task(
+    logits: ArchLogits,
+    space: SearchSpace,
+    *,
+    role: str = "student",
+    latency: Price | None = None,
+    size: tuple[int, int] | None = None,
+) -> Task:
     """Scores and times for one role; shapes that do not fit the space raise `ConfigError`."""
     allowed, (stem, head) = space.role_widths(role), space.end_widths(role)
     if (logits.layers, logits.operators, logits.widths) != (space.layers, len(space.operators), len(allowed)):
-        raise ConfigError(f"logits of {logits.layers} layers, {logits.operators} operators and {logits.widths} widths do not fit a {role} of "
-                          f"{space.layers}, {len(space.operators)} and {len(allowed)}: give the space that they were made for")
+        raise ConfigError(
+            f"logits of {logits.layers} layers, {logits.operators} operators and {logits.widths} widths do not fit a {role} of "
+            f"{space.layers}, {len(space.operators)} and {len(allowed)}: give the space that they were made for"
+        )
     axis = tuple(dict.fromkeys((stem, head, *allowed)))
     skips = role == "student" and "skip" in space.operators
     price, pixels = (latency, size) if latency is not None else ((lambda spec: 0.0), (8, 8))
@@ -171,7 +196,9 @@ def _edges(shape: tuple[int, ...], first: np.ndarray, counts: int, flag_at: int,
     k_after = np.minimum(k + kept[:, None], counts - 1)
     f_after = np.maximum(f, (kept[:, None] == 1) & (s[:, None] == flag_at))
     src = np.ravel_multi_index(tuple(np.broadcast_arrays(from_place[:, None], s[:, None], i[:, None], k, f)), shape)
-    dst = np.ravel_multi_index(tuple(np.broadcast_arrays(to_place[:, None], (s + t)[:, None], j[:, None], k_after, f_after)), shape)
+    dst = np.ravel_multi_index(
+        tuple(np.broadcast_arrays(to_place[:, None], (s + t)[:, None], j[:, None], k_after, f_after)), shape
+    )
     wide = [np.broadcast_to(a[:, None], src.shape).ravel() for a in (score, ms, kept, op, s, j)]
     level = np.repeat(first, int(np.prod(shape[1:])))
     graph = Graph(level, src.ravel(), dst.ravel(), wide[0], wide[1])
@@ -192,8 +219,25 @@ def branch_graph(task: Task, last: int, shortest: int) -> tuple[Drawn, np.ndarra
     dropped = np.nonzero(np.isfinite(moves.drop))
     none = np.zeros(len(dropped[0]), dtype=np.int64)
     kept_rows = [layer, layer + 1, s, t, op, i, j, score, ms, np.ones_like(layer)]
-    drop_rows = [dropped[0], dropped[0] + 1, dropped[1], none, none, dropped[2], dropped[2], moves.drop[dropped], none * 0.0, none]
-    drawn = _edges(shape, np.arange(task.layers + 1), shortest + 1, last, [np.concatenate(pair) for pair in zip(kept_rows, drop_rows, strict=True)])
+    drop_rows = [
+        dropped[0],
+        dropped[0] + 1,
+        dropped[1],
+        none,
+        none,
+        dropped[2],
+        dropped[2],
+        moves.drop[dropped],
+        none * 0.0,
+        none,
+    ]
+    drawn = _edges(
+        shape,
+        np.arange(task.layers + 1),
+        shortest + 1,
+        last,
+        [np.concatenate(pair) for pair in zip(kept_rows, drop_rows, strict=True)],
+    )
     ends = np.full(shape, -np.inf)
     ends[-1, last, task.axis.index(task.head), shortest, 1] = 0.0
     return drawn, ends.ravel()
@@ -205,18 +249,51 @@ def trunk_graph(task: Task, lasts: tuple[int, int], shortest: int) -> tuple[Draw
     shape = (2 * side * side, min(lasts) + 1, len(task.axis), shortest + 1, 2)
     cost = first.ms + 2 * np.array([0, 1])[:, None, None, None] * first.climb[:, None, None, :, None]
     (a, b, s, t, op, i, j), ms = _rows(keep := without_losers(first.keep[:, None] + second.keep[None], cost), cost)
-    groups = [[(a + b) * side + a, (a + b + 2) * side + a + 1, s, t, op, i, j, keep[a, b, s, t, op, i, j], ms, np.ones_like(a)]]
+    groups = [
+        [
+            (a + b) * side + a,
+            (a + b + 2) * side + a + 1,
+            s,
+            t,
+            op,
+            i,
+            j,
+            keep[a, b, s, t, op, i, j],
+            ms,
+            np.ones_like(a),
+        ]
+    ]
     for moves, da in ((first, 1), (second, 0)):
-        x, s, i = np.nonzero(np.isfinite(moves.drop[:, :min(lasts) + 1]))
+        x, s, i = np.nonzero(np.isfinite(moves.drop[:, : min(lasts) + 1]))
         here, other = (np.repeat(v, side) if v is not None else np.tile(np.arange(side), len(x)) for v in (x, None))
-        s, i, score, none = np.repeat(s, side), np.repeat(i, side), np.repeat(moves.drop[x, s, i], side), np.zeros(len(here), dtype=np.int64)
+        s, i, score, none = (
+            np.repeat(s, side),
+            np.repeat(i, side),
+            np.repeat(moves.drop[x, s, i], side),
+            np.zeros(len(here), dtype=np.int64),
+        )
         mine = here if da else other
-        groups.append([(here + other) * side + mine, (here + other + 1) * side + mine + da, s, none, none, i, i, score, none * 0.0, none])
+        groups.append(
+            [
+                (here + other) * side + mine,
+                (here + other + 1) * side + mine + da,
+                s,
+                none,
+                none,
+                i,
+                i,
+                score,
+                none * 0.0,
+                none,
+            ]
+        )
     rows = [np.concatenate(parts) for parts in zip(*groups, strict=True)]
     return _edges(shape, np.arange(2 * side * side) // side, shortest + 1, min(lasts), rows), shape
 
 
-def _states_of(task: Task, shape: tuple[int, ...], last: int, shortest: int, *, second: bool, flagged: bool) -> np.ndarray:
+def _states_of(
+    task: Task, shape: tuple[int, ...], last: int, shortest: int, *, second: bool, flagged: bool
+) -> np.ndarray:
     """For every state of the trunk the state in which one of the branches goes on."""
     place, s, w, k, f = (v.ravel() for v in np.indices(shape))
     a, total = place % (task.layers + 1), place // (task.layers + 1)
@@ -232,9 +309,16 @@ def make_fork(task: Task, lasts: tuple[int, ...], min_len: int | None) -> tuple[
     if len(lasts) == 1:
         return single(branches[0][0].graph, branches[0][1]), [branches[0][0]]
     trunk, shape = trunk_graph(task, (lasts[0], lasts[1]), max(short))
-    entries = [_states_of(task, shape, last, n, second=bool(b), flagged=last == min(lasts)) for b, (last, n) in enumerate(zip(lasts, short, strict=True))]
+    entries = [
+        _states_of(task, shape, last, n, second=bool(b), flagged=last == min(lasts))
+        for b, (last, n) in enumerate(zip(lasts, short, strict=True))
+    ]
     (left, left_ends), (right, right_ends) = branches
-    return Fork(trunk.graph, left.graph, right.graph, entries[0], entries[1], left_ends, right_ends), [trunk, left, right]
+    return Fork(trunk.graph, left.graph, right.graph, entries[0], entries[1], left_ends, right_ends), [
+        trunk,
+        left,
+        right,
+    ]
 
 
 def build_branch(task: Task, parts: list[tuple[Drawn, tuple[int, ...]]]) -> Branch:
@@ -250,7 +334,10 @@ def build_architecture(task: Task, drawings: list[Drawn], solution: Solution) ->
         branches = [build_branch(task, [(drawings[0], solution.left)])]
     else:
         trunk, left, right = drawings
-        branches = [build_branch(task, [(trunk, solution.trunk), part]) for part in ((left, solution.left), (right, solution.right))]
+        branches = [
+            build_branch(task, [(trunk, solution.trunk), part])
+            for part in ((left, solution.left), (right, solution.right))
+        ]
     return Architecture(tuple(branches), task.space.base_width, task.stem, task.head)
 
 # %% ../../nbs/search/16_decoding.ipynb #cell023
@@ -277,25 +364,49 @@ def predicted_ms(arch: Architecture, latency: Price, size: tuple[int, int], num_
 def _constant_ms(task: Task, lasts: tuple[int, ...], latency: Price, size: tuple[int, int], num_classes: int) -> float:
     """What every network of the task pays: stem, arms, fusion and head. Read off a network of one plain path."""
     scales = {last: tuple(range(last + 1)) for last in lasts}
-    some = Architecture(tuple(Branch((1,) * len(s), s, (task.head,) * (len(s) - 1)) for s in scales.values()), task.space.base_width, task.stem, task.head)
+    some = Architecture(
+        tuple(Branch((1,) * len(s), s, (task.head,) * (len(s) - 1)) for s in scales.values()),
+        task.space.base_width,
+        task.stem,
+        task.head,
+    )
     specs, cells = some.op_specs(*size, num_classes), len(some.cells())
     refines = [i for i, spec in enumerate(specs) if i >= 3 + cells and spec.kind == "conv_bn_act" and spec.kernel == 3]
     return float(sum(latency(spec) for i, spec in enumerate(specs) if not (3 <= i < 3 + cells or i in refines)))
 
 
-def decode(params: ArchLogits, space: SearchSpace, *, lasts: tuple[int, ...] = (2, 1), role: str = "student", latency: Price | None = None,
-           size: tuple[int, int] | None = None, num_classes: int = 19, ceiling_ms: float | None = None, min_len: int | None = None) -> Decoded:
+def decode(
+    params: ArchLogits,
+    space: SearchSpace,
+    *,
+    lasts: tuple[int, ...] = (2, 1),
+    role: str = "student",
+    latency: Price | None = None,
+    size: tuple[int, int] | None = None,
+    num_classes: int = 19,
+    ceiling_ms: float | None = None,
+    min_len: int | None = None,
+) -> Decoded:
     """The network of highest score with branches to `lasts` (one or two scales), at most `ceiling_ms`; infeasible -> `RtsegError`."""
     if len(lasts) not in (1, 2) or len(set(lasts)) < len(lasts) or set(lasts) - {0, 1, 2}:
-        raise ConfigError(f"lasts={lasts} cannot be decoded: give one or two different scales of 0 (1/8), 1 (1/16), 2 (1/32)")
+        raise ConfigError(
+            f"lasts={lasts} cannot be decoded: give one or two different scales of 0 (1/8), 1 (1/16), 2 (1/32)"
+        )
     if ceiling_ms is not None and latency is None:
-        raise ConfigError(f"a ceiling of {ceiling_ms:g} ms needs a latency: give latency=table.latency and size=(height, width)")
+        raise ConfigError(
+            f"a ceiling of {ceiling_ms:g} ms needs a latency: give latency=table.latency and size=(height, width)"
+        )
     task = make_task(params, space, role=role, latency=latency, size=size)
     fixed = _constant_ms(task, lasts, latency, size, num_classes) if latency is not None else 0.0
     fork, drawings = make_fork(task, lasts, min_len)
     solution = solve(fork, ceiling_ms, fixed)
     arch = build_architecture(task, drawings, solution)
-    return Decoded(arch, solution.score, predicted_ms(arch, latency, size, num_classes) if latency is not None else None, ceiling_ms)
+    return Decoded(
+        arch,
+        solution.score,
+        predicted_ms(arch, latency, size, num_classes) if latency is not None else None,
+        ceiling_ms,
+    )
 
 # %% ../../nbs/search/16_decoding.ipynb #cell034
 def pair_value(miou: float, latency_ms: float, *, target_ms: float = 8.3, exponent: float = -0.07) -> float:

@@ -26,7 +26,15 @@ def predict_latency(arch: Architecture, lookup: Lookup, size: tuple[int, int], n
     return sum(lookup(spec) for spec in arch.op_specs(*size, num_classes))
 
 
-def _cell_times(space: SearchSpace, lookup: Lookup, size: tuple[int, int], scale: int, stride: int, widths: list[int], ends: tuple[int, int]) -> Tensor:
+def _cell_times(
+    space: SearchSpace,
+    lookup: Lookup,
+    size: tuple[int, int],
+    scale: int,
+    stride: int,
+    widths: list[int],
+    ends: tuple[int, int],
+) -> Tensor:
     height, width = (side // STRIDES[scale] for side in size)
     times = torch.zeros(len(widths), len(widths), len(space.operators))
     inputs = {*space.widths, *(ends[:1] if scale == 0 else ())}
@@ -35,30 +43,62 @@ def _cell_times(space: SearchSpace, lookup: Lookup, size: tuple[int, int], scale
         for o, b in enumerate(widths):
             for k, name in enumerate(space.operators):
                 if a in inputs and b in outputs and not (name == "skip" and stride == 1):
-                    c_in, c_out = channels(space.base_width, scale, a), channels(space.base_width, scale + stride - 1, b)
+                    c_in, c_out = (
+                        channels(space.base_width, scale, a),
+                        channels(space.base_width, scale + stride - 1, b),
+                    )
                     times[i, o, k] = lookup(OpSpec(name, height, width, c_in, c_out, stride))
     return times
 
 # %% ../../nbs/search/09_expected.ipynb #cell008
-def _ends_time(space: SearchSpace, lookup: Lookup, size: tuple[int, int], num_classes: int, ends: tuple[int, int], branches: int) -> float:
+def _ends_time(
+    space: SearchSpace, lookup: Lookup, size: tuple[int, int], num_classes: int, ends: tuple[int, int], branches: int
+) -> float:
     stem = Architecture((Branch((1,), (0,), ()),), space.base_width, *ends).op_specs(*size, num_classes)[:3]
     fused = channels(space.base_width, 0, ends[1]) * branches
     height, width = size[0] // 8, size[1] // 8
-    return sum(map(lookup, (*stem, OpSpec("fusion", height, width, fused, fused, 1, 1), OpSpec("head", height, width, fused, num_classes))))
+    return sum(
+        map(
+            lookup,
+            (
+                *stem,
+                OpSpec("fusion", height, width, fused, fused, 1, 1),
+                OpSpec("head", height, width, fused, num_classes),
+            ),
+        )
+    )
 
 
-def _climb_times(space: SearchSpace, lookup: Lookup, size: tuple[int, int], scale: int, widths: list[int], head: int) -> Tensor:
+def _climb_times(
+    space: SearchSpace, lookup: Lookup, size: tuple[int, int], scale: int, widths: list[int], head: int
+) -> Tensor:
     out, times = channels(space.base_width, scale, head), []
     for w in widths:
-        arm = OpSpec("conv_bn_act", size[0] // STRIDES[scale + 1], size[1] // STRIDES[scale + 1], channels(space.base_width, scale + 1, head), out, 1, 1)
-        refine = OpSpec("conv_bn_act", size[0] // STRIDES[scale], size[1] // STRIDES[scale], out + channels(space.base_width, scale, w), out)
+        arm = OpSpec(
+            "conv_bn_act",
+            size[0] // STRIDES[scale + 1],
+            size[1] // STRIDES[scale + 1],
+            channels(space.base_width, scale + 1, head),
+            out,
+            1,
+            1,
+        )
+        refine = OpSpec(
+            "conv_bn_act",
+            size[0] // STRIDES[scale],
+            size[1] // STRIDES[scale],
+            out + channels(space.base_width, scale, w),
+            out,
+        )
         times.append(lookup(arm) + lookup(refine))
     return torch.tensor(times)
 
 # %% ../../nbs/search/09_expected.ipynb #cell011
 def _transition(down: tuple[Tensor, ...], layer: int) -> Tensor:
     """3 x 3: from a node at scale s in front of cell (layer, s) to the scale of the cell that fed it."""
-    d = torch.stack([down[0].new_zeros(()), *(t[layer - s] if layer >= s else t.new_ones(()) for s, t in enumerate(down, start=1))])
+    d = torch.stack(
+        [down[0].new_zeros(()), *(t[layer - s] if layer >= s else t.new_ones(()) for s, t in enumerate(down, start=1))]
+    )
     return torch.diag(1 - d) + torch.diag(d[1:], -1)
 
 
@@ -85,13 +125,19 @@ PAIRS = ((2, 0), (2, 1))
 class ExpectedLatency:
     """Expected milliseconds of a role's network for images of `size` (height, width), as a differentiable function of its logits."""
 
-    def __init__(self, space: SearchSpace, lookup: Lookup, size: tuple[int, int], num_classes: int, *, role: str = "student"):
+    def __init__(
+        self, space: SearchSpace, lookup: Lookup, size: tuple[int, int], num_classes: int, *, role: str = "student"
+    ):
         if size[0] % 32 or size[1] % 32:
             raise ConfigError(f"latency at {size[0]} x {size[1]} does not divide into 1/32 maps: take multiples of 32")
         self.space, self.role, self.lookup, self.size, self.num_classes = space, role, lookup, size, num_classes
         ends = end_widths(space, role)
         self.widths, self.ends = sorted({*space.widths, *ends}), ends
-        self.times = {(s, stride): _cell_times(space, lookup, size, s, stride, self.widths, ends) for s in (0, 1, 2) for stride in ((1, 2) if s < 2 else (1,))}
+        self.times = {
+            (s, stride): _cell_times(space, lookup, size, s, stride, self.widths, ends)
+            for s in (0, 1, 2)
+            for stride in ((1, 2) if s < 2 else (1,))
+        }
         self.climb_times = [_climb_times(space, lookup, size, s, self.widths, ends[1]) for s in (0, 1)]
         self.constant = {n: _ends_time(space, lookup, size, num_classes, ends, n) for n in (1, 2)}
 
@@ -106,11 +152,15 @@ class ExpectedLatency:
             table = torch.zeros(self.space.layers + 1, len(self.widths))
             table[0, self.widths.index(self.ends[0])] = table[-1, self.widths.index(self.ends[1])] = 1
             first = nodes(self.space, s).start
-            rows.append(table.index_put((torch.arange(first, self.space.layers)[:, None], torch.tensor(own)), logits.softmax(1)))
+            rows.append(
+                table.index_put((torch.arange(first, self.space.layers)[:, None], torch.tensor(own)), logits.softmax(1))
+            )
         return rows
 
 # %% ../../nbs/search/09_expected.ipynb #cell017
-def _cell_costs(latency: ExpectedLatency, alpha: tuple[Tensor, ...], ratio: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+def _cell_costs(
+    latency: ExpectedLatency, alpha: tuple[Tensor, ...], ratio: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor]:
     """layers x 3 x 3 expected times (to node scale, from cell scale) and layers x 3 expected times of the climb past each cell."""
     layers, widths = latency.space.layers, latency.node_widths(ratio)
     cells, climbs = torch.zeros(layers, 3, 3), torch.zeros(layers, 3)
@@ -118,8 +168,14 @@ def _cell_costs(latency: ExpectedLatency, alpha: tuple[Tensor, ...], ratio: tupl
         probabilities, rows = operator_probabilities(latency.space, alpha[s], latency.role), torch.arange(s, layers)
         for stride in (1, 2) if s < 2 else (1,):
             last = layers if stride == 1 else layers - 1
-            index, to = rows[:last - s], s + stride - 1
-            cost = torch.einsum("li,lo,lk,iok->l", widths[s][index], widths[to][index + 1], probabilities[:last - s], latency.times[s, stride])
+            index, to = rows[: last - s], s + stride - 1
+            cost = torch.einsum(
+                "li,lo,lk,iok->l",
+                widths[s][index],
+                widths[to][index + 1],
+                probabilities[: last - s],
+                latency.times[s, stride],
+            )
             cells = cells.index_put((index, torch.tensor(to), torch.tensor(s)), cost)
         if s < 2:
             climbs = climbs.index_put((rows, torch.tensor(s)), widths[s][rows] @ latency.climb_times[s])
@@ -138,11 +194,16 @@ ExpectedLatency.__call__ = expected_latency
 
 # %% ../../nbs/search/09_expected.ipynb #cell021
 def _detached(logits: ArchLogits, keep: str) -> ArchLogits:
-    kinds = {kind: tuple(t if kind == keep else t.detach() for t in getattr(logits, kind)) for kind in ("alpha", "beta", "ratio")}
+    kinds = {
+        kind: tuple(t if kind == keep else t.detach() for t in getattr(logits, kind))
+        for kind in ("alpha", "beta", "ratio")
+    }
     return ArchLogits(**kinds)
 
 
-def latency_terms(latency: ExpectedLatency, logits: ArchLogits, *, operators: float, betas: float, widths: float) -> Tensor:
+def latency_terms(
+    latency: ExpectedLatency, logits: ArchLogits, *, operators: float, betas: float, widths: float
+) -> Tensor:
     """Expected milliseconds weighted by kind: the gradient of each kind of logits is scaled by its own weight."""
     kinds = {"alpha": operators, "beta": betas, "ratio": widths}
     return sum(weight * latency(_detached(logits, kind)) for kind, weight in kinds.items() if weight)

@@ -43,7 +43,7 @@ def published_path(logits: ArchLogits, last: int) -> tuple[int, ...]:
 def _removed(skip: list[float], ops: list[int], steps: list[int], min_len: int, forced: set[int]) -> set[int]:
     """The layers that vanish: skips without a step, strongest first, as many as `min_len` allows."""
     free = [layer for layer, op in enumerate(ops) if op == 0 and layer not in steps]
-    chosen = sorted(free, key=lambda layer: skip[layer], reverse=True)[:max(0, len(ops) - min_len)]
+    chosen = sorted(free, key=lambda layer: skip[layer], reverse=True)[: max(0, len(ops) - min_len)]
     return set(chosen) - forced
 
 
@@ -68,7 +68,7 @@ def decode_branch(logits: ArchLogits, last: int, ignore_skip: bool = False) -> B
     gone = _removed(skip, ops, steps, round(layers / 3) + 2 * last, _forced(skip, ops, steps))
     kept = [layer for layer in range(layers) if layer not in gone]
     widths = [_width(logits, layer + 1, path[layer + 1]) for layer in kept if layer + 1 < layers]
-    return Branch(tuple(ops[k] or busy[k] for k in kept), tuple(path[k] for k in kept), tuple(widths[:len(kept) - 1]))
+    return Branch(tuple(ops[k] or busy[k] for k in kept), tuple(path[k] for k in kept), tuple(widths[: len(kept) - 1]))
 
 
 def _width(logits: ArchLogits, layer: int, scale: int, widths: tuple[int, ...] = (4, 6, 8, 10, 12)) -> int:
@@ -111,9 +111,15 @@ def read_published(content: Mapping[str, object], name: str) -> PublishedArch:
     """The search result in a dictionary with the published names; `ArtifactError` names what is missing."""
     roles = {m[1] for key in content if (m := re.fullmatch(r"(?:alpha|beta|ratio)_(\d)_\d", key))}
     if roles not in ({"0"}, {"1"}):
-        raise ArtifactError(f"{name} holds logits of the sets {sorted(roles)}: expected arch_0.pt (teacher) or arch_1.pt (student)")
+        raise ArtifactError(
+            f"{name} holds logits of the sets {sorted(roles)}: expected arch_0.pt (teacher) or arch_1.pt (student)"
+        )
     role = roles.pop()
-    tensors = {f"{m[1]}_{m[2]}": v for key, v in content.items() if (m := re.fullmatch(rf"(alpha|beta|ratio)_{role}_(\d)", key))}
+    tensors = {
+        f"{m[1]}_{m[2]}": v
+        for key, v in content.items()
+        if (m := re.fullmatch(rf"(alpha|beta|ratio)_{role}_(\d)", key))
+    }
     if missing := [f"{kind}{pair}" for kind in ("mIoU", "latency") for pair in PAIRS if f"{kind}{pair}" not in content]:
         raise ArtifactError(f"{name} lacks {', '.join(missing)}: expected a published FasterSeg search result")
     numbers = {kind: {pair: float(content[f"{kind}{pair}"]) for pair in PAIRS} for kind in ("mIoU", "latency")}
@@ -135,6 +141,8 @@ def with_published_fault(entries: Mapping[str, float]) -> dict[str, float]:
 def load_latency_table(path: str | Path, *, published_fault: bool = False) -> LatencyTable:
     """Read the published `latency_lookup_table.npy`; `ArtifactError` if it is not one."""
     entries = load_foreign_npy(path)
-    if not isinstance(entries, Mapping) or not all(isinstance(k, str) and isinstance(v, int | float) for k, v in entries.items()):
+    if not isinstance(entries, Mapping) or not all(
+        isinstance(k, str) and isinstance(v, int | float) for k, v in entries.items()
+    ):
         raise ArtifactError(f"{path} holds no names with milliseconds: expected the published latency_lookup_table.npy")
     return LatencyTable.from_published(with_published_fault(entries) if published_fault else entries)

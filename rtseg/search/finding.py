@@ -40,9 +40,20 @@ def table_accuracy(table: TrainedTable, recipe: str | None = None) -> AccuracyPr
     """The regression of a table's last validation mIoU (mean over seeds); raises `ConfigError` where fewer than 20 networks are trained."""
     trained = table.of(recipe)
     if len(trained) < 20:
-        raise ConfigError(f"the table {table.info.name} has {len(trained)} trained networks: a prediction needs 20 at least; train more, or search with a strategy that trains")
-    features = np.array([accuracy_features(table.space, table.space.read(t[0].architecture), table.info.timed_size, table.info.num_classes) for t in trained.values()])
-    return fit_accuracy(features, np.array([np.mean([t.val_miou[-1] for t in records]) for records in trained.values()]))
+        raise ConfigError(
+            f"the table {table.info.name} has {len(trained)} trained networks: a prediction needs 20 at least; train more, or search with a strategy that trains"
+        )
+    features = np.array(
+        [
+            accuracy_features(
+                table.space, table.space.read(t[0].architecture), table.info.timed_size, table.info.num_classes
+            )
+            for t in trained.values()
+        ]
+    )
+    return fit_accuracy(
+        features, np.array([np.mean([t.val_miou[-1] for t in records]) for records in trained.values()])
+    )
 
 # %% ../../nbs/search/34_finding.ipynb #cell007
 @dataclass
@@ -66,16 +77,27 @@ class Pool:
         return found
 
 
-def evolve(table: TrainedTable, latency: Callable[[Any], float], budget_ms: float, predictor: AccuracyPredictor, *, generations: int = 24, size: int = 120, seed: int = 0) -> Iterator[Pool]:
+def evolve(
+    table: TrainedTable,
+    latency: Callable[[Any], float],
+    budget_ms: float,
+    predictor: AccuracyPredictor,
+    *,
+    generations: int = 24,
+    size: int = 120,
+    seed: int = 0,
+) -> Iterator[Pool]:
     """Look at `size` networks a generation: the pool after each; raises `InfeasibleError` where no network meets the budget."""
     space, generator, pool = table.space, torch.Generator().manual_seed(seed), Pool({}, {}, {})
     for generation in range(generations):
-        best = pool.within(budget_ms)[:size // 4]
+        best = pool.within(budget_ms)[: size // 4]
         if generation > 1 and not best:
             fastest = min(pool.ms, key=pool.ms.get)
             if generation > generations // 2:
-                raise InfeasibleError(f"no network of the space {space.name} within {budget_ms:g} ms among {len(pool.ms)}, the fastest takes {pool.ms[fastest]:.3g} ms: raise the budget")
-            best = sorted(pool.ms, key=pool.ms.get)[:size // 4]
+                raise InfeasibleError(
+                    f"no network of the space {space.name} within {budget_ms:g} ms among {len(pool.ms)}, the fastest takes {pool.ms[fastest]:.3g} ms: raise the budget"
+                )
+            best = sorted(pool.ms, key=pool.ms.get)[: size // 4]
         fresh = {}
         for i in range(size):
             parent = best[int(torch.randint(len(best), (), generator=generator))] if best and i % 10 else None
@@ -87,25 +109,67 @@ def evolve(table: TrainedTable, latency: Callable[[Any], float], budget_ms: floa
         yield pool
 
 
-def _look(pool: Pool, fresh: dict[str, Any], table: TrainedTable, latency: Callable[[Any], float], predictor: AccuracyPredictor, limit_ms: float) -> None:
+def _look(
+    pool: Pool,
+    fresh: dict[str, Any],
+    table: TrainedTable,
+    latency: Callable[[Any], float],
+    predictor: AccuracyPredictor,
+    limit_ms: float,
+) -> None:
     ms = {n: latency(arch) for n, arch in fresh.items()}
     near = [n for n in fresh if ms[n] <= limit_ms] or sorted(fresh, key=ms.get)[:4]
     if near:
-        scores = predictor.predict(np.array([accuracy_features(table.space, fresh[n], table.info.timed_size, table.info.num_classes) for n in near]))
+        scores = predictor.predict(
+            np.array(
+                [accuracy_features(table.space, fresh[n], table.info.timed_size, table.info.num_classes) for n in near]
+            )
+        )
         pool.archs |= {n: fresh[n] for n in near}
         pool.ms |= {n: ms[n] for n in near}
         pool.miou |= dict(zip(near, map(float, scores), strict=True))
 
 # %% ../../nbs/search/34_finding.ipynb #cell008
-def describe(table: TrainedTable, pool: Pool, network: str, latency: Callable[[Any], float], predictor: AccuracyPredictor, *, window: float = 0.25) -> Found:
+def describe(
+    table: TrainedTable,
+    pool: Pool,
+    network: str,
+    latency: Callable[[Any], float],
+    predictor: AccuracyPredictor,
+    *,
+    window: float = 0.25,
+) -> Found:
     """What is known of a network of the pool, beside the table's networks whose ms here lies within `window` of its own."""
     ms, miou, half = pool.ms[network], pool.miou[network], predictor.half_width
-    peers = [np.mean([t.val_miou[-1] for t in records]) for records in table.of().values() if abs(latency(table.space.read(records[0].architecture)) / ms - 1) <= window]
+    peers = [
+        np.mean([t.val_miou[-1] for t in records])
+        for records in table.of().values()
+        if abs(latency(table.space.read(records[0].architecture)) / ms - 1) <= window
+    ]
     share = (lambda value: float(np.mean(np.array(peers) < value))) if peers else (lambda value: None)
-    return Found(network, json.loads(json.dumps(pool.archs[network].to_dict())), round(ms, 3), round(miou, 4), round(miou - half, 4), round(miou + half, 4), share(miou), share(miou - half), len(peers))
+    return Found(
+        network,
+        json.loads(json.dumps(pool.archs[network].to_dict())),
+        round(ms, 3),
+        round(miou, 4),
+        round(miou - half, 4),
+        round(miou + half, 4),
+        share(miou),
+        share(miou - half),
+        len(peers),
+    )
 
 
-def find_networks(table: TrainedTable, latency: Callable[[Any], float], budget_ms: float, *, best: int = 3, seed: int = 0, predictor: AccuracyPredictor | None = None, **options: int) -> tuple[list[Found], list[Found]]:
+def find_networks(
+    table: TrainedTable,
+    latency: Callable[[Any], float],
+    budget_ms: float,
+    *,
+    best: int = 3,
+    seed: int = 0,
+    predictor: AccuracyPredictor | None = None,
+    **options: int,
+) -> tuple[list[Found], list[Found]]:
     """The `best` networks within `budget_ms`, best first, and the front of all that were looked at.
 
     Raises `InfeasibleError` where none meets the budget, `ConfigError` where the table is too small."""
@@ -115,5 +179,7 @@ def find_networks(table: TrainedTable, latency: Callable[[Any], float], budget_m
     *_, pool = evolve(table, latency, budget_ms, predictor, seed=seed, **options)
     ranking = pool.within(budget_ms)
     if not ranking:
-        raise InfeasibleError(f"no network of the space {table.space.name} within {budget_ms:g} ms, the fastest seen takes {min(pool.ms.values()):.3g} ms: raise the budget")
+        raise InfeasibleError(
+            f"no network of the space {table.space.name} within {budget_ms:g} ms, the fastest seen takes {min(pool.ms.values()):.3g} ms: raise the budget"
+        )
     return [[describe(table, pool, n, latency, predictor) for n in names] for names in (ranking[:best], pool.front())]

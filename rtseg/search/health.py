@@ -52,7 +52,14 @@ class Health(Value):
         return None if not self.expected_ms or self.decoded_ms is None else self.decoded_ms / self.expected_ms - 1
 
 
-def _verdict(skip: float, least: float, position: float | None, gap: float | None, entropies: Sequence[float], even: tuple[float, float]) -> str:
+def _verdict(
+    skip: float,
+    least: float,
+    position: float | None,
+    gap: float | None,
+    entropies: Sequence[float],
+    even: tuple[float, float],
+) -> str:
     cure = "weigh the three kinds of logits apart, or lower the latency weight"
     if skip > 0.5:
         return f"collapsed: skip holds {skip:.0%} of the operator weight; {cure}"
@@ -67,7 +74,13 @@ def _verdict(skip: float, least: float, position: float | None, gap: float | Non
     return "healthy"
 
 # %% ../../nbs/search/15_health.ipynb #cell010
-def assess(logits: ArchLogits, space: SearchSpace, *, latency: ExpectedLatency | None = None, decoded: Sequence[float] | None = None) -> Health:
+def assess(
+    logits: ArchLogits,
+    space: SearchSpace,
+    *,
+    latency: ExpectedLatency | None = None,
+    decoded: Sequence[float] | None = None,
+) -> Health:
     """The health of a set of logits; `decoded` are the milliseconds of the networks that would be decoded now."""
     skip = space.operators.index("skip") if "skip" in space.operators else None
     share = 0.0 if skip is None else float(torch.cat(logits.alpha).detach().softmax(1)[:, skip].mean())
@@ -80,7 +93,9 @@ def assess(logits: ArchLogits, space: SearchSpace, *, latency: ExpectedLatency |
             position = sum(_position(latency, logits, last) for last in (0, 1, 2)) / 3
     mean = sum(decoded) / len(decoded) if decoded else None
     gap = mean / expected - 1 if mean is not None and expected else None
-    verdict = _verdict(share, least, position, gap, [e for e in entropies if e > 0] or [0.0], (1 / logits.operators, 1 / logits.widths))
+    verdict = _verdict(
+        share, least, position, gap, [e for e in entropies if e > 0] or [0.0], (1 / logits.operators, 1 / logits.widths)
+    )
     return Health(*entropies, share, least, expected, mean, position, verdict)
 
 

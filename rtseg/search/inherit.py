@@ -62,12 +62,16 @@ def _copy_operator(target: nn.Module, source: MixedOp, name: str, width: int) ->
 def kept_layers(space: SearchSpace, branch: Branch) -> tuple[int, ...]:
     """The supernet's layer for each layer of a branch: the first ones, and the last for the last."""
     if len(branch.ops) > space.layers:
-        raise ConfigError(f"a branch of {len(branch.ops)} layers does not fit a supernet of {space.layers}: derive both from the same space")
+        raise ConfigError(
+            f"a branch of {len(branch.ops)} layers does not fit a supernet of {space.layers}: derive both from the same space"
+        )
     return (*range(len(branch.ops) - 1), space.layers - 1)
 
 
 @torch.no_grad()
-def inherit(network: FasterSeg, supernet: Supernet, *, role: str = "student", kept: Sequence[Sequence[int]] | None = None) -> tuple[str, ...]:
+def inherit(
+    network: FasterSeg, supernet: Supernet, *, role: str = "student", kept: Sequence[Sequence[int]] | None = None
+) -> tuple[str, ...]:
     """Copy the supernet's weights into a derived network; returns the names of the parts that keep their own weights."""
     arch, ends = network.arch, supernet.ends[role]
     kept = kept or [kept_layers(supernet.space, b) for b in arch.branches]
@@ -98,7 +102,15 @@ def _copy_ends(network: FasterSeg, ends: nn.Module) -> None:
     network.head.classify.load_state_dict(head.classify.state_dict())
 
 # %% ../../nbs/search/06_inherit.ipynb #cell016
-def derive(arch: Architecture, num_classes: int = 19, *, supernet: Supernet | None = None, role: str = "student", in_channels: int = 3, aux: bool = True) -> FasterSeg:
+def derive(
+    arch: Architecture,
+    num_classes: int = 19,
+    *,
+    supernet: Supernet | None = None,
+    role: str = "student",
+    in_channels: int = 3,
+    aux: bool = True,
+) -> FasterSeg:
     """The ordinary network of an architecture, with fresh weights or with a supernet's."""
     network = FasterSeg(arch, num_classes, in_channels=in_channels, aux=aux)
     if supernet is not None:

@@ -48,7 +48,9 @@ def bootstrap(values: Sequence[float], *, samples: int = 1000, seed: int = 0) ->
     return float(low), float(high)
 
 # %% ../../nbs/search/35_judging.ipynb #cell007
-def answers(arena: TableArena, strategy: str, costs: Sequence[float], *, repetitions: int, **options: Any) -> np.ndarray:
+def answers(
+    arena: TableArena, strategy: str, costs: Sequence[float], *, repetitions: int, **options: Any
+) -> np.ndarray:
     """The worth (test mIoU) of a strategy's answers, repetitions x costs."""
     worth = {n: arena.worth(n) for n in arena.members}
     found = np.zeros((repetitions, len(costs)))
@@ -61,7 +63,14 @@ def answers(arena: TableArena, strategy: str, costs: Sequence[float], *, repetit
     return found
 
 
-def judge_strategies(arena: TableArena, *, costs: Sequence[float] = (1, 2, 4, 8), repetitions: int = 200, strategies: Sequence[str] | None = None, model: Any = None) -> list[Verdict]:
+def judge_strategies(
+    arena: TableArena,
+    *,
+    costs: Sequence[float] = (1, 2, 4, 8),
+    repetitions: int = 200,
+    strategies: Sequence[str] | None = None,
+    model: Any = None,
+) -> list[Verdict]:
     """All strategies that the table allows (proxies where it holds them, 'table' where a `model` is given) at each bill; `ConfigError` for an unknown one."""
     known = [s for s in STRATEGIES.names() if s not in PROXIES or arena.proxies]
     names = list(strategies) if strategies is not None else [s for s in known if s != "table" or model is not None]
@@ -74,16 +83,31 @@ def judge_strategies(arena: TableArena, *, costs: Sequence[float] = (1, 2, 4, 8)
         for c, cost in enumerate(costs):
             shares, regrets = [percentile_of(v, worth) for v in found[:, c]], worth.max() - found[:, c]
             better = (found[:, c] > chance[:, c]).mean() + 0.5 * (found[:, c] == chance[:, c]).mean()
-            verdicts.append(Verdict(name, cost, repetitions, float(np.mean(shares)), bootstrap(shares), float(regrets.mean()), bootstrap(regrets), float(better)))
+            verdicts.append(
+                Verdict(
+                    name,
+                    cost,
+                    repetitions,
+                    float(np.mean(shares)),
+                    bootstrap(shares),
+                    float(regrets.mean()),
+                    bootstrap(regrets),
+                    float(better),
+                )
+            )
     return verdicts
 
 # %% ../../nbs/search/35_judging.ipynb #cell009
 def outside_model(arena: TableArena) -> Any:
     """The regression of validation mIoU fitted on the table's networks outside the arena's window; raises `ConfigError` for fewer than 20."""
     if len(arena.outside) < 20:
-        raise ConfigError(f"{len(arena.outside)} networks lie outside the window: a model needs 20 at least; narrow the window, or train more")
+        raise ConfigError(
+            f"{len(arena.outside)} networks lie outside the window: a model needs 20 at least; narrow the window, or train more"
+        )
     features = np.array([arena.features(n) for n in arena.outside])
-    return fit_accuracy(features, np.array([np.mean([t.val_miou[-1] for t in arena.trained[n]]) for n in arena.outside]))
+    return fit_accuracy(
+        features, np.array([np.mean([t.val_miou[-1] for t in arena.trained[n]]) for n in arena.outside])
+    )
 
 
 def seed_ceiling(table: TrainedTable, recipe: str | None = None) -> dict[str, float]:
@@ -91,7 +115,9 @@ def seed_ceiling(table: TrainedTable, recipe: str | None = None) -> dict[str, fl
     several = [records for records in table.of(recipe).values() if len(records) > 1]
     if len(several) < 3:
         raise ConfigError(f"{len(several)} networks of the table have several seeds: the ceiling needs 3 at least")
-    taus = [kendall_tau([r[a].test_miou for r in several], [r[b].test_miou for r in several]) for a, b in ((0, 1), (0, -1))]
+    taus = [
+        kendall_tau([r[a].test_miou for r in several], [r[b].test_miou for r in several]) for a, b in ((0, 1), (0, -1))
+    ]
     deviation = np.sqrt(np.mean([np.var([t.test_miou for t in r], ddof=1) for r in several]))
     return {"tau": float(np.mean(taus)), "deviation": float(deviation), "networks": len(several)}
 

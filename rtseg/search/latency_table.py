@@ -31,19 +31,37 @@ def _at(size: tuple[int, int], stride: int) -> tuple[int, int]:
     return -(-size[0] // stride), -(-size[1] // stride)
 
 
-def cell_specs(size: tuple[int, int], *, base_width: int, widths: Sequence[int], operators: Sequence[str], ends: Sequence[tuple[int, int]]) -> list[OpSpec]:
+def cell_specs(
+    size: tuple[int, int],
+    *,
+    base_width: int,
+    widths: Sequence[int],
+    operators: Sequence[str],
+    ends: Sequence[tuple[int, int]],
+) -> list[OpSpec]:
     """The cells of a space for images of `size` (height, width); `ends` are the stem and head widths (twelfths) of its networks."""
     specs = []
     for scale, stride in ((0, 1), (0, 2), (1, 1), (1, 2), (2, 1)):
         inputs = {*widths, *(stem for stem, _ in ends if scale == 0)}
         outputs = {*widths, *(head for _, head in ends if stride == 1)}
-        pairs = [(channels(base_width, scale, i), channels(base_width, scale + stride - 1, o)) for i in sorted(inputs) for o in sorted(outputs)]
+        pairs = [
+            (channels(base_width, scale, i), channels(base_width, scale + stride - 1, o))
+            for i in sorted(inputs)
+            for o in sorted(outputs)
+        ]
         specs += [OpSpec(op, *_at(size, STRIDES[scale]), i, o, stride) for op in operators for i, o in pairs]
     return list(dict.fromkeys(specs))
 
 # %% ../../nbs/search/08_latency_table.ipynb #cell008
-def frame_specs(size: tuple[int, int], *, base_width: int, widths: Sequence[int], ends: Sequence[tuple[int, int]], num_classes: int,
-                branches: Sequence[int] = (1, 2, 3)) -> list[OpSpec]:
+def frame_specs(
+    size: tuple[int, int],
+    *,
+    base_width: int,
+    widths: Sequence[int],
+    ends: Sequence[tuple[int, int]],
+    num_classes: int,
+    branches: Sequence[int] = (1, 2, 3),
+) -> list[OpSpec]:
     """Stem, climbs, fusion and head of the networks of a space for images of `size` (height, width)."""
     specs = []
     for stem, head in ends:
@@ -52,10 +70,16 @@ def frame_specs(size: tuple[int, int], *, base_width: int, widths: Sequence[int]
             coarse, fine = channels(base_width, scale + 1, head), channels(base_width, scale, head)
             specs.append(OpSpec("conv_bn_act", *_at(size, STRIDES[scale + 1]), coarse, fine, 1, 1))
             laterals = sorted({*widths, stem, head})
-            specs += [OpSpec("conv_bn_act", *_at(size, STRIDES[scale]), fine + channels(base_width, scale, w), fine) for w in laterals]
+            specs += [
+                OpSpec("conv_bn_act", *_at(size, STRIDES[scale]), fine + channels(base_width, scale, w), fine)
+                for w in laterals
+            ]
         for count in branches:
             fused = channels(base_width, 0, head) * count
-            specs += [OpSpec("fusion", *_at(size, 8), fused, fused, 1, 1), OpSpec("head", *_at(size, 8), fused, num_classes)]
+            specs += [
+                OpSpec("fusion", *_at(size, 8), fused, fused, 1, 1),
+                OpSpec("head", *_at(size, 8), fused, num_classes),
+            ]
     return list(dict.fromkeys(specs))
 
 
@@ -63,7 +87,10 @@ def table_specs(space: SearchSpace, size: tuple[int, int], num_classes: int) -> 
     """Every operator that a network of `space` can hold, teachers and students, for images of `size` (height, width)."""
     ends = ((space.teacher_stem, space.teacher_head), (space.student_stem, space.student_head))
     common = dict(base_width=space.base_width, widths=space.widths, ends=ends)
-    return [*cell_specs(size, operators=space.operators, **common), *frame_specs(size, num_classes=num_classes, **common)]
+    return [
+        *cell_specs(size, operators=space.operators, **common),
+        *frame_specs(size, num_classes=num_classes, **common),
+    ]
 
 # %% ../../nbs/search/08_latency_table.ipynb #cell014
 @dataclass(frozen=True)
@@ -92,20 +119,41 @@ class TableHeader(Value):
         disturbed = f"; busy: {busy} entries were timed while others used the machine" if busy else ""
         return f"{self.runtime} {self.precision}, {self.height} x {self.width}, {self.num_classes} classes, {self.threads} threads, {self.device}{disturbed}"
 
-    def with_load(self, keys: Sequence[str], *, busy: bool, taken: float | None, cores: int, waited: float = 0.0) -> "TableHeader":
+    def with_load(
+        self, keys: Sequence[str], *, busy: bool, taken: float | None, cores: int, waited: float = 0.0
+    ) -> "TableHeader":
         """The header after entries were timed beside others who used `taken` of `cores`: keys of disturbed entries, the most that others used, seconds waited."""
         kept = [key for key in self.load.get("busy", ()) if key not in keys]
         most = max(self.load.get("most", 0.0), taken or 0.0)
-        return replace(self, load={"busy": [*kept, *(keys if busy else ())], "most": most, "cores": cores, "waited_s": round(self.load.get("waited_s", 0.0) + waited, 1)})
+        return replace(
+            self,
+            load={
+                "busy": [*kept, *(keys if busy else ())],
+                "most": most,
+                "cores": cores,
+                "waited_s": round(self.load.get("waited_s", 0.0) + waited, 1),
+            },
+        )
 
 
 MUST_AGREE = ("device", "runtime", "precision", "threads", "height", "width", "num_classes")
 
 
-def make_header(size: tuple[int, int], *, num_classes: int, runtime: str, threads: int, precision: str, protocol: Protocol, versions: dict) -> TableHeader:
+def make_header(
+    size: tuple[int, int],
+    *,
+    num_classes: int,
+    runtime: str,
+    threads: int,
+    precision: str,
+    protocol: Protocol,
+    versions: dict,
+) -> TableHeader:
     """The header of a table that is made here and now."""
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    return TableHeader(device_name(), runtime, precision, threads, *size, num_classes, protocol.to_dict(), versions, created)
+    return TableHeader(
+        device_name(), runtime, precision, threads, *size, num_classes, protocol.to_dict(), versions, created
+    )
 
 # %% ../../nbs/search/08_latency_table.ipynb #cell015
 @dataclass
@@ -124,10 +172,14 @@ class LatencyTable:
         """Milliseconds of one operator; raises `ArtifactError` naming what is missing."""
         entry = self.entries.get(spec.key())
         if entry is None:
-            raise ArtifactError(f"the latency table ({self.header}) has no entry {spec.key()}: build it for this space, number of classes and resolution")
+            raise ArtifactError(
+                f"the latency table ({self.header}) has no entry {spec.key()}: build it for this space, number of classes and resolution"
+            )
         return entry.ms
 
-    def predict(self, arch: Architecture, *, num_classes: int | None = None, size: tuple[int, int] | None = None) -> float:
+    def predict(
+        self, arch: Architecture, *, num_classes: int | None = None, size: tuple[int, int] | None = None
+    ) -> float:
         """Milliseconds of a network at the table's resolution (or at another `size` whose operators it holds too): the sum over its operators, shared cells once."""
         classes = self.header.num_classes if num_classes is None else num_classes
         return sum(self.latency(spec) for spec in arch.op_specs(*(size or self.header.size), classes))
@@ -136,14 +188,21 @@ class LatencyTable:
         """This table, if its header agrees with `wanted` (device, runtime, precision, threads, height, width, num_classes); else `DeviceMismatch`."""
         for name, value in wanted.items():
             if name not in MUST_AGREE:
-                raise ConfigError(f"a latency table cannot be required to have '{name}': allowed are {', '.join(MUST_AGREE)}")
+                raise ConfigError(
+                    f"a latency table cannot be required to have '{name}': allowed are {', '.join(MUST_AGREE)}"
+                )
             if getattr(self.header, name) != value:
-                raise DeviceMismatch(f"the latency table was made for {name} {getattr(self.header, name)!r}, not for {value!r}: build another table (it is: {self.header})")
+                raise DeviceMismatch(
+                    f"the latency table was made for {name} {getattr(self.header, name)!r}, not for {value!r}: build another table (it is: {self.header})"
+                )
         return self
 
     def save(self, path: str | Path) -> Path:
         """Write as JSON, atomically."""
-        return write_json(path, {"header": self.header.to_dict(), "entries": {key: asdict(entry) for key, entry in self.entries.items()}})
+        return write_json(
+            path,
+            {"header": self.header.to_dict(), "entries": {key: asdict(entry) for key, entry in self.entries.items()}},
+        )
 
     @classmethod
     def load(cls, path: str | Path) -> "LatencyTable":
@@ -171,27 +230,57 @@ def read_table(path: str | Path) -> LatencyTable:
         header = TableHeader.from_dict(data["header"])
     except (ArtifactError, TypeError, AttributeError) as error:
         raise ArtifactError(f"{path} is a damaged latency table: {error}; build it again") from error
-    wrong = next((key for key, e in entries.items() if not isinstance(e.ms, int | float) or not 0 <= e.ms < math.inf), None)
+    wrong = next(
+        (key for key, e in entries.items() if not isinstance(e.ms, int | float) or not 0 <= e.ms < math.inf), None
+    )
     if wrong is not None:
-        raise ArtifactError(f"{path} is a damaged latency table: entry {wrong} is {entries[wrong].ms!r} ms; build it again")
+        raise ArtifactError(
+            f"{path} is a damaged latency table: entry {wrong} is {entries[wrong].ms!r} ms; build it again"
+        )
     return LatencyTable(header, entries)
 
 # %% ../../nbs/search/08_latency_table.ipynb #cell020
-def build_table(space: SearchSpace | Sequence[OpSpec], *, size: tuple[int, int], num_classes: int = 19, runtime: str = "torch", threads: int = 1, precision: str = "fp32",
-                path: str | Path | None = None, protocol: Protocol = PROTOCOL, log: Callable[[str], None] | None = None, batch: int = 25,
-                start: LatencyTable | None = None, watch: LoadWatch | None = None) -> LatencyTable:
+def build_table(
+    space: SearchSpace | Sequence[OpSpec],
+    *,
+    size: tuple[int, int],
+    num_classes: int = 19,
+    runtime: str = "torch",
+    threads: int = 1,
+    precision: str = "fp32",
+    path: str | Path | None = None,
+    protocol: Protocol = PROTOCOL,
+    log: Callable[[str], None] | None = None,
+    batch: int = 25,
+    start: LatencyTable | None = None,
+    watch: LoadWatch | None = None,
+) -> LatencyTable:
     """Time all operators of `space` for images of `size` (height, width); with a `path` it is saved as it grows and resumed; rows of `start` are kept; `watch` waits for others.
 
     Raises `DeviceMismatch` if the file at `path`, or `start`, is a table of another device, runtime, precision, resolution or number of classes."""
     specs = table_specs(space, size, num_classes) if isinstance(space, SearchSpace) else list(space)
-    table = _begin(path, make_header(size, num_classes=num_classes, runtime=runtime, threads=threads, precision=precision, protocol=protocol, versions=_versions(runtime)), start)
+    table = _begin(
+        path,
+        make_header(
+            size,
+            num_classes=num_classes,
+            runtime=runtime,
+            threads=threads,
+            precision=precision,
+            protocol=protocol,
+            versions=_versions(runtime),
+        ),
+        start,
+    )
     watch, options = watch or WATCH, dict(runtime=runtime, threads=threads, precision=precision, protocol=protocol)
     missing = [spec for spec in specs if spec.key() not in table.entries]
     _measure(table, missing, path, log, batch, options, watch)
     kept = start.ms if start is not None else {}
     disturbed = set() if watch.gave_up else set(table.header.load.get("busy", ()))
     odd = {spec.key() for spec in suspects(table.ms)}
-    again = [spec for spec in specs if spec.key() in odd | disturbed and spec.key() not in kept] if missing else []  # a finished table stays as it is: the same seed finds the same architecture
+    again = (
+        [spec for spec in specs if spec.key() in odd | disturbed and spec.key() not in kept] if missing else []
+    )  # a finished table stays as it is: the same seed finds the same architecture
     if again:
         _say(log, f"{len(again)} entries look out of line or were disturbed and are timed again")
         _measure(table, again, path, log, batch, options, watch)
@@ -217,8 +306,15 @@ def _say(log: Callable[[str], None] | None, text: str) -> None:
         log(text)
 
 # %% ../../nbs/search/08_latency_table.ipynb #cell021
-def _measure(table: LatencyTable, specs: Sequence[OpSpec], path: str | Path | None, log: Callable[[str], None] | None, batch: int, options: dict,
-             watch: LoadWatch) -> None:
+def _measure(
+    table: LatencyTable,
+    specs: Sequence[OpSpec],
+    path: str | Path | None,
+    log: Callable[[str], None] | None,
+    batch: int,
+    options: dict,
+    watch: LoadWatch,
+) -> None:
     """Time `specs` into `table`, keeping the smaller of two values where an entry is there already; saves after every batch."""
     stir, start, done = CacheStirrer(options["protocol"].cache_mb, options["threads"]), time.perf_counter(), 0
     if specs:
@@ -230,18 +326,23 @@ def _measure(table: LatencyTable, specs: Sequence[OpSpec], path: str | Path | No
                 table.entries[spec.key()] = entry if known is None or entry.ms < known.ms else known
             busy = watch.is_busy(taken, cores)
             waited = watch.wait()[1] if busy else 0.0
-            table.header = table.header.with_load([spec.key() for spec, _ in timed], busy=busy, taken=taken, cores=cores, waited=waited)
+            table.header = table.header.with_load(
+                [spec.key() for spec, _ in timed], busy=busy, taken=taken, cores=cores, waited=waited
+            )
         done += len(part)
         if path is not None:
             table.save(path)
-        _say(log, f"{done}/{len(specs)} entries, {time.perf_counter() - start:.0f} s, last {part[-1].key()} {table.ms[part[-1].key()]:.3f} ms")
+        _say(
+            log,
+            f"{done}/{len(specs)} entries, {time.perf_counter() - start:.0f} s, last {part[-1].key()} {table.ms[part[-1].key()]:.3f} ms",
+        )
 
 
 def _batches(specs: Sequence[OpSpec], batch: int) -> Iterable[list[OpSpec]]:
     """Specs of one input size, `batch` at a time."""
     for size in dict.fromkeys((spec.height, spec.width) for spec in specs):
         alike = [spec for spec in specs if (spec.height, spec.width) == size]
-        yield from (alike[i:i + batch] for i in range(0, len(alike), batch))
+        yield from (alike[i : i + batch] for i in range(0, len(alike), batch))
 
 # %% ../../nbs/search/08_latency_table.ipynb #cell024
 def suspects(ms: Mapping[str, float], *, excess: float = 0.25) -> list[OpSpec]:
@@ -266,19 +367,37 @@ def compare_predictions(table: LatencyTable, networks: Sequence[tuple[Architectu
     predicted = np.array([table.predict(arch) for arch, _ in networks])
     measured = np.array([latency.median_ms for _, latency in networks])
     errors = (predicted - measured) / measured
-    return {"pearson": float(np.corrcoef(predicted, measured)[0, 1]), "mean_absolute_error": float(np.abs(errors).mean()), "mean_error": float(errors.mean()),
-            "predicted_ms": predicted.round(4).tolist(), "measured_ms": measured.round(4).tolist(), "networks": [arch.id for arch, _ in networks]}
+    return {
+        "pearson": float(np.corrcoef(predicted, measured)[0, 1]),
+        "mean_absolute_error": float(np.abs(errors).mean()),
+        "mean_error": float(errors.mean()),
+        "predicted_ms": predicted.round(4).tolist(),
+        "measured_ms": measured.round(4).tolist(),
+        "networks": [arch.id for arch, _ in networks],
+    }
 
 # %% ../../nbs/search/08_latency_table.ipynb #cell035
-_PUBLISHED = {"FactorizedReduce": "skip", "BasicResidual1x": "conv", "BasicResidual_downup_1x": "conv_downup", "BasicResidual2x": "conv_2x",
-              "BasicResidual_downup_2x": "conv_2x_downup", "ConvNorm": "conv_bn_act", "ff": "fusion", "head": "head"}
+_PUBLISHED = {
+    "FactorizedReduce": "skip",
+    "BasicResidual1x": "conv",
+    "BasicResidual_downup_1x": "conv_downup",
+    "BasicResidual2x": "conv_2x",
+    "BasicResidual_downup_2x": "conv_2x_downup",
+    "ConvNorm": "conv_bn_act",
+    "ff": "fusion",
+    "head": "head",
+}
 
 
 def published_spec(name: str) -> OpSpec:
     """The spec of a name in the published table; raises `ArtifactError` for any other text."""
-    match = re.fullmatch(r"(\w+?)_H(\d+)_W(\d+)_(?:C(\d+)|Cin(\d+)_Cout(\d+))(?:_kernel(\d+))?(?:_stride(\d+))?(?:_dilation1)?", name)
+    match = re.fullmatch(
+        r"(\w+?)_H(\d+)_W(\d+)_(?:C(\d+)|Cin(\d+)_Cout(\d+))(?:_kernel(\d+))?(?:_stride(\d+))?(?:_dilation1)?", name
+    )
     if match is None or match[1] not in _PUBLISHED:
-        raise ArtifactError(f"'{name}' is no entry of the published latency table: it must begin with one of {', '.join(_PUBLISHED)} and give H, W and channels")
+        raise ArtifactError(
+            f"'{name}' is no entry of the published latency table: it must begin with one of {', '.join(_PUBLISHED)} and give H, W and channels"
+        )
     kind, h, w, both, i, o, kernel, stride = match.groups()
     kernel = kernel or (1 if kind == "ff" else 3)
     return OpSpec(_PUBLISHED[kind], int(h), int(w), int(both or i), int(both or o), int(stride or 1), int(kernel))
@@ -291,6 +410,15 @@ def published_table(published: Mapping[str, float]) -> LatencyTable:
     if not stems:
         raise ArtifactError("the published latency table has no stem (ConvNorm with Cin3): it cannot be complete")
     classes = {spec.out_channels for spec in map(published_spec, published) if spec.kind == "head"}
-    header = TableHeader("NVIDIA GeForce GTX 1080 Ti", "tensorrt", "fp32", 0, stems[0].height, stems[0].width, min(classes, default=19),
-                         {"source": "FasterSeg, ICLR 2020; resizes and the last upsampling are not included"}, {"tensorrt": "5.1.5"})
+    header = TableHeader(
+        "NVIDIA GeForce GTX 1080 Ti",
+        "tensorrt",
+        "fp32",
+        0,
+        stems[0].height,
+        stems[0].width,
+        min(classes, default=19),
+        {"source": "FasterSeg, ICLR 2020; resizes and the last upsampling are not included"},
+        {"tensorrt": "5.1.5"},
+    )
     return LatencyTable(header, entries)

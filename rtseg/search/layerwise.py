@@ -19,8 +19,21 @@ from ..core.values import Value
 from .prediction import Prediction, conformal_width, errors_of
 
 # %% ../../nbs/search/13_layerwise.ipynb #cell005
-FEATURES = ("dense_gmac", "pointwise_gmac", "depthwise_gmac", "grouped_gmac", "transposed_gmac", "conv_mb", "resize_mb", "other_mb", "convs", "others")
-FREE = frozenset("Relu Clip BatchNormalization Identity Constant ConstantOfShape Reshape Shape Gather Unsqueeze Squeeze Cast Flatten Dropout LeakyRelu PRelu".split())
+FEATURES = (
+    "dense_gmac",
+    "pointwise_gmac",
+    "depthwise_gmac",
+    "grouped_gmac",
+    "transposed_gmac",
+    "conv_mb",
+    "resize_mb",
+    "other_mb",
+    "convs",
+    "others",
+)
+FREE = frozenset(
+    "Relu Clip BatchNormalization Identity Constant ConstantOfShape Reshape Shape Gather Unsqueeze Squeeze Cast Flatten Dropout LeakyRelu PRelu".split()
+)
 
 
 def shapes_of(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:
@@ -51,8 +64,14 @@ def node_features(graph: onnx.GraphProto) -> Iterator[dict[str, float]]:
         moved = 4e-6 * sum(size.values())
         if node.op_type in ("Conv", "ConvTranspose"):
             weight = shapes[node.input[1]]
-            pixels = size[node.input[0]] / weight[0] if node.op_type == "ConvTranspose" else size[node.output[0]] / weight[0]
-            yield {f"{conv_family(node, weight)}_gmac": 1e-9 * pixels * math.prod(weight), "conv_mb": moved, "convs": 0.1}
+            pixels = (
+                size[node.input[0]] / weight[0] if node.op_type == "ConvTranspose" else size[node.output[0]] / weight[0]
+            )
+            yield {
+                f"{conv_family(node, weight)}_gmac": 1e-9 * pixels * math.prod(weight),
+                "conv_mb": moved,
+                "convs": 0.1,
+            }
         elif node.op_type == "Resize":
             yield {"resize_mb": moved, "others": 0.1}
         elif node.op_type not in FREE and moved > 1e-4:
@@ -96,17 +115,30 @@ class LayerPrices(Value):
 
     def unseen(self, features: np.ndarray) -> dict[str, float]:
         """Features of a network that the records hold nothing of."""
-        return {name: float(v) for name, v, seen in zip(FEATURES, features, self.seen, strict=True) if v > 0 and not seen}
+        return {
+            name: float(v) for name, v, seen in zip(FEATURES, features, self.seen, strict=True) if v > 0 and not seen
+        }
 
     def predict(self, features: np.ndarray) -> Prediction:
         """Milliseconds and interval; raises `ConfigError` where the network holds a kind of layer that the records lack."""
         if missing := self.unseen(features):
-            raise ConfigError(f"the {self.source} hold nothing of {', '.join(missing)}: the network cannot be predicted from them; measure it, or fit on networks that have such layers")
+            raise ConfigError(
+                f"the {self.source} hold nothing of {', '.join(missing)}: the network cannot be predicted from them; measure it, or fit on networks that have such layers"
+            )
         ms = float(features @ np.array(self.prices))
-        return Prediction(ms, ms / (1 + self.half_width), ms / (1 - self.half_width) if self.half_width < 1 else 1e9, self.coverage)
+        return Prediction(
+            ms, ms / (1 + self.half_width), ms / (1 - self.half_width) if self.half_width < 1 else 1e9, self.coverage
+        )
 
 
-def fit_prices(features: np.ndarray, measured: np.ndarray, calibration: tuple[np.ndarray, np.ndarray], *, coverage: float = 0.9, source: str = "records") -> LayerPrices:
+def fit_prices(
+    features: np.ndarray,
+    measured: np.ndarray,
+    calibration: tuple[np.ndarray, np.ndarray],
+    *,
+    coverage: float = 0.9,
+    source: str = "records",
+) -> LayerPrices:
     """Prices from `features` (rows x `FEATURES`) and milliseconds, and the interval from `calibration` (features, milliseconds) that the fit has not seen."""
     prices, seen = prices_of(features, measured), features.any(axis=0)
     others, ms = calibration
@@ -123,23 +155,45 @@ def from_records(rows: np.ndarray, row_ms: np.ndarray, zoo: Mapping[str, tuple[n
     kept = {name: (float(f @ prices), ms) for name, (f, ms) in zoo.items() if name not in refused}
     errors = errors_of(*zip(*kept.values(), strict=True)) if len(kept) > 2 else {}
     anyway = errors_of([float(f @ prices) for f, _ in zoo.values()], [ms for _, ms in zoo.values()])
-    return {"refused": refused, "predicted": {n: {"predicted_ms": p, "measured_ms": m} for n, (p, m) in kept.items()}, **errors, "errors_if_none_were_refused": anyway}
+    return {
+        "refused": refused,
+        "predicted": {n: {"predicted_ms": p, "measured_ms": m} for n, (p, m) in kept.items()},
+        **errors,
+        "errors_if_none_were_refused": anyway,
+    }
 
 
-def from_networks(zoo: Mapping[str, tuple[np.ndarray, float]], *, share: float = 0.5, coverage: float = 0.8, deals: int = 50, seed: int = 0) -> dict:
+def from_networks(
+    zoo: Mapping[str, tuple[np.ndarray, float]],
+    *,
+    share: float = 0.5,
+    coverage: float = 0.8,
+    deals: int = 50,
+    seed: int = 0,
+) -> dict:
     """Networks predicted from others: mean errors, half width and coverage over many deals into fit (`share`), calibration and rest."""
     features, measured = np.array([f for f, _ in zoo.values()]), np.array([ms for _, ms in zoo.values()])
     generator, count = np.random.default_rng(seed), len(zoo)
     fit, calibration = int(share * count), math.ceil(coverage / (1 - coverage) - 1e-9) + 2
     if fit < 5 or fit + calibration >= count:
-        raise ConfigError(f"{count} networks are too few for {fit} in the fit and {calibration} for an interval of {coverage:.0%}: measure more")
+        raise ConfigError(
+            f"{count} networks are too few for {fit} in the fit and {calibration} for an interval of {coverage:.0%}: measure more"
+        )
     found = [_deal(features, measured, generator.permutation(count), fit, calibration, coverage) for _ in range(deals)]
     names = ("mean_absolute_error", "half_width", "coverage_measured", "refused")
-    return {"networks": count, "fit": fit, "calibration": calibration, "coverage_promised": coverage, **{n: float(np.mean([f[i] for f in found])) for i, n in enumerate(names)}}
+    return {
+        "networks": count,
+        "fit": fit,
+        "calibration": calibration,
+        "coverage_promised": coverage,
+        **{n: float(np.mean([f[i] for f in found])) for i, n in enumerate(names)},
+    }
 
 
-def _deal(features: np.ndarray, measured: np.ndarray, order: Sequence[int], fit: int, calibration: int, coverage: float) -> tuple[float, float, float, float]:
-    a, b, c = order[:fit], order[fit:fit + calibration], order[fit + calibration:]
+def _deal(
+    features: np.ndarray, measured: np.ndarray, order: Sequence[int], fit: int, calibration: int, coverage: float
+) -> tuple[float, float, float, float]:
+    a, b, c = order[:fit], order[fit : fit + calibration], order[fit + calibration :]
     seen = features[a].any(axis=0)
     known = [i for i in c if not (features[i][~seen] > 0).any()]
     model = fit_prices(features[a], measured[a], (features[b], measured[b]), coverage=coverage, source="other networks")

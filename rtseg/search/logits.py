@@ -30,12 +30,16 @@ def logit_shapes(layers: int, operators: int = 5, widths: int = 5) -> dict[str, 
 def _check_shapes(logits: "ArchLogits") -> None:
     counts = tuple(len(getattr(logits, n)) for n in ("alpha", "beta", "ratio"))
     if counts != (3, 2, 3):
-        raise ConfigError(f"got {counts} tensors: architecture logits are three alpha, two beta and three ratio tensors")
+        raise ConfigError(
+            f"got {counts} tensors: architecture logits are three alpha, two beta and three ratio tensors"
+        )
     wanted = logit_shapes(logits.layers, logits.operators, logits.widths)
     for name, tensor in logits.tensors().items():
         if tuple(tensor.shape) != wanted[name]:
-            raise ConfigError(f"{name} has shape {tuple(tensor.shape)}: with {logits.layers} layers, {logits.operators} operators "
-                              f"and {logits.widths} widths it must be {wanted[name]}")
+            raise ConfigError(
+                f"{name} has shape {tuple(tensor.shape)}: with {logits.layers} layers, {logits.operators} operators "
+                f"and {logits.widths} widths it must be {wanted[name]}"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,11 +57,20 @@ class ArchLogits:
 
     layers = property(lambda self: self.alpha[0].shape[0], doc="Number of layers of the space.")
     operators = property(lambda self: self.alpha[0].shape[-1], doc="Number of operators that a cell chooses from.")
-    widths = property(lambda self: self.ratio[0].shape[-1], doc="Number of widths to choose from (1: the width is fixed).")
+    widths = property(
+        lambda self: self.ratio[0].shape[-1], doc="Number of widths to choose from (1: the width is fixed)."
+    )
 
     @classmethod
-    def random(cls, layers: int, operators: int = 5, widths: int = 5, generator: torch.Generator | None = None, *,
-               scale: float = 1.0) -> "ArchLogits":
+    def random(
+        cls,
+        layers: int,
+        operators: int = 5,
+        widths: int = 5,
+        generator: torch.Generator | None = None,
+        *,
+        scale: float = 1.0,
+    ) -> "ArchLogits":
         """Normally distributed logits with standard deviation `scale`; without a generator they come from seed 0."""
         generator = torch.Generator().manual_seed(0) if generator is None else generator
         shapes = logit_shapes(layers, operators, widths)
@@ -92,7 +105,9 @@ class ArchLogits:
 
     def save(self, path: str | Path) -> None:
         """Write the tensors to a safetensors file."""
-        save_tensors(Path(path), {n: t.contiguous() for n, t in self.detach().tensors().items()}, {"kind": "arch_logits"})
+        save_tensors(
+            Path(path), {n: t.contiguous() for n, t in self.detach().tensors().items()}, {"kind": "arch_logits"}
+        )
 
     @classmethod
     def load(cls, path: str | Path) -> "ArchLogits":

@@ -24,7 +24,9 @@ from ..layers.operators import build_operator
 PIECES = Registry("operator kind")
 
 
-def register_piece(kind: str, *, resizes: int = 0, joins: bool = False, whole: bool = False) -> Callable[[Callable[[OpSpec], nn.Module]], Callable[[OpSpec], nn.Module]]:
+def register_piece(
+    kind: str, *, resizes: int = 0, joins: bool = False, whole: bool = False
+) -> Callable[[Callable[[OpSpec], nn.Module]], Callable[[OpSpec], nn.Module]]:
     """Decorator: a function from an `OpSpec` to a module prices the kind; how often it resizes, whether it `joins` maps, whether its output is the `whole` network's."""
     return PIECES.register(kind, resizes=resizes, joins=joins, whole=whole)
 
@@ -114,7 +116,10 @@ def _named(build: Callable[[OpSpec], nn.Module], cls: type[Part], kind: str) -> 
     def built(spec: OpSpec) -> nn.Module:
         return build(spec)
 
-    built.__module__, built.__qualname__ = cls.__module__, f"{cls.__qualname__}.{kind}"  # so that a page may define its part again
+    built.__module__, built.__qualname__ = (
+        cls.__module__,
+        f"{cls.__qualname__}.{kind}",
+    )  # so that a page may define its part again
     return built
 
 

@@ -37,7 +37,9 @@ def weights_of(spec: OpSpec) -> float:
 def terms_of(specs: Sequence[OpSpec], total_ms: float) -> np.ndarray:
     """The values of `TERMS` for a network of these operators whose entries add up to `total_ms`."""
     steps = sum(spec.stride == 2 for spec in specs)
-    return np.array([total_ms, 1.0, len(specs) / 10, sum(map(resizes_of, specs)) / 10, steps, sum(map(weights_of, specs)) / 10])
+    return np.array(
+        [total_ms, 1.0, len(specs) / 10, sum(map(resizes_of, specs)) / 10, steps, sum(map(weights_of, specs)) / 10]
+    )
 
 # %% ../../nbs/search/12_prediction.ipynb #cell008
 LADDER = (0.0, *(float(10.0**p) for p in np.arange(-4, 3.5, 0.5)), math.inf)
@@ -77,7 +79,9 @@ def conformal_width(errors: Sequence[float], coverage: float) -> float:
         raise ConfigError(f"coverage is {coverage}: give a probability between 0 and 1")
     rank = math.ceil((len(errors) + 1) * coverage - 1e-9)
     if rank > len(errors):
-        raise ConfigError(f"{len(errors)} networks cannot promise an interval of {coverage:.0%}: measure {math.ceil(coverage / (1 - coverage) - 1e-9)} at least, or promise less")
+        raise ConfigError(
+            f"{len(errors)} networks cannot promise an interval of {coverage:.0%}: measure {math.ceil(coverage / (1 - coverage) - 1e-9)} at least, or promise less"
+        )
     return float(np.sort(np.abs(errors))[rank - 1])
 
 # %% ../../nbs/search/12_prediction.ipynb #cell015
@@ -125,7 +129,12 @@ class Predictor:
     def to_dict(self) -> dict:
         """What was fitted, by name, as plain data (the table has its own file)."""
         named = {name: round(c, 6) for name, c in zip(TERMS, self.coefficients, strict=True)}
-        return {"coefficients": named, "strength": self.strength if self.corrected else "none", "half_width": self.half_width, "coverage": self.coverage}
+        return {
+            "coefficients": named,
+            "strength": self.strength if self.corrected else "none",
+            "half_width": self.half_width,
+            "coverage": self.coverage,
+        }
 
 # %% ../../nbs/search/12_prediction.ipynb #cell017
 Measured = Sequence[tuple[Architecture, float]]
@@ -137,7 +146,11 @@ def fit_predictor(table: LatencyTable, fit: Measured, calibration: Measured, *, 
     Raises `ConfigError` where the calibration is too small for the coverage, or a network is in both."""
     both = {arch.id for arch, _ in fit} & {arch.id for arch, _ in calibration}
     if both or len(fit) < 3:
-        reason = f"{len(both)} networks are in fit and calibration ({next(iter(both))} is one)" if both else f"{len(fit)} networks cannot fit a correction"
+        reason = (
+            f"{len(both)} networks are in fit and calibration ({next(iter(both))} is one)"
+            if both
+            else f"{len(fit)} networks cannot fit a correction"
+        )
         raise ConfigError(f"{reason}: give at least three networks for the fit and others for the interval")
     blank = Predictor(table, (1.0, *(0.0,) * (len(TERMS) - 1)), 0.0, coverage, math.inf)
     terms, measured = np.array([blank.terms(arch) for arch, _ in fit]), np.array([ms for _, ms in fit])
@@ -151,27 +164,59 @@ def errors_of(predicted: Sequence[float], measured: Sequence[float]) -> dict[str
     """Pearson's correlation, and mean, signed mean and greatest relative error."""
     p, m = np.asarray(predicted, float), np.asarray(measured, float)
     relative = (p - m) / m
-    return {"pearson": float(np.corrcoef(p, m)[0, 1]), "mean_absolute_error": float(np.abs(relative).mean()), "mean_error": float(relative.mean()),
-            "greatest_error": float(np.abs(relative).max())}
+    return {
+        "pearson": float(np.corrcoef(p, m)[0, 1]),
+        "mean_absolute_error": float(np.abs(relative).mean()),
+        "mean_error": float(relative.mean()),
+        "greatest_error": float(np.abs(relative).max()),
+    }
 
 
 def judge(predictor: Predictor, kept_out: Measured) -> dict:
     """The plain sum and the correction on networks kept out, the coverage promised and measured, and each network's row."""
     found = [(predictor.table.predict(arch), predictor.predict(arch), ms) for arch, ms in kept_out]
     measured = [ms for _, _, ms in found]
-    rows = [{"network": arch.id, "measured_ms": ms, "sum_ms": s, **p.to_dict()} for (arch, ms), (s, p, _) in zip(kept_out, found, strict=True)]
-    return {"networks": len(found), "sum": errors_of([s for s, _, _ in found], measured), "corrected": errors_of([p.ms for _, p, _ in found], measured),
-            "coverage_promised": predictor.coverage, "coverage_measured": float(np.mean([ms in p for _, p, ms in found])), "rows": rows}
+    rows = [
+        {"network": arch.id, "measured_ms": ms, "sum_ms": s, **p.to_dict()}
+        for (arch, ms), (s, p, _) in zip(kept_out, found, strict=True)
+    ]
+    return {
+        "networks": len(found),
+        "sum": errors_of([s for s, _, _ in found], measured),
+        "corrected": errors_of([p.ms for _, p, _ in found], measured),
+        "coverage_promised": predictor.coverage,
+        "coverage_measured": float(np.mean([ms in p for _, p, ms in found])),
+        "rows": rows,
+    }
 
 
-def deal_again(table: LatencyTable, networks: Measured, *, fit: int, calibration: int, coverage: float = 0.9, deals: int = 100, seed: int = 0) -> dict[str, float]:
+def deal_again(
+    table: LatencyTable,
+    networks: Measured,
+    *,
+    fit: int,
+    calibration: int,
+    coverage: float = 0.9,
+    deals: int = 100,
+    seed: int = 0,
+) -> dict[str, float]:
     """Mean coverage and mean absolute error on the rest, over many random deals of `networks` into fit, calibration and rest."""
     if fit + calibration >= len(networks):
-        raise ConfigError(f"{len(networks)} networks leave none to judge by after {fit} for the fit and {calibration} for the interval: measure more")
+        raise ConfigError(
+            f"{len(networks)} networks leave none to judge by after {fit} for the fit and {calibration} for the interval: measure more"
+        )
     generator, shares, errors = np.random.default_rng(seed), [], []
     for _ in range(deals):
         dealt = [networks[i] for i in generator.permutation(len(networks))]
-        found = judge(fit_predictor(table, dealt[:fit], dealt[fit:fit + calibration], coverage=coverage), dealt[fit + calibration:])
+        found = judge(
+            fit_predictor(table, dealt[:fit], dealt[fit : fit + calibration], coverage=coverage),
+            dealt[fit + calibration :],
+        )
         shares.append(found["coverage_measured"])
         errors.append(found["corrected"]["mean_absolute_error"])
-    return {"deals": deals, "coverage_promised": coverage, "coverage_measured": float(np.mean(shares)), "mean_absolute_error": float(np.mean(errors))}
+    return {
+        "deals": deals,
+        "coverage_promised": coverage,
+        "coverage_measured": float(np.mean(shares)),
+        "mean_absolute_error": float(np.mean(errors)),
+    }

@@ -69,7 +69,9 @@ def batches(source: BatchSource, start: int, stop: int) -> Iterable[Batch]:
     workers = getattr(source, "workers", 0)
     if not workers:
         return map(source.batch, range(start, stop))
-    return DataLoader(source, batch_size=None, sampler=range(start, stop), num_workers=workers, prefetch_factor=4, collate_fn=same)
+    return DataLoader(
+        source, batch_size=None, sampler=range(start, stop), num_workers=workers, prefetch_factor=4, collate_fn=same
+    )
 
 
 def network_input(images: Tensor, precision: str) -> Tensor:
@@ -79,18 +81,36 @@ def network_input(images: Tensor, precision: str) -> Tensor:
     return x.bfloat16() if precision == "bf16" else x
 
 # %% ../../nbs/search/10_pretraining.ipynb #cell013
-def supernet_loss(supernet: Supernet, images: Tensor, masks: Tensor, weights: ArchWeights, config: WeightConfig, *, accumulate: bool = False) -> Tensor:
+def supernet_loss(
+    supernet: Supernet,
+    images: Tensor,
+    masks: Tensor,
+    weights: ArchWeights,
+    config: WeightConfig,
+    *,
+    accumulate: bool = False,
+) -> Tensor:
     """Sum of the OHEM losses of the five predictions at 1/8; images as `network_input` gives them, masks N x H x W."""
     target = resize_target(masks, (images.shape[2] // 8, images.shape[3] // 8))
-    return sum(ohem_cross_entropy(logits, target, threshold=config.ohem_threshold, min_fraction=config.ohem_fraction, ignore_index=config.ignore_index)
-               for logits in supernet(images, weights, PREDICTIONS, accumulate=accumulate))
+    return sum(
+        ohem_cross_entropy(
+            logits,
+            target,
+            threshold=config.ohem_threshold,
+            min_fraction=config.ohem_fraction,
+            ignore_index=config.ignore_index,
+        )
+        for logits in supernet(images, weights, PREDICTIONS, accumulate=accumulate)
+    )
 
 # %% ../../nbs/search/10_pretraining.ipynb #cell016
 def make_sgd(supernet: Supernet, config: WeightConfig) -> torch.optim.SGD:
     """SGD on all weights of the supernet, with gradient buffers in place."""
     for p in supernet.parameters():
         p.grad = torch.zeros_like(p)
-    return torch.optim.SGD(supernet.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True)
+    return torch.optim.SGD(
+        supernet.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
+    )
 
 
 def limit_gradients(parameters: Iterable[Tensor], clip: float) -> float:
@@ -102,7 +122,14 @@ def limit_gradients(parameters: Iterable[Tensor], clip: float) -> float:
     return norm
 
 
-def weight_step(supernet: Supernet, sgd: torch.optim.SGD, batch: Batch, passes: Sequence[ArchWeights], config: WeightConfig, lr: float) -> list[float]:
+def weight_step(
+    supernet: Supernet,
+    sgd: torch.optim.SGD,
+    batch: Batch,
+    passes: Sequence[ArchWeights],
+    config: WeightConfig,
+    lr: float,
+) -> list[float]:
     """Sum the losses of `passes`, backward, clip, SGD; returns the loss of each pass."""
     supernet.train()
     images, losses = network_input(batch.images, config.precision), []
@@ -126,7 +153,9 @@ class DivergedError(RtsegError):
 def check_finite(losses: Sequence[float], where: str) -> None:
     """Raise `DivergedError` unless every loss is finite."""
     if not all(abs(v) < float("inf") for v in losses):
-        raise DivergedError(f"{where}: losses {[round(v, 3) for v in losses]} are not all finite: lower the learning rate, or use precision fp32")
+        raise DivergedError(
+            f"{where}: losses {[round(v, 3) for v in losses]} are not all finite: lower the learning rate, or use precision fp32"
+        )
 
 # %% ../../nbs/search/10_pretraining.ipynb #cell018b
 @contextmanager
@@ -148,11 +177,22 @@ def undisturbed(supernet: Supernet) -> Iterator[None]:
         supernet.train(mode)
 
 
-def pass_precision(supernet: Supernet, precision: str, *, emulate: bool = False, how: str = "insist with emulate_bf16=true", say: Callable[[str], object] = print,
-                   cache: Path | None = None, native: bool | None = None, timer: Callable[[Mapping], dict[str, float]] = time_ways) -> tuple[str, str]:
+def pass_precision(
+    supernet: Supernet,
+    precision: str,
+    *,
+    emulate: bool = False,
+    how: str = "insist with emulate_bf16=true",
+    say: Callable[[str], object] = print,
+    cache: Path | None = None,
+    native: bool | None = None,
+    timer: Callable[[Mapping], dict[str, float]] = time_ways,
+) -> tuple[str, str]:
     """The precision for passes of this supernet, and why, in one line; `ConfigError` for bf16 by name that would be emulated."""
     generator = make_generator(0, "precision")
-    least = arch_weights(supernet.space, zero_logits(supernet.space, "student", generator=generator), "student", widths="least")
+    least = arch_weights(
+        supernet.space, zero_logits(supernet.space, "student", generator=generator), "student", widths="least"
+    )
     images = torch.randint(0, 256, (2, 3, 64, 64), generator=generator, dtype=torch.uint8)
 
     def step(way: Way) -> Callable[[], None]:
@@ -166,15 +206,30 @@ def pass_precision(supernet: Supernet, precision: str, *, emulate: bool = False,
 
     asked = {"step": "supernet", "space": supernet.space.to_dict(), "classes": supernet.num_classes}
     with undisturbed(supernet.train()):
-        way, why = answer(precision, True, step, asked=asked, emulate=emulate, how=how, say=say, folder=cache, native=native, timer=timer)
+        way, why = answer(
+            precision,
+            True,
+            step,
+            asked=asked,
+            emulate=emulate,
+            how=how,
+            say=say,
+            folder=cache,
+            native=native,
+            timer=timer,
+        )
     return way.precision, why
 
 
-def settle_passes(config: WeightConfig, supernet: Supernet, state: "Checkpoint | None" = None, **how: object) -> tuple[WeightConfig, str]:
+def settle_passes(
+    config: WeightConfig, supernet: Supernet, state: "Checkpoint | None" = None, **how: object
+) -> tuple[WeightConfig, str]:
     """The configuration with a precision: its own, the one that `state` was made in, or the faster one; and why, in one line where it was open."""
     begun = None if state is None else state["values"].get("precision")
     if config.precision == "fp32" or (begun is not None and config.precision in ("auto", begun)):
-        return config.model_copy(update={"precision": begun or config.precision}), f"{begun}, as this search began" if config.precision == "auto" else ""
+        return config.model_copy(
+            update={"precision": begun or config.precision}
+        ), f"{begun}, as this search began" if config.precision == "auto" else ""
     precision, why = pass_precision(supernet, config.precision, emulate=config.emulate_bf16, **how)
     return config.model_copy(update={"precision": precision}), why if config.precision == "auto" else ""
 
@@ -182,7 +237,12 @@ def settle_passes(config: WeightConfig, supernet: Supernet, state: "Checkpoint |
 def optimizer_tensors(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str, Tensor]:
     """The optimiser's memory by name: prefix.<parameter>.<entry>."""
     state = optimizer.state_dict()["state"]
-    return {f"{prefix}.{i}.{key}": torch.as_tensor(v).detach().clone() for i, entry in state.items() for key, v in entry.items() if v is not None}
+    return {
+        f"{prefix}.{i}.{key}": torch.as_tensor(v).detach().clone()
+        for i, entry in state.items()
+        for key, v in entry.items()
+        if v is not None
+    }
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], prefix: str) -> None:
@@ -220,7 +280,11 @@ class PretrainState:
 
 
 def _pretrain_passes(supernet: Supernet, config: PretrainConfig, generator: torch.Generator) -> dict[str, ArchWeights]:
-    rules = [("full", "teacher"), ("least", "student"), *((f"random {i + 1}", ("student", "teacher")[i % 2]) for i in range(config.random_passes))]
+    rules = [
+        ("full", "teacher"),
+        ("least", "student"),
+        *((f"random {i + 1}", ("student", "teacher")[i % 2]) for i in range(config.random_passes)),
+    ]
     made = {}
     for name, role in rules:
         logits = zero_logits(supernet.space, role, noise=0.0, generator=generator)
@@ -228,7 +292,9 @@ def _pretrain_passes(supernet: Supernet, config: PretrainConfig, generator: torc
     return made
 
 # %% ../../nbs/search/10_pretraining.ipynb #cell025
-def pretrain(supernet: Supernet, data: BatchSource, *, config: PretrainConfig, seed: int = 0, state: Checkpoint | None = None) -> Iterator[PretrainState]:
+def pretrain(
+    supernet: Supernet, data: BatchSource, *, config: PretrainConfig, seed: int = 0, state: Checkpoint | None = None
+) -> Iterator[PretrainState]:
     """Train the supernet without architecture updates; yields after each epoch, resumes exactly (in the same precision) from a `checkpoint()`."""
     config, _ = settle_passes(config, supernet, state)
     sgd, generator, first = make_sgd(supernet, config), make_generator(seed, "pretrain"), 0
@@ -240,16 +306,32 @@ def pretrain(supernet: Supernet, data: BatchSource, *, config: PretrainConfig, s
     started = [first]
     for epoch in range(first, config.epochs):
         started[0] = epoch + 1
-        lr, totals = config.lr * config.lr_decay ** epoch, {}
+        lr, totals = config.lr * config.lr_decay**epoch, {}
         for batch in batches(data, epoch * config.steps_per_epoch, (epoch + 1) * config.steps_per_epoch):
             passes = _pretrain_passes(supernet, config, generator)
-            for name, loss in zip(passes, weight_step(supernet, sgd, batch, list(passes.values()), config, lr), strict=True):
+            for name, loss in zip(
+                passes, weight_step(supernet, sgd, batch, list(passes.values()), config, lr), strict=True
+            ):
                 totals[name] = totals.get(name, 0.0) + loss / config.steps_per_epoch
-        yield PretrainState(epoch + 1, (epoch + 1) * config.steps_per_epoch, lr, totals, partial(_pretrain_checkpoint, supernet, sgd, generator, epoch + 1, started, config.precision))
+        yield PretrainState(
+            epoch + 1,
+            (epoch + 1) * config.steps_per_epoch,
+            lr,
+            totals,
+            partial(_pretrain_checkpoint, supernet, sgd, generator, epoch + 1, started, config.precision),
+        )
 
 
-def _pretrain_checkpoint(supernet: Supernet, sgd: torch.optim.SGD, generator: torch.Generator, epoch: int, started: list[int], precision: str) -> Checkpoint:
+def _pretrain_checkpoint(
+    supernet: Supernet, sgd: torch.optim.SGD, generator: torch.Generator, epoch: int, started: list[int], precision: str
+) -> Checkpoint:
     if started[0] != epoch:
-        raise ConfigError(f"pretraining has gone on since epoch {epoch}: call checkpoint() before asking for the next state")
-    tensors = with_prefix(supernet.state_dict(), "supernet") | optimizer_tensors(sgd, "sgd") | {"generator": generator.get_state()}
+        raise ConfigError(
+            f"pretraining has gone on since epoch {epoch}: call checkpoint() before asking for the next state"
+        )
+    tensors = (
+        with_prefix(supernet.state_dict(), "supernet")
+        | optimizer_tensors(sgd, "sgd")
+        | {"generator": generator.get_state()}
+    )
     return {"tensors": tensors, "values": {"epoch": epoch, "precision": precision}}

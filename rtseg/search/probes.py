@@ -31,7 +31,11 @@ class Probe(nn.Module):
 
     def __init__(self, spec: OpSpec, *, work: bool):
         super().__init__()
-        parts = (spec.in_channels // 2, spec.in_channels - spec.in_channels // 2) if joins_maps(spec) else (spec.in_channels,)
+        parts = (
+            (spec.in_channels // 2, spec.in_channels - spec.in_channels // 2)
+            if joins_maps(spec)
+            else (spec.in_channels,)
+        )
         self.sources = nn.ModuleList(nn.Identity() if c == 3 else nn.Conv2d(3, c, 1, bias=False) for c in parts)
         self.operator, self.whole = build_part(spec) if work else None, PIECES.metadata(spec.kind)["whole"]
 
@@ -79,7 +83,9 @@ class Protocol(Value):
     tolerance: float = 0.03
     max_seconds: float = 1.5
     cache_mb: int = 8
-    surroundings: str = "enlargement with arms, concatenation with refinements and fusion, upsampling and output with the head"
+    surroundings: str = (
+        "enlargement with arms, concatenation with refinements and fusion, upsampling and output with the head"
+    )
 
 
 PROTOCOL = Protocol()
@@ -102,7 +108,9 @@ def settled(medians: Sequence[float], tolerance: float) -> bool:
     return len(lowest) == 2 and lowest[1] - lowest[0] <= tolerance * lowest[0]
 
 
-def time_in_turns(calls: Sequence[Callable[[], object]], protocol: Protocol, *, clock: Callable, stir: Callable[[], None]) -> list[list[float]]:
+def time_in_turns(
+    calls: Sequence[Callable[[], object]], protocol: Protocol, *, clock: Callable, stir: Callable[[], None]
+) -> list[list[float]]:
     """For each call the timings (ms) of its quietest round; rounds go on until every call's two quietest agree."""
     for call in calls:
         call()
@@ -142,13 +150,23 @@ def probe_sources(specs: Sequence[OpSpec], runtime: str) -> list[tuple]:
     return list(zip(made[::2], made[1::2], strict=True))
 
 
-def time_probes(specs: Sequence[OpSpec], *, runtime: str, threads: int, precision: str, protocol: Protocol, stir: Callable[[], None],
-                sources: Sequence[tuple] | None = None) -> Iterable[tuple[OpSpec, Entry]]:
+def time_probes(
+    specs: Sequence[OpSpec],
+    *,
+    runtime: str,
+    threads: int,
+    precision: str,
+    protocol: Protocol,
+    stir: Callable[[], None],
+    sources: Sequence[tuple] | None = None,
+) -> Iterable[tuple[OpSpec, Entry]]:
     """Time operators of one input size, one after the other; `sources` are their probes if `probe_sources` has made them already."""
     shape = (1, 3, specs[0].height, specs[0].width)
     image = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
     for spec, pair in zip(specs, sources or probe_sources(specs, runtime), strict=True):
-        empty, full = (load_runtime(source, runtime=runtime, threads=threads, precision=precision, shape=shape) for source in pair)
+        empty, full = (
+            load_runtime(source, runtime=runtime, threads=threads, precision=precision, shape=shape) for source in pair
+        )
         yield spec, _time_pair(empty, full, image, protocol, stir)
 
 

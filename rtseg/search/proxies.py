@@ -62,7 +62,14 @@ def naswot(network: nn.Module, images: Tensor, labels: Tensor) -> float:
 PROXY_FILE = "proxies.json"
 
 
-def compute_proxies(table: TrainedTable, images: Tensor, labels: Tensor, *, path: str | Path | None = None, log: Callable[[str], None] | None = None) -> dict[str, dict[str, float]]:
+def compute_proxies(
+    table: TrainedTable,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    path: str | Path | None = None,
+    log: Callable[[str], None] | None = None,
+) -> dict[str, dict[str, float]]:
     """Every proxy of every network of a table on one batch; with a `path` what is there already is kept and the rest is added."""
     found = read_json(path) if path is not None and Path(path).exists() else {}
     missing = [n for n in dict.fromkeys(t.network for t in table.trainings) if n not in found]
@@ -70,7 +77,9 @@ def compute_proxies(table: TrainedTable, images: Tensor, labels: Tensor, *, path
         values = {}
         for name in MEASURES.names():
             seed_everything(0)
-            values[name] = MEASURES.get(name)(table.space.build(table.architecture(network), table.info.num_classes), images, labels)
+            values[name] = MEASURES.get(name)(
+                table.space.build(table.architecture(network), table.info.num_classes), images, labels
+            )
         found[network] = values
         if path is not None:
             write_json(path, found)

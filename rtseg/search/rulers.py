@@ -26,24 +26,59 @@ from .trained import TrainedTable
 QUICK = Protocol(max_seconds=0.2, max_rounds=20, min_rounds=3, tolerance=0.05)
 
 
-def ruler_path(space: Space, target: Target, size: tuple[int, int], num_classes: int, folder: str | Path | None = None) -> Path:
+def ruler_path(
+    space: Space, target: Target, size: tuple[int, int], num_classes: int, folder: str | Path | None = None
+) -> Path:
     """Where the latency table of a space on this device is kept: in `folder`, or in the user's cache."""
-    words = (space.name, *str(target).split(" "), f"{size[0]}x{size[1]}", str(num_classes), "".join(c if c.isalnum() else "-" for c in device_name()))
+    words = (
+        space.name,
+        *str(target).split(" "),
+        f"{size[0]}x{size[1]}",
+        str(num_classes),
+        "".join(c if c.isalnum() else "-" for c in device_name()),
+    )
     return (Path(folder) if folder is not None else cache_folder("latency")) / ("_".join(words) + ".json")
 
 
-def device_table(space: Space, target: Target, size: tuple[int, int], num_classes: int, *, folder: str | Path | None = None, protocol: Protocol = QUICK, log: Callable[[str], None] | None = None) -> LatencyTable:
+def device_table(
+    space: Space,
+    target: Target,
+    size: tuple[int, int],
+    num_classes: int,
+    *,
+    folder: str | Path | None = None,
+    protocol: Protocol = QUICK,
+    log: Callable[[str], None] | None = None,
+) -> LatencyTable:
     """The latency table of a space's pieces on this device for images of `size` (height, width); measured where it is not kept already, resumed where it is unfinished."""
     path = ruler_path(space, target, size, num_classes, folder)
     path.parent.mkdir(parents=True, exist_ok=True)
-    return build_table(space.table_specs(size, num_classes), size=size, num_classes=num_classes, runtime=target.runtime, precision=target.precision, threads=target.threads, path=path, protocol=protocol, log=log)
+    return build_table(
+        space.table_specs(size, num_classes),
+        size=size,
+        num_classes=num_classes,
+        runtime=target.runtime,
+        precision=target.precision,
+        threads=target.threads,
+        path=path,
+        protocol=protocol,
+        log=log,
+    )
 
 # %% ../../nbs/search/33_rulers.ipynb #cell007
-def usual_range(target: Target, size: tuple[int, int], num_classes: int, *, share: float = 0.75, max_seconds: float = 1.5) -> tuple[float, float]:
+def usual_range(
+    target: Target, size: tuple[int, int], num_classes: int, *, share: float = 0.75, max_seconds: float = 1.5
+) -> tuple[float, float]:
     """`share` of Fast-SCNN's and of BiSeNetV2's milliseconds on a target."""
     shape, found = (1, 3, *size), []
     for name in ("fastscnn", "bisenetv2"):
-        runtime = load_runtime(create_model(name, num_classes).eval(), runtime=target.runtime, precision=target.precision, threads=target.threads, shape=shape)
+        runtime = load_runtime(
+            create_model(name, num_classes).eval(),
+            runtime=target.runtime,
+            precision=target.precision,
+            threads=target.threads,
+            shape=shape,
+        )
         found.append(share * measure_latency(runtime, shape, max_seconds=max_seconds).median_ms)
     return found[0], found[1]
 
@@ -51,14 +86,27 @@ def usual_range(target: Target, size: tuple[int, int], num_classes: int, *, shar
 def corrected(table: LatencyTable, networks: Sequence[tuple[Any, float]], *, coverage: float = 0.9) -> Predictor:
     """The sum of a latency table corrected by measured networks (architecture, ms); raises `ConfigError` for fewer than 30."""
     if len(networks) < 30:
-        raise ConfigError(f"{len(networks)} measured networks are too few for a correction and its interval: measure 30 at least, or use the plain sum")
+        raise ConfigError(
+            f"{len(networks)} measured networks are too few for a correction and its interval: measure 30 at least, or use the plain sum"
+        )
     apart = [pair for i, pair in enumerate(networks) if i % 3 == 2]
-    return fit_predictor(table, [pair for i, pair in enumerate(networks) if i % 3 < 2], apart, coverage=min(coverage, len(apart) / (len(apart) + 1)))
+    return fit_predictor(
+        table,
+        [pair for i, pair in enumerate(networks) if i % 3 < 2],
+        apart,
+        coverage=min(coverage, len(apart) / (len(apart) + 1)),
+    )
 
 
-def ruler(table: LatencyTable, trained: TrainedTable | None = None, target: Target | None = None) -> Callable[[Any], float]:
+def ruler(
+    table: LatencyTable, trained: TrainedTable | None = None, target: Target | None = None
+) -> Callable[[Any], float]:
     """Milliseconds of any network: the corrected sum where `trained` holds at least 30 latencies of this device and target, else the plain sum."""
-    known = trained.ms(str(target)) if trained is not None and target is not None and str(target) in trained.devices() else {}
+    known = (
+        trained.ms(str(target))
+        if trained is not None and target is not None and str(target) in trained.devices()
+        else {}
+    )
     here = {m.network for m in trained.latencies if m.latency.device == device_name()} if trained is not None else set()
     pairs = [(trained.architecture(n), ms) for n, ms in known.items() if n in here]
     if len(pairs) < 30 or table.header.size != trained.info.timed_size:

@@ -45,8 +45,10 @@ def _spread(columns: Tensor, like: Tensor, k: int, stride: int) -> Tensor:
     total = columns.new_zeros(n, h + 2 * edge, w + 2 * edge, c)
     for i in range(k):
         for j in range(k):
-            total[:, i:i + stride * (high - 1) + 1:stride, j:j + stride * (wide - 1) + 1:stride].add_(taps[:, :, :, i, j])
-    return total[:, edge:edge + h, edge:edge + w].permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+            total[:, i : i + stride * (high - 1) + 1 : stride, j : j + stride * (wide - 1) + 1 : stride].add_(
+                taps[:, :, :, i, j]
+            )
+    return total[:, edge : edge + h, edge : edge + w].permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
 
 # %% ../../nbs/search/03_slimmable.ipynb #cell011
 def _taps(columns: Tensor, corner: Tensor) -> Tensor:
@@ -92,7 +94,9 @@ class _SlimConvolution(Function):
     """Convolution with a corner of a stack of kernels, in the precision of x."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, corner: tuple[int, int, int, int], stride: int, accumulate: bool) -> Tensor:
+    def forward(
+        ctx, x: Tensor, weight: Tensor, corner: tuple[int, int, int, int], stride: int, accumulate: bool
+    ) -> Tensor:
         part, k = _corner(weight, *corner), weight.shape[2]
         n, high, wide = len(x), (x.shape[2] - 1) // stride + 1, (x.shape[3] - 1) // stride + 1
         few = n * high * wide < FEW
@@ -114,7 +118,9 @@ class _SlimConvolution(Function):
             grad_x = _spread(_back(rows, part), x, k, ctx.stride)
         elif want_x:
             kernel = part.flatten(0, 1).permute(0, 3, 1, 2)
-            grad_x, _, _ = torch.ops.aten.convolution_backward(grad, x, kernel, None, [ctx.stride] * 2, [k // 2] * 2, [1, 1], False, [0, 0], 1, [True, False, False])
+            grad_x, _, _ = torch.ops.aten.convolution_backward(
+                grad, x, kernel, None, [ctx.stride] * 2, [k // 2] * 2, [1, 1], False, [0, 0], 1, [True, False, False]
+            )
         if want_weight:
             full = None if ctx.accumulate and weight.grad is not None else torch.zeros_like(weight)
             _add_product(_corner(weight.grad if full is None else full, *ctx.corner), rows, _columns(x, k, ctx.stride))
@@ -160,7 +166,9 @@ class SlimNorm(nn.Module):
         weight, bias, mean, var = self.at(width, which)
         size = len(x) // parts
         training = self.training and size * x.shape[2] * x.shape[3] > 1
-        done = [F.batch_norm(part, mean, var, weight, bias, training, self.momentum, self.eps) for part in x.split(size)]
+        done = [
+            F.batch_norm(part, mean, var, weight, bias, training, self.momentum, self.eps) for part in x.split(size)
+        ]
         return done[0] if parts == 1 else torch.cat(done)
 
 # %% ../../nbs/search/03_slimmable.ipynb #cell022
@@ -172,7 +180,11 @@ class _Mix(Function):
         ctx.values = coefficients.tolist()
         ctx.save_for_backward(*(maps if ctx.needs_input_grad[0] else ()))
         size = len(maps[0]) // len(ctx.values)
-        terms = [(part, c) for m, *cs in zip(maps, *ctx.values, strict=True) for part, c in zip(m.split(size), cs, strict=True)]
+        terms = [
+            (part, c)
+            for m, *cs in zip(maps, *ctx.values, strict=True)
+            for part, c in zip(m.split(size), cs, strict=True)
+        ]
         total = terms[0][0] * terms[0][1]
         for part, c in terms[1:]:
             total.add_(part, alpha=c)
@@ -181,7 +193,9 @@ class _Mix(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
-        back = [torch.cat([grad * c for c in cs]) if len(cs) > 1 else grad * cs[0] for cs in zip(*ctx.values, strict=True)]
+        back = [
+            torch.cat([grad * c for c in cs]) if len(cs) > 1 else grad * cs[0] for cs in zip(*ctx.values, strict=True)
+        ]
         if not ctx.needs_input_grad[0]:
             return None, *back
         parts = len(ctx.values)
@@ -210,7 +224,9 @@ class MixedOp(nn.Module):
         for stage, names in (("plain", PLAIN), ("zoom", ZOOM)):
             kernels = [name for name in names if name in operators]
             if kernels:
-                self.add_module(stage, SlimConv(in_channels, out, stride=stride if stage == "plain" else 1, n=len(kernels)))
+                self.add_module(
+                    stage, SlimConv(in_channels, out, stride=stride if stage == "plain" else 1, n=len(kernels))
+                )
                 self.add_module(f"{stage}_norm", SlimNorm(widths, n=len(kernels)))
             if names[1] in operators:
                 self.add_module(f"{stage}_second", SlimConv(out, out))
@@ -223,7 +239,16 @@ def _wanted(op: MixedOp, names: tuple[str, str], active: Sequence[str]) -> tuple
     return wanted, (held.index(wanted[0]), held.index(wanted[-1]) + 1) if wanted else (0, 0)
 
 
-def _pair(op: MixedOp, stage: str, names: tuple[str, str], x: Tensor, width: int, active: Sequence[str], parts: int, accumulate: bool) -> dict[str, Tensor]:
+def _pair(
+    op: MixedOp,
+    stage: str,
+    names: tuple[str, str],
+    x: Tensor,
+    width: int,
+    active: Sequence[str],
+    parts: int,
+    accumulate: bool,
+) -> dict[str, Tensor]:
     wanted, which = _wanted(op, names, active)
     if not wanted:
         return {}
@@ -242,11 +267,26 @@ def _skip(op: MixedOp, x: Tensor, width: int, parts: int, accumulate: bool) -> T
     if op.stride == 1:
         y = op.skip(x, out, accumulate=accumulate)
     else:
-        y = torch.cat([op.skip(part, out // 2, which=(j, j + 1), accumulate=accumulate) for j, part in enumerate((x, x[:, :, 1:, 1:]))], 1)
+        y = torch.cat(
+            [
+                op.skip(part, out // 2, which=(j, j + 1), accumulate=accumulate)
+                for j, part in enumerate((x, x[:, :, 1:, 1:]))
+            ],
+            1,
+        )
     return op.skip_norm(y, width, parts=parts)
 
 # %% ../../nbs/search/03_slimmable.ipynb #cell028
-def results(op: MixedOp, x: Tensor, small: Tensor | None, width: int, active: Sequence[str], *, parts: int = 1, accumulate: bool = False) -> list[Tensor]:
+def results(
+    op: MixedOp,
+    x: Tensor,
+    small: Tensor | None,
+    width: int,
+    active: Sequence[str],
+    *,
+    parts: int = 1,
+    accumulate: bool = False,
+) -> list[Tensor]:
     """The result of each operator in `active`, in their order; `small` is `x` at half size (needed by zoomed operators)."""
     found = {"skip": _skip(op, x, width, parts, accumulate)} if "skip" in active else {}
     found |= _pair(op, "plain", PLAIN, x, width, active, parts, accumulate)
@@ -257,6 +297,15 @@ def results(op: MixedOp, x: Tensor, small: Tensor | None, width: int, active: Se
     return [F.relu(found[name]) for name in active]
 
 
-def mixed(op: MixedOp, x: Tensor, small: Tensor | None, width: int, active: Sequence[str], coefficients: Tensor, *, accumulate: bool = False) -> Tensor:
+def mixed(
+    op: MixedOp,
+    x: Tensor,
+    small: Tensor | None,
+    width: int,
+    active: Sequence[str],
+    coefficients: Tensor,
+    *,
+    accumulate: bool = False,
+) -> Tensor:
     """The mixed operation: (P*N) x C x H x W and coefficients P x len(active) -> N x channels[width] x H' x W'."""
     return mix(coefficients, results(op, x, small, width, active, parts=len(coefficients), accumulate=accumulate))

@@ -36,7 +36,11 @@ class SearchSpace(Config):
     @model_validator(mode="after")
     def _check(self) -> "SearchSpace":
         ends = (self.teacher_stem, self.teacher_head, self.student_stem, self.student_head)
-        if not self.widths or list(self.widths) != sorted(set(self.widths)) or not all(1 <= w <= 12 for w in (*self.widths, *ends)):
+        if (
+            not self.widths
+            or list(self.widths) != sorted(set(self.widths))
+            or not all(1 <= w <= 12 for w in (*self.widths, *ends))
+        ):
             raise ValueError("widths must be ascending and different, each between 1 and 12 twelfths")
         if set(self.operators) - set(OPERATORS) or len(set(self.operators)) < len(self.operators):
             raise ValueError(f"operators must be different ones of {', '.join(OPERATORS)}")
@@ -80,11 +84,13 @@ def _remove_skips(ops: list[int], path: tuple[int, ...], widths: list[int], busy
         alone = sum(path[k] == path[layer] for k in layers) == 1
         if ops[layer] == 0 and not steps and not alone and len(ops) - len(layers) < spare:
             layers.remove(layer)
-    outputs = [widths[b - 1] for b in layers[1:]]      # the next layer that is left takes the map in front of it
+    outputs = [widths[b - 1] for b in layers[1:]]  # the next layer that is left takes the map in front of it
     return Branch(tuple(ops[k] or busy[k] for k in layers), tuple(path[k] for k in layers), tuple(outputs))
 
 # %% ../../nbs/search/02_space.ipynb #cell019
-def sample(space: SearchSpace, generator: Generator, *, role: str = "student", lasts: tuple[int, ...] = (2, 1)) -> Architecture:
+def sample(
+    space: SearchSpace, generator: Generator, *, role: str = "student", lasts: tuple[int, ...] = (2, 1)
+) -> Architecture:
     """A random architecture with one branch for each scale of `lasts`; the role fixes widths, stem and head."""
     options, allowed = [OPERATORS.index(name) for name in space.operators], role_widths(space, role)
     active = [op for op in options if op]
@@ -96,8 +102,15 @@ def sample(space: SearchSpace, generator: Generator, *, role: str = "student", l
     for last in lasts:
         path = _pick(paths(space, last), generator)
         route = list(enumerate(path))
-        branches.append(_remove_skips([ops[c] for c in route], path, [widths[c] for c in route[1:]], [busy[c] for c in route],
-                                      round(space.layers / 3) + 2 * last))
+        branches.append(
+            _remove_skips(
+                [ops[c] for c in route],
+                path,
+                [widths[c] for c in route[1:]],
+                [busy[c] for c in route],
+                round(space.layers / 3) + 2 * last,
+            )
+        )
     stem, head = end_widths(space, role)
     return Architecture(tuple(branches), space.base_width, stem, head)
 
@@ -107,18 +120,23 @@ def mutate(space: SearchSpace, arch: Architecture, generator: Generator, *, role
     index, kind = _pick(range(len(arch.branches)), generator), _pick(("op", "width", "step"), generator)
     layer = _pick(range(len(arch.branches[index].ops) - 1), generator)
     group = next(g for g in arch.groups()[layer] if index in g) if kind != "step" else (index,)
-    value = {"op": lambda: _pick([OPERATORS.index(n) for n in space.operators if n != "skip"], generator),
-             "width": lambda: _pick(role_widths(space, role), generator), "step": lambda: _pick((-1, 1), generator)}[kind]()
+    value = {
+        "op": lambda: _pick([OPERATORS.index(n) for n in space.operators if n != "skip"], generator),
+        "width": lambda: _pick(role_widths(space, role), generator),
+        "step": lambda: _pick((-1, 1), generator),
+    }[kind]()
     branches = [_changed(b, kind, layer, value) if i in group else b for i, b in enumerate(arch.branches)]
     return Architecture(tuple(branches), arch.base_width, arch.stem_width, arch.head_width)
 
 
 def _changed(branch: Branch, kind: str, layer: int, value: int) -> Branch:
     if kind == "op":
-        return Branch(branch.ops[:layer] + (value,) + branch.ops[layer + 1:], branch.scales, branch.widths)
+        return Branch(branch.ops[:layer] + (value,) + branch.ops[layer + 1 :], branch.scales, branch.widths)
     if kind == "width":
-        return Branch(branch.ops, branch.scales, branch.widths[:layer] + (value,) + branch.widths[layer + 1:])
-    steps = [d + value if i == layer % len(branch.steps) else d for i, d in enumerate(branch.steps)] if branch.steps else []
+        return Branch(branch.ops, branch.scales, branch.widths[:layer] + (value,) + branch.widths[layer + 1 :])
+    steps = (
+        [d + value if i == layer % len(branch.steps) else d for i, d in enumerate(branch.steps)] if branch.steps else []
+    )
     fits = all(0 <= d < len(branch.ops) - 1 for d in steps) and len(set(steps)) == len(steps)
     scales = tuple(sum(i > d for d in steps) for i in range(len(branch.ops)))
     return Branch(branch.ops, scales, branch.widths) if fits else branch
@@ -138,8 +156,16 @@ class InfeasibleError(RtsegError):
     """No architecture of the space meets the constraint."""
 
 
-def sample_within(space: SearchSpace, latency: Callable[[Architecture], float], target_ms: float, *, tolerance: float = 0.05,
-                  generator: Generator, patience: int = 400, lasts: tuple[int, ...] = (2, 1)) -> Architecture:
+def sample_within(
+    space: SearchSpace,
+    latency: Callable[[Architecture], float],
+    target_ms: float,
+    *,
+    tolerance: float = 0.05,
+    generator: Generator,
+    patience: int = 400,
+    lasts: tuple[int, ...] = (2, 1),
+) -> Architecture:
     """A random architecture within `tolerance` (relative) of `target_ms`; raises `InfeasibleError` after `patience` draws."""
     closest, best = None, float("inf")
     for draw in range(patience):
@@ -151,9 +177,17 @@ def sample_within(space: SearchSpace, latency: Callable[[Architecture], float], 
         if best <= tolerance * target_ms:
             return closest
     seen = latency(closest) if closest is not None else float("nan")
-    raise InfeasibleError(f"no architecture within {tolerance:.0%} of {target_ms:g} ms in {patience} draws, closest {seen:.3g} ms: "
-                          "change the target, widen the tolerance, or give more patience")
+    raise InfeasibleError(
+        f"no architecture within {tolerance:.0%} of {target_ms:g} ms in {patience} draws, closest {seen:.3g} ms: "
+        "change the target, widen the tolerance, or give more patience"
+    )
 
 # %% ../../nbs/search/02_space.ipynb #cell034
-SearchSpace.paths, SearchSpace.sample, SearchSpace.mutate, SearchSpace.encode, SearchSpace.sample_within = paths, sample, mutate, encode, sample_within
+SearchSpace.paths, SearchSpace.sample, SearchSpace.mutate, SearchSpace.encode, SearchSpace.sample_within = (
+    paths,
+    sample,
+    mutate,
+    encode,
+    sample_within,
+)
 SearchSpace.nodes, SearchSpace.role_widths, SearchSpace.end_widths = nodes, role_widths, end_widths

@@ -33,7 +33,9 @@ class SearchStep:
     score: float
 
 
-def search(arena: Arena, strategy: str = "evolution", *, trainings: float = 16, seed: int = 0, **options: Any) -> Iterator[SearchStep]:
+def search(
+    arena: Arena, strategy: str = "evolution", *, trainings: float = 16, seed: int = 0, **options: Any
+) -> Iterator[SearchStep]:
     """Run a strategy on an arena until its next step would cost more than `trainings`; raises `ConfigError` with the nearest name for an unknown one."""
     if trainings <= 0:
         raise ConfigError(f"a search with {trainings:g} trainings can do nothing: give a number above 0")
@@ -64,7 +66,9 @@ def random_search(arena: Arena, generator: np.random.Generator, *, trainings: fl
 
 
 @STRATEGIES.register("evolution")
-def evolution(arena: Arena, generator: np.random.Generator, *, trainings: float, population: int = 6, contest: int = 3) -> Iterator[SearchStep]:
+def evolution(
+    arena: Arena, generator: np.random.Generator, *, trainings: float, population: int = 6, contest: int = 3
+) -> Iterator[SearchStep]:
     """Regularised evolution: the best of a few of the living begets a neighbour, the oldest dies (Real et al., 2019)."""
     seen: dict[Any, float] = {}
     alive: list[Any] = []
@@ -78,8 +82,12 @@ def evolution(arena: Arena, generator: np.random.Generator, *, trainings: float,
         yield _best(arena, seen)
 
 
-def _child(arena: Arena, generator: np.random.Generator, alive: list[Any], seen: dict[Any, float], contest: int) -> Any | None:
-    parent = max((alive[i] for i in generator.choice(len(alive), min(contest, len(alive)), replace=False)), key=seen.get)
+def _child(
+    arena: Arena, generator: np.random.Generator, alive: list[Any], seen: dict[Any, float], contest: int
+) -> Any | None:
+    parent = max(
+        (alive[i] for i in generator.choice(len(alive), min(contest, len(alive)), replace=False)), key=seen.get
+    )
     return _fresh(lambda: arena.neighbour(parent, generator), seen)
 
 
@@ -88,11 +96,17 @@ def _ridge() -> Any:
 
 
 @STRATEGIES.register("predictor")
-def predictor_search(arena: Arena, generator: np.random.Generator, *, trainings: float, begin: int = 6, pool: int = 40) -> Iterator[SearchStep]:
+def predictor_search(
+    arena: Arena, generator: np.random.Generator, *, trainings: float, begin: int = 6, pool: int = 40
+) -> Iterator[SearchStep]:
     """Train a few at random; then always the one of `pool` candidates that a ridge regression on all trained ones prefers."""
     seen: dict[Any, float] = {}
     while True:
-        candidates = [n for n in dict.fromkeys(arena.draw(generator) for _ in range(1 if len(seen) < begin else pool)) if n not in seen]
+        candidates = [
+            n
+            for n in dict.fromkeys(arena.draw(generator) for _ in range(1 if len(seen) < begin else pool))
+            if n not in seen
+        ]
         candidates = candidates or [n for n in [_fresh(lambda: arena.draw(generator), seen)] if n is not None]
         if not candidates:
             return
@@ -104,7 +118,9 @@ def predictor_search(arena: Arena, generator: np.random.Generator, *, trainings:
         yield _best(arena, seen)
 
 # %% ../../nbs/search/31_strategies.ipynb #cell009
-def ranked(arena: Arena, generator: np.random.Generator, value: Callable[[Any], float], *, pool: int) -> Iterator[SearchStep]:
+def ranked(
+    arena: Arena, generator: np.random.Generator, value: Callable[[Any], float], *, pool: int
+) -> Iterator[SearchStep]:
     """Draw `pool` networks, order them by `value`, answer with the first, then train from the top and answer with the best of those."""
     candidates = list(dict.fromkeys(arena.draw(generator) for _ in range(pool)))
     values = {n: value(n) for n in candidates}
@@ -119,6 +135,7 @@ def ranked(arena: Arena, generator: np.random.Generator, value: Callable[[Any], 
 def _by_cost(name: str) -> Callable[..., Iterator[SearchStep]]:
     def run(arena: Arena, generator: np.random.Generator, *, trainings: float, pool: int = 40) -> Iterator[SearchStep]:
         yield from ranked(arena, generator, lambda n: arena.cost(n, name), pool=pool)
+
     return run
 
 
@@ -128,7 +145,9 @@ for _name in ("gmac", "parameters", *PROXIES):
 
 
 @STRATEGIES.register("table")
-def table_search(arena: Arena, generator: np.random.Generator, *, trainings: float, model: Any = None, pool: int = 40) -> Iterator[SearchStep]:
+def table_search(
+    arena: Arena, generator: np.random.Generator, *, trainings: float, model: Any = None, pool: int = 40
+) -> Iterator[SearchStep]:
     """Rank by a regression that was fitted elsewhere (`predict(features) -> scores`): the table's networks outside the window, another data set."""
     if model is None:
         raise ConfigError("the strategy 'table' needs a fitted model: give model=, such as what fit_accuracy returns")
@@ -136,7 +155,9 @@ def table_search(arena: Arena, generator: np.random.Generator, *, trainings: flo
 
 
 @STRATEGIES.register("loss sum")
-def loss_sum(arena: Arena, generator: np.random.Generator, *, trainings: float, share: float = 0.25, keep: float = 0.5) -> Iterator[SearchStep]:
+def loss_sum(
+    arena: Arena, generator: np.random.Generator, *, trainings: float, share: float = 0.25, keep: float = 0.5
+) -> Iterator[SearchStep]:
     """Train many a little, rank by the sum of their losses (SoTL), and spend the rest of the bill on whole trainings from the top."""
     sums: dict[Any, float] = {}
     while arena.bill + share <= keep * trainings or not sums:

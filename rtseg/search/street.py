@@ -49,20 +49,31 @@ class StreetArchitecture(Value):
     head_width: int
 
     def __post_init__(self):
-        for name, role in ((self.stem, "stem"), (self.context, "context"), (self.head, "head"), *((o, "operator") for s in self.stages for o in s.operators)):
+        for name, role in (
+            (self.stem, "stem"),
+            (self.context, "context"),
+            (self.head, "head"),
+            *((o, "operator") for s in self.stages for o in s.operators),
+        ):
             get_part(name, role)
         if not 2 <= len(self.stages) <= 3 or not all(stage.operators for stage in self.stages):
-            raise ConfigError(f"a network with stages of {[len(s.operators) for s in self.stages]} operators: give two or three stages, each with an operator")
+            raise ConfigError(
+                f"a network with stages of {[len(s.operators) for s in self.stages]} operators: give two or three stages, each with an operator"
+            )
         widths = (self.stem_width, *(s.width for s in self.stages), self.head_width)
         if any(w < 16 or w % 16 for w in widths):
-            raise ConfigError(f"widths {widths} (stem, stages, head) are not all multiples of 16: choose 16, 32, 48 ...")
+            raise ConfigError(
+                f"widths {widths} (stem, stages, head) are not all multiples of 16: choose 16, 32, 48 ..."
+            )
 
     @classmethod
     def from_dict(cls, data: dict) -> "StreetArchitecture":
         """Rebuild an architecture; raises `ArtifactError` if the dictionary is none."""
         if not isinstance(data, dict) or not isinstance(data.get("stages"), list | tuple):
             raise ArtifactError("this is not an architecture of the space street: it has no stages")
-        return super().from_dict({**data, "stages": [Stage.from_dict(s) if isinstance(s, dict) else s for s in data["stages"]]})
+        return super().from_dict(
+            {**data, "stages": [Stage.from_dict(s) if isinstance(s, dict) else s for s in data["stages"]]}
+        )
 
     @property
     def id(self) -> str:
@@ -99,7 +110,9 @@ def street_specs(arch: StreetArchitecture, size: tuple[int, int], num_classes: i
         specs += get_part(name, "operator").keys(at[stage - (stride == 2)], inputs, outputs, stride=stride)
     last = arch.stages[-1].width
     specs += get_part(arch.context, "context").keys(at[len(arch.stages) - 1], last, last)
-    return specs + get_part(arch.head, "head").keys(size, [s.width for s in arch.stages], arch.head_width, num_classes=num_classes)
+    return specs + get_part(arch.head, "head").keys(
+        size, [s.width for s in arch.stages], arch.head_width, num_classes=num_classes
+    )
 
 
 def receptive_field(arch: StreetArchitecture) -> int:
@@ -139,7 +152,18 @@ class StreetNetwork(SegNetwork):
 # %% ../../nbs/search/23_street.ipynb #cell014
 Widths = Annotated[tuple[int, ...], Field(min_length=1)]
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
-OPERATORS = ("dilated", "inverted2", "inverted4", "res_conv", "res_conv_2x", "res_zoom", "res_zoom_2x", "separable3", "separable5", "stdc")
+OPERATORS = (
+    "dilated",
+    "inverted2",
+    "inverted4",
+    "res_conv",
+    "res_conv_2x",
+    "res_zoom",
+    "res_zoom_2x",
+    "separable3",
+    "separable5",
+    "stdc",
+)
 
 
 class StreetSpace(Config):
@@ -156,7 +180,12 @@ class StreetSpace(Config):
 
     @model_validator(mode="after")
     def _check(self) -> "StreetSpace":
-        for names, role in ((self.stems, "stem"), (self.operators, "operator"), (self.contexts, "context"), (self.heads, "head")):
+        for names, role in (
+            (self.stems, "stem"),
+            (self.operators, "operator"),
+            (self.contexts, "context"),
+            (self.heads, "head"),
+        ):
             for name in names:
                 get_part(name, role)
         if min(*self.depths[0], *self.depths[1]) < 1 or min(self.depths[2]) < 0:
@@ -166,7 +195,10 @@ class StreetSpace(Config):
     def count(self) -> int:
         """How many networks there are."""
         ends = len(self.stems) * len(self.stem_widths) * len(self.contexts) * len(self.heads) * len(self.head_widths)
-        stages = [sum(1 if d == 0 else len(widths) * len(self.operators) ** d for d in depths) for widths, depths in zip(self.widths, self.depths, strict=True)]
+        stages = [
+            sum(1 if d == 0 else len(widths) * len(self.operators) ** d for d in depths)
+            for widths, depths in zip(self.widths, self.depths, strict=True)
+        ]
         return ends * stages[0] * stages[1] * stages[2]
 
 # %% ../../nbs/search/23_street.ipynb #cell017
@@ -195,20 +227,35 @@ def sample_street(space: StreetSpace, generator: Generator) -> StreetArchitectur
     for widths, depths in zip(space.widths, space.depths, strict=True):
         width, depth = _pick(widths, generator), _pick(depths, generator)
         stages += [Stage(width, tuple(_pick(space.operators, generator) for _ in range(depth)))] if depth else []
-    return StreetArchitecture(_pick(space.stems, generator), _pick(space.stem_widths, generator), tuple(stages),
-                              _pick(space.contexts, generator), _pick(space.heads, generator), _pick(space.head_widths, generator))
+    return StreetArchitecture(
+        _pick(space.stems, generator),
+        _pick(space.stem_widths, generator),
+        tuple(stages),
+        _pick(space.contexts, generator),
+        _pick(space.heads, generator),
+        _pick(space.head_widths, generator),
+    )
 
 # %% ../../nbs/search/23_street.ipynb #cell019
 def mutate_street(space: StreetSpace, arch: StreetArchitecture, generator: Generator) -> StreetArchitecture:
     """A copy of `arch` with one choice drawn anew (it may happen to draw the old value)."""
-    kind = _pick(("operator",) * 4 + ("width",) * 2 + ("depth",) * 2 + ("stem", "stem_width", "context", "head", "head_width"), generator)
-    frame = {"stem": space.stems, "stem_width": space.stem_widths, "context": space.contexts, "head": space.heads, "head_width": space.head_widths}
+    kind = _pick(
+        ("operator",) * 4 + ("width",) * 2 + ("depth",) * 2 + ("stem", "stem_width", "context", "head", "head_width"),
+        generator,
+    )
+    frame = {
+        "stem": space.stems,
+        "stem_width": space.stem_widths,
+        "context": space.contexts,
+        "head": space.heads,
+        "head_width": space.head_widths,
+    }
     if kind in frame:
         return replace(arch, **{kind: _pick(frame[kind], generator)})
     number = _pick(range(3 if kind == "depth" else len(arch.stages)), generator)
     stage = arch.stages[number] if number < len(arch.stages) else Stage(_pick(space.widths[number], generator), ())
     changed = _changed_stage(space, stage, number, kind, generator)
-    stages = [*arch.stages[:number], *([changed] if changed.operators else []), *arch.stages[number + 1:]]
+    stages = [*arch.stages[:number], *([changed] if changed.operators else []), *arch.stages[number + 1 :]]
     return replace(arch, stages=tuple(stages))
 
 
@@ -217,7 +264,10 @@ def _changed_stage(space: StreetSpace, stage: Stage, number: int, kind: str, gen
         return replace(stage, width=_pick(space.widths[number], generator))
     if kind == "operator":
         place = _pick(range(len(stage.operators)), generator)
-        return replace(stage, operators=(*stage.operators[:place], _pick(space.operators, generator), *stage.operators[place + 1:]))
+        return replace(
+            stage,
+            operators=(*stage.operators[:place], _pick(space.operators, generator), *stage.operators[place + 1 :]),
+        )
     now, depths = len(stage.operators), space.depths[number]
     lower, higher = [d for d in depths if d < now], [d for d in depths if d > now]
     depth = _pick([*([max(lower)] if lower else []), *([min(higher)] if higher else [])] or [now], generator)
@@ -227,10 +277,17 @@ def _changed_stage(space: StreetSpace, stage: Stage, number: int, kind: str, gen
 # %% ../../nbs/search/23_street.ipynb #cell022
 def encode_street(space: StreetSpace, arch: StreetArchitecture) -> Tensor:
     """`arch` as numbers between 0 and 1: stem, stem width, context, head, head width; for each stage its width, depth and operators by layer."""
+
     def one_hot(names: Sequence[str], name: str | None) -> list[float]:
         return [float(n == name) for n in names]
 
-    code = [*one_hot(space.stems, arch.stem), arch.stem_width / max(space.stem_widths), *one_hot(space.contexts, arch.context), *one_hot(space.heads, arch.head), arch.head_width / max(space.head_widths)]
+    code = [
+        *one_hot(space.stems, arch.stem),
+        arch.stem_width / max(space.stem_widths),
+        *one_hot(space.contexts, arch.context),
+        *one_hot(space.heads, arch.head),
+        arch.head_width / max(space.head_widths),
+    ]
     for number, (widths, depths) in enumerate(zip(space.widths, space.depths, strict=True)):
         stage = arch.stages[number] if number < len(arch.stages) else Stage(0, ())
         code += [stage.width / max(widths), len(stage.operators) / max(*depths, 1)]
@@ -242,9 +299,19 @@ def encode_street(space: StreetSpace, arch: StreetArchitecture) -> Tensor:
 def contains(space: StreetSpace, arch: StreetArchitecture) -> bool:
     """Whether a network belongs to the space."""
     stages = [*arch.stages, *[None] * (3 - len(arch.stages))]
-    fits = [(0 in depths) if s is None else s.width in widths and len(s.operators) in depths and set(s.operators) <= set(space.operators)
-            for s, widths, depths in zip(stages, space.widths, space.depths, strict=True)]
-    frame = ((arch.stem, space.stems), (arch.stem_width, space.stem_widths), (arch.context, space.contexts), (arch.head, space.heads), (arch.head_width, space.head_widths))
+    fits = [
+        (0 in depths)
+        if s is None
+        else s.width in widths and len(s.operators) in depths and set(s.operators) <= set(space.operators)
+        for s, widths, depths in zip(stages, space.widths, space.depths, strict=True)
+    ]
+    frame = (
+        (arch.stem, space.stems),
+        (arch.stem_width, space.stem_widths),
+        (arch.context, space.contexts),
+        (arch.head, space.heads),
+        (arch.head_width, space.head_widths),
+    )
     return all(fits) and all(value in allowed for value, allowed in frame)
 
 

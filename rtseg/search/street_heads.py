@@ -60,12 +60,19 @@ class PlainHead(Head):
     @classmethod
     def join_keys(cls, sizes: Sequence[tuple[int, int]], channels: Sequence[int], width: int) -> list[OpSpec]:
         """One piece a map; its stride is the factor of the enlargement."""
-        return [OpSpec("plain_level", *s, c, width, 1 << i) for i, (s, c) in enumerate(zip(sizes, channels, strict=True))]
+        return [
+            OpSpec("plain_level", *s, c, width, 1 << i) for i, (s, c) in enumerate(zip(sizes, channels, strict=True))
+        ]
 
     @classmethod
     def pieces(cls) -> dict:
         """A map's 1x1 convolution and enlargement."""
-        return {"plain_level": (lambda s: nn.Sequential(ConvBNAct(s.in_channels, s.out_channels, 1, act="none"), Enlarge(s.stride)), {"resizes": 1})}
+        return {
+            "plain_level": (
+                lambda s: nn.Sequential(ConvBNAct(s.in_channels, s.out_channels, 1, act="none"), Enlarge(s.stride)),
+                {"resizes": 1},
+            )
+        }
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         size = size_of(maps[0])
@@ -89,16 +96,26 @@ class FusionHead(Head):
     def join_keys(cls, sizes: Sequence[tuple[int, int]], channels: Sequence[int], width: int) -> list[OpSpec]:
         """The fine map, the coarse map (its stride is the factor of the enlargement), the convolution behind them."""
         deep = OpSpec("fusion_deep", *sizes[-1], channels[-1], width, 1 << (len(channels) - 1))
-        return [OpSpec("fusion_fine", *sizes[0], channels[0], width), deep, OpSpec("fusion_refine", *sizes[0], width, width)]
+        return [
+            OpSpec("fusion_fine", *sizes[0], channels[0], width),
+            deep,
+            OpSpec("fusion_refine", *sizes[0], width, width),
+        ]
 
     @classmethod
     def pieces(cls) -> dict:
         """The three of `join_keys`."""
-        def deep(s: OpSpec) -> nn.Module:
-            return nn.Sequential(Enlarge(s.stride), depthwise(s.in_channels), nn.Conv2d(s.in_channels, s.out_channels, 1, bias=False))
 
-        return {"fusion_fine": (lambda s: ConvBNAct(s.in_channels, s.out_channels, 1), {}), "fusion_deep": (deep, {"resizes": 1}),
-                "fusion_refine": (lambda s: SeparableConv(s.in_channels, s.out_channels, bias=False), {})}
+        def deep(s: OpSpec) -> nn.Module:
+            return nn.Sequential(
+                Enlarge(s.stride), depthwise(s.in_channels), nn.Conv2d(s.in_channels, s.out_channels, 1, bias=False)
+            )
+
+        return {
+            "fusion_fine": (lambda s: ConvBNAct(s.in_channels, s.out_channels, 1), {}),
+            "fusion_deep": (deep, {"resizes": 1}),
+            "fusion_refine": (lambda s: SeparableConv(s.in_channels, s.out_channels, bias=False), {}),
+        }
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         return self.classify(self.refine(self.fuse(maps[0], maps[-1])))
@@ -112,7 +129,9 @@ class AttentionHead(Head):
 
     def __init__(self, channels: Sequence[int], width: int, num_classes: int):
         super().__init__()
-        self.levels = nn.ModuleList(nn.Sequential(ConvBNAct(c, width), AttentionRefinement(width)) for c in channels[1:])
+        self.levels = nn.ModuleList(
+            nn.Sequential(ConvBNAct(c, width), AttentionRefinement(width)) for c in channels[1:]
+        )
         self.fuse = FeatureFusion(channels[0] + width, width)
         self.classify = classifier(width, num_classes)
 
@@ -125,10 +144,16 @@ class AttentionHead(Head):
     @classmethod
     def pieces(cls) -> dict:
         """A coarse map's refinement and enlargement by two; the fusion of a concatenation."""
-        def level(s: OpSpec) -> nn.Module:
-            return nn.Sequential(ConvBNAct(s.in_channels, s.out_channels), AttentionRefinement(s.out_channels), Enlarge(2))
 
-        return {"attention_level": (level, {"resizes": 1}), "attention_fuse": (lambda s: FeatureFusion(s.in_channels, s.out_channels), {"joins": True})}
+        def level(s: OpSpec) -> nn.Module:
+            return nn.Sequential(
+                ConvBNAct(s.in_channels, s.out_channels), AttentionRefinement(s.out_channels), Enlarge(2)
+            )
+
+        return {
+            "attention_level": (level, {"resizes": 1}),
+            "attention_fuse": (lambda s: FeatureFusion(s.in_channels, s.out_channels), {"joins": True}),
+        }
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         y = None

@@ -102,7 +102,9 @@ class Separable3(Residual):
     @classmethod
     def make_body(cls, in_channels: int, out_channels: int, stride: int) -> nn.Module:
         """Depthwise and pointwise convolution, each with batch norm."""
-        return nn.Sequential(depthwise(in_channels, cls.kernel, stride=stride), ConvBNAct(in_channels, out_channels, 1, act="none"))
+        return nn.Sequential(
+            depthwise(in_channels, cls.kernel, stride=stride), ConvBNAct(in_channels, out_channels, 1, act="none")
+        )
 
 
 @register_part
@@ -169,7 +171,9 @@ class Stem(Part):
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
         first, second = round_channels(out_channels / 2), round_channels(0.75 * out_channels)
-        self.steps = nn.Sequential(ConvBNAct(in_channels, first, stride=2), *self.make_steps(first, second, out_channels))
+        self.steps = nn.Sequential(
+            ConvBNAct(in_channels, first, stride=2), *self.make_steps(first, second, out_channels)
+        )
 
     @staticmethod
     def make_steps(first: int, second: int, third: int) -> tuple[nn.Module, nn.Module]:

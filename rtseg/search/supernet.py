@@ -33,15 +33,28 @@ class Cell(nn.Module):
         ends = [end_widths(space, role) for role in ROLES]
         inputs = _widths(space, scale, [stem for stem, _ in ends] if layer == 0 else ())
         wide = max(inputs.values())
-        self.keep = MixedOp(wide, _widths(space, scale, [head for _, head in ends]) if last else _widths(space, scale), space.operators)
-        self.down = MixedOp(wide, _widths(space, scale + 1), space.operators, stride=2) if scale < 2 and not last else None
+        self.keep = MixedOp(
+            wide, _widths(space, scale, [head for _, head in ends]) if last else _widths(space, scale), space.operators
+        )
+        self.down = (
+            MixedOp(wide, _widths(space, scale + 1), space.operators, stride=2) if scale < 2 and not last else None
+        )
 
-    def forward(self, x: Tensor, active: Sequence[str], keep: tuple[int, Tensor] | None, down: tuple[int, Tensor] | None, *,
-                accumulate: bool = False) -> tuple[Tensor | None, Tensor | None]:
+    def forward(
+        self,
+        x: Tensor,
+        active: Sequence[str],
+        keep: tuple[int, Tensor] | None,
+        down: tuple[int, Tensor] | None,
+        *,
+        accumulate: bool = False,
+    ) -> tuple[Tensor | None, Tensor | None]:
         """Inputs stacked along the batch; `keep` and `down` are (width, inputs x operators coefficients), or None where nothing is wanted."""
         small = resize(x, half(x)) if set(active) & set(ZOOM) else None
-        return tuple(mixed(op, x, small, wanted[0], active, wanted[1], accumulate=accumulate) if wanted else None
-                     for op, wanted in ((self.keep, keep), (self.down, down)))
+        return tuple(
+            mixed(op, x, small, wanted[0], active, wanted[1], accumulate=accumulate) if wanted else None
+            for op, wanted in ((self.keep, keep), (self.down, down))
+        )
 
 # %% ../../nbs/search/05_supernet.ipynb #cell008
 class Unit(nn.Module):
@@ -63,7 +76,9 @@ class Climb(nn.Module):
     def __init__(self, space: SearchSpace, scale: int, ends: tuple[int, int]):
         super().__init__()
         low, high = (channels(space.base_width, s, ends[1]) for s in (scale, scale + 1))
-        self.lateral = max(channels(space.base_width, scale, w) for w in (space.widths[-1], *(ends[:1] if scale == 0 else ())))
+        self.lateral = max(
+            channels(space.base_width, scale, w) for w in (space.widths[-1], *(ends[:1] if scale == 0 else ()))
+        )
         self.arm, self.refine = Unit(high, low, 1), Unit(low + self.lateral, low)
 
     def forward(self, coarse: Tensor, passed: Tensor) -> Tensor:
@@ -96,8 +111,12 @@ class Ends(nn.Module):
         ends = end_widths(space, role)
         first, last = round_channels(4 * space.base_width * ends[0] / 12), channels(space.base_width, 0, ends[0])
         pairs = [(first, last), (last, last)]
-        self.stem = nn.Sequential(Unit(3, first, stride=2), *(nn.Sequential(Unit(a, b, stride=2), Unit(b, b)) for a, b in pairs))
-        self.climbs = nn.ModuleDict({str(t): nn.ModuleList(Climb(space, s, ends) for s in reversed(range(t))) for t in (1, 2)})
+        self.stem = nn.Sequential(
+            Unit(3, first, stride=2), *(nn.Sequential(Unit(a, b, stride=2), Unit(b, b)) for a, b in pairs)
+        )
+        self.climbs = nn.ModuleDict(
+            {str(t): nn.ModuleList(Climb(space, s, ends) for s in reversed(range(t))) for t in (1, 2)}
+        )
         width = channels(space.base_width, 0, ends[1])
         self.heads = nn.ModuleDict({_name(lasts): Head(len(lasts) * width, num_classes) for lasts in PREDICTIONS})
 
@@ -114,10 +133,19 @@ class Supernet(nn.Module):
         self.space, self.num_classes = space, num_classes
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.cells = nn.ModuleList(nn.ModuleList(Cell(space, layer, s) for s in range(min(layer, 2) + 1)) for layer in range(space.layers))
+            self.cells = nn.ModuleList(
+                nn.ModuleList(Cell(space, layer, s) for s in range(min(layer, 2) + 1)) for layer in range(space.layers)
+            )
             self.ends = nn.ModuleDict({role: Ends(space, role, num_classes) for role in ROLES})
 
-    def forward(self, x: Tensor, weights: ArchWeights, predictions: Sequence[tuple[int, ...]] = PREDICTIONS, *, accumulate: bool = False) -> tuple[Tensor, ...]:
+    def forward(
+        self,
+        x: Tensor,
+        weights: ArchWeights,
+        predictions: Sequence[tuple[int, ...]] = PREDICTIONS,
+        *,
+        accumulate: bool = False,
+    ) -> tuple[Tensor, ...]:
         """Logits at 1/8 for each group of branch ends in `predictions`; `accumulate` as in `slimmable`, for steps that end in `backward()`."""
         maps = branch_maps(self, x, weights, sorted({s for lasts in predictions for s in lasts}), accumulate=accumulate)
         return tuple(self.predict(maps, lasts, weights.role) for lasts in predictions)
@@ -162,13 +190,17 @@ def _gather(weights: ArchWeights, layer: int, s: int, results: dict) -> tuple[Te
     """The inputs of a cell stacked along the batch, and their weights."""
     if layer == 0:
         return results["stem"], weights.ops[0].new_ones(1)
-    found = [(results.get((layer - 1, s - 1, 2)), weights.down[s - 1][layer - s] if s else None),
-             (results.get((layer - 1, s, 1)), (1 - weights.down[s - 1][layer - s]) if s else weights.ops[0].new_ones(()))]
+    found = [
+        (results.get((layer - 1, s - 1, 2)), weights.down[s - 1][layer - s] if s else None),
+        (results.get((layer - 1, s, 1)), (1 - weights.down[s - 1][layer - s]) if s else weights.ops[0].new_ones(())),
+    ]
     maps, shares = zip(*((m, p) for m, p in found if m is not None and float(p.detach()) > 0), strict=True)
     return (torch.cat(maps) if len(maps) > 1 else maps[0]), torch.stack(shares)
 
 # %% ../../nbs/search/05_supernet.ipynb #cell021
-def run_cells(supernet: Supernet, x: Tensor, weights: ArchWeights, lasts: Sequence[int], *, accumulate: bool = False) -> tuple[dict, dict]:
+def run_cells(
+    supernet: Supernet, x: Tensor, weights: ArchWeights, lasts: Sequence[int], *, accumulate: bool = False
+) -> tuple[dict, dict]:
     """(final map by last scale, average passed map by (last, scale)): the part of the supernet between stem and decoder."""
     space, names = supernet.space, supernet.space.operators
     walks, keeps, downs = _wanted(weights, lasts)
@@ -182,9 +214,12 @@ def run_cells(supernet: Supernet, x: Tensor, weights: ArchWeights, lasts: Sequen
             _note_passed(passed, walks, here, inputs, shares)
             active, keep, down = _coefficients(weights, layer, s, shares)
             results[layer, s, 1], results[layer, s, 2] = cell(
-                inputs, [names[k] for k in active],
+                inputs,
+                [names[k] for k in active],
                 (_out_width(space, weights, layer + 1, s), keep) if here in keeps else None,
-                (_out_width(space, weights, layer + 1, s + 1), down) if here in downs else None, accumulate=accumulate)
+                (_out_width(space, weights, layer + 1, s + 1), down) if here in downs else None,
+                accumulate=accumulate,
+            )
     return {last: results[space.layers - 1, last, 1] for last in lasts}, passed
 
 
@@ -206,10 +241,14 @@ def _average(terms: Sequence[tuple[Tensor, Tensor]], channels: int) -> Tensor:
     return total
 
 
-def branch_maps(supernet: Supernet, x: Tensor, weights: ArchWeights, lasts: Sequence[int], *, accumulate: bool = False) -> dict[int, Tensor]:
+def branch_maps(
+    supernet: Supernet, x: Tensor, weights: ArchWeights, lasts: Sequence[int], *, accumulate: bool = False
+) -> dict[int, Tensor]:
     """The map at 1/8 with which each branch arrives at the fusion, by its last scale; x is N x 3 x H x W, multiples of 32."""
     if x.shape[2] % 32 or x.shape[3] % 32:
-        raise ConfigError(f"image of {x.shape[2]} x {x.shape[3]} does not fit the supernet: height and width must be multiples of 32")
+        raise ConfigError(
+            f"image of {x.shape[2]} x {x.shape[3]} does not fit the supernet: height and width must be multiples of 32"
+        )
     ends = supernet.ends[weights.role]
     x = ends.stem(x.contiguous(memory_format=torch.channels_last))
     finals, passed = run_cells(supernet, x, weights, lasts, accumulate=accumulate)
@@ -221,5 +260,8 @@ def branch_maps(supernet: Supernet, x: Tensor, weights: ArchWeights, lasts: Sequ
 # %% ../../nbs/search/05_supernet.ipynb #cell033
 def run_path(supernet: Supernet, x: Tensor, arch: Architecture, *, role: str = "student") -> Tensor:
     """The supernet's own logits at 1/8 for a decided architecture (branches of full length): N x classes x H/8 x W/8."""
-    maps = {b.last: branch_maps(supernet, x, branch_weights(supernet.space, b, role), (b.last,))[b.last] for b in arch.branches}
+    maps = {
+        b.last: branch_maps(supernet, x, branch_weights(supernet.space, b, role), (b.last,))[b.last]
+        for b in arch.branches
+    }
     return supernet.predict(maps, tuple(b.last for b in arch.branches), role)

@@ -35,7 +35,9 @@ def parse_target(text: str) -> Target:
     runtime, *rest = text.split(":")
     check_choice(runtime, RUNTIMES.names(), what="runtime")
     if len(rest) > 2 or (len(rest) == 2 and not (rest[1].isdigit() and int(rest[1]))):
-        raise ConfigError(f"target '{text}' is none: write runtime, runtime:precision or runtime:precision:threads, such as openvino:fp32:1")
+        raise ConfigError(
+            f"target '{text}' is none: write runtime, runtime:precision or runtime:precision:threads, such as openvino:fp32:1"
+        )
     return Target(runtime, rest[0] if rest else "fp32", int(rest[1]) if len(rest) == 2 else 1)
 
 # %% ../../nbs/search/28_table_latencies.ipynb #cell006
@@ -46,7 +48,14 @@ def unmeasured(table: TrainedTable, targets: Sequence[Target]) -> list[tuple[str
     return [(network, target) for network in networks for target in targets if (network, str(target)) not in known]
 
 
-def measure_table(folder: str | Path, targets: Sequence[Target], *, minutes: float | None = None, max_seconds: float = 1.5, log: Callable[[str], None] | None = None) -> int:
+def measure_table(
+    folder: str | Path,
+    targets: Sequence[Target],
+    *,
+    minutes: float | None = None,
+    max_seconds: float = 1.5,
+    log: Callable[[str], None] | None = None,
+) -> int:
     """Measure the networks of a table's folder that lack a latency, for at most `minutes`; appends to the folder as it goes, returns how many are left."""
     folder, started = Path(folder), time.perf_counter()
     table = load_table(folder)
@@ -56,7 +65,9 @@ def measure_table(folder: str | Path, targets: Sequence[Target], *, minutes: flo
         if minutes is not None and time.perf_counter() - started > 60 * minutes:
             return len(missing) - done
         module = table.space.build(table.architecture(network), table.info.num_classes).eval()
-        runtime = load_runtime(module, runtime=target.runtime, precision=target.precision, threads=target.threads, shape=shape)
+        runtime = load_runtime(
+            module, runtime=target.runtime, precision=target.precision, threads=target.threads, shape=shape
+        )
         found.append(MeasuredNetwork(network, measure_latency(runtime, shape, max_seconds=max_seconds, rounds=3)))
         write_lines(folder / LATENCIES, found)
         if log is not None:

@@ -34,31 +34,55 @@ class PlanEntry(Value):
 def bin_edges(low: float, high: float, bins: int) -> tuple[float, ...]:
     """The edges (ms) of `bins` bins of equal ratio between two latencies; raises `ConfigError` for an impossible range."""
     if not 0 < low < high < math.inf or bins < 1:
-        raise ConfigError(f"a range of {low:g} to {high:g} ms in {bins} bins is impossible: give two latencies above 0, the lower first, and at least one bin")
+        raise ConfigError(
+            f"a range of {low:g} to {high:g} ms in {bins} bins is impossible: give two latencies above 0, the lower first, and at least one bin"
+        )
     return tuple(low * (high / low) ** (i / bins) for i in range(bins + 1))
 
 
-def draw_between(space: Space, ruler: Callable[[Any], float], low: float, high: float, *, generator: torch.Generator, taken: set[str], patience: int = 20_000) -> Any:
+def draw_between(
+    space: Space,
+    ruler: Callable[[Any], float],
+    low: float,
+    high: float,
+    *,
+    generator: torch.Generator,
+    taken: set[str],
+    patience: int = 20_000,
+) -> Any:
     """A random architecture with `low` <= ruler < `high` (ms) whose id is not in `taken`; raises `InfeasibleError` after `patience` draws."""
     for _ in range(patience):
         arch = space.sample(generator)
         if low <= ruler(arch) < high and arch.id not in taken:
             return arch
-    raise InfeasibleError(f"no new network of the space {space.name} between {low:.3g} and {high:.3g} ms in {patience} draws: change the range, or take fewer networks")
+    raise InfeasibleError(
+        f"no new network of the space {space.name} between {low:.3g} and {high:.3g} ms in {patience} draws: change the range, or take fewer networks"
+    )
 
 # %% ../../nbs/search/25_table_plan.ipynb #cell007
-def make_plan(space: Space, rulers: Sequence[Callable[[Any], float]], ranges: Sequence[tuple[float, float]], *, networks: int, repeats: int, bins: int = 4, seed: int = 0) -> list[PlanEntry]:
+def make_plan(
+    space: Space,
+    rulers: Sequence[Callable[[Any], float]],
+    ranges: Sequence[tuple[float, float]],
+    *,
+    networks: int,
+    repeats: int,
+    bins: int = 4,
+    seed: int = 0,
+) -> list[PlanEntry]:
     """`networks` different networks in `bins` bins of each ruler's range (low, high in ms), `repeats` of them with seeds 0, 1 and 2.
 
     Raises `ConfigError` for an impossible request and `InfeasibleError` where the space has no network in a bin."""
     if networks < 1 or not 0 <= repeats <= networks or len(rulers) != len(ranges) or not rulers:
-        raise ConfigError(f"{networks} networks, {repeats} of them repeated, {len(rulers)} rulers and {len(ranges)} ranges do not fit: repeat at most as many as there are, with a range for each ruler")
+        raise ConfigError(
+            f"{networks} networks, {repeats} of them repeated, {len(rulers)} rulers and {len(ranges)} ranges do not fit: repeat at most as many as there are, with a range for each ruler"
+        )
     edges, generator = [bin_edges(*limits, bins) for limits in ranges], torch.Generator().manual_seed(seed)
     every, taken, plan = networks // repeats if repeats else networks + 1, set(), []
     block: list[PlanEntry] = []
     for i in range(networks):
         ruler, place = i // bins % len(rulers), i % bins
-        arch = draw_between(space, rulers[ruler], *edges[ruler][place:place + 2], generator=generator, taken=taken)
+        arch = draw_between(space, rulers[ruler], *edges[ruler][place : place + 2], generator=generator, taken=taken)
         taken.add(arch.id)
         block.append(PlanEntry(arch.to_dict(), 0, ruler, place))
         plan.append(block[-1])

@@ -39,11 +39,14 @@ ENTRY, RECORD, PLAN = "entry", "record", "plan"
 
 def entry_of(number: int, trials: Sequence[Any]) -> int:
     """The plan's entry for a trial without predecessor: how many such trials came before it."""
-    return sum(t.number < number and "retry_of" not in t.user_attrs and t.user_attrs.get("reason") != SURPLUS for t in trials)
+    return sum(
+        t.number < number and "retry_of" not in t.user_attrs and t.user_attrs.get("reason") != SURPLUS for t in trials
+    )
 
 
 def in_order() -> Any:
     """A sampler that hands out the entries of a plan one after the other."""
+
     class InOrder(load_optuna().samplers.BaseSampler):
         def infer_relative_search_space(self, study: Any, trial: Any) -> dict:
             return {}
@@ -72,8 +75,14 @@ class TableJob:
         """Train the entry that the trial is given, leave the record in the trial, return the last validation mIoU."""
         entry = trial.suggest_int(ENTRY, 0, CAPACITY)
         folder = own_folder(self.folder / "unfinished" / self.recipe, trial)
-        told = [t.user_attrs[RECORD] for t in trial.study.get_trials(deepcopy=False) if t.params.get(ENTRY) == entry and RECORD in t.user_attrs]
-        record = TrainedNetwork.from_dict(told[0]) if told else self.train(entry, folder)  # a worker may die between its record and its last word
+        told = [
+            t.user_attrs[RECORD]
+            for t in trial.study.get_trials(deepcopy=False)
+            if t.params.get(ENTRY) == entry and RECORD in t.user_attrs
+        ]
+        record = (
+            TrainedNetwork.from_dict(told[0]) if told else self.train(entry, folder)
+        )  # a worker may die between its record and its last word
         trial.set_user_attr(RECORD, record.to_dict())
         shutil.rmtree(folder, ignore_errors=True)
         return (record.val_miou[-1],)
@@ -85,22 +94,57 @@ class TableJob:
         seed_everything(planned.seed)
         network = open_space(self.info.space).build(arch, self.info.num_classes)
         config = self.config.model_copy(update={"seed": planned.seed})
-        trainer = Trainer(network, self.splits["train"], config=config, folder=folder, val=self.splits["val"], resume=True, progress=False)
+        trainer = Trainer(
+            network,
+            self.splits["train"],
+            config=config,
+            folder=folder,
+            val=self.splits["val"],
+            resume=True,
+            progress=False,
+        )
         trainer.fit()
         report, lines = evaluate(network, self.splits["test"], batch_size=config.eval_batch_size), trainer.records()
-        receipt = {"made": datetime.now(UTC).isoformat(timespec="seconds"), "device": device_record(), "versions": library_versions(), "commit": git_state()["commit"],
-                   "seconds_here": round(time.perf_counter() - started, 1), "cpu_seconds_here": round(time.process_time() - used, 1), "images": {name: len(split) for name, split in self.splits.items()}}
-        return TrainedNetwork(arch.id, planned.architecture, planned.seed, self.recipe, entry, planned.bin, tuple(round(sum(line["losses"].values()), 5) for line in lines),
-                              tuple(round(line["miou"], 5) for line in lines), round(report.miou, 5), tuple(None if v is None else round(v, 4) for v in report.iou),
-                              count_parameters(network), round(count_macs(network, (1, 3, *self.info.timed_size)) / 1e9, 5), round(sum(line["seconds"] for line in lines), 1), receipt)
+        receipt = {
+            "made": datetime.now(UTC).isoformat(timespec="seconds"),
+            "device": device_record(),
+            "versions": library_versions(),
+            "commit": git_state()["commit"],
+            "seconds_here": round(time.perf_counter() - started, 1),
+            "cpu_seconds_here": round(time.process_time() - used, 1),
+            "images": {name: len(split) for name, split in self.splits.items()},
+        }
+        return TrainedNetwork(
+            arch.id,
+            planned.architecture,
+            planned.seed,
+            self.recipe,
+            entry,
+            planned.bin,
+            tuple(round(sum(line["losses"].values()), 5) for line in lines),
+            tuple(round(line["miou"], 5) for line in lines),
+            round(report.miou, 5),
+            tuple(None if v is None else round(v, 4) for v in report.iou),
+            count_parameters(network),
+            round(count_macs(network, (1, 3, *self.info.timed_size)) / 1e9, 5),
+            round(sum(line["seconds"] for line in lines), 1),
+            receipt,
+        )
 
 # %% ../../nbs/search/27_table_training.ipynb #cell011
 def identity_of(info: TableInfo, recipe: str, config: TrainConfig, plan: Sequence[PlanEntry]) -> dict:
     """What must agree between all workers of a study; of the recipe what it states, so that a setting which is invented later does not end a table."""
     stated = config.model_dump(mode="json", exclude_unset=True)
     settings = {k: v for k, v in stated.items() if k not in ("workers", "device", "eval_batch_size", "cache", "seed")}
-    return {"space": {"name": info.space, **info.settings}, "data": info.data, "images": info.images, "classes": info.num_classes, "trained size": list(info.trained_size),
-            "recipe": {"name": recipe, **settings}, "plan": plan_id(plan)}
+    return {
+        "space": {"name": info.space, **info.settings},
+        "data": info.data,
+        "images": info.images,
+        "classes": info.num_classes,
+        "trained size": list(info.trained_size),
+        "recipe": {"name": recipe, **settings},
+        "plan": plan_id(plan),
+    }
 
 
 def planned(storage: Any) -> list[PlanEntry] | None:
@@ -112,7 +156,15 @@ def planned(storage: Any) -> list[PlanEntry] | None:
 
 def begin_or_join(storage: Any, info: TableInfo, recipe: str, config: TrainConfig, plan: Sequence[PlanEntry]) -> Any:
     """The study of a recipe; raises `ConfigError` where the journal is about another space, data set, recipe or plan."""
-    study = open_study(storage, recipe, identity=identity_of(info, recipe, config, plan), objectives=("miou",), sampler=in_order(), pruner=load_optuna().pruners.NopPruner(), resume=True)
+    study = open_study(
+        storage,
+        recipe,
+        identity=identity_of(info, recipe, config, plan),
+        objectives=("miou",),
+        sampler=in_order(),
+        pruner=load_optuna().pruners.NopPruner(),
+        resume=True,
+    )
     if PLAN not in study.user_attrs:
         study.set_user_attr(PLAN, [json.loads(json.dumps(e.to_dict())) for e in plan])
     return study
@@ -122,8 +174,10 @@ def wanted(plan: Sequence[PlanEntry], networks: int) -> list[PlanEntry]:
     """The beginning of a plan up to its `networks`-th network and that one's repetitions; raises `ConfigError` if the plan is shorter."""
     firsts = [i for i, e in enumerate(plan) if e.seed == 0]
     if not 1 <= networks <= len(firsts):
-        raise ConfigError(f"the plan of this table has {len(firsts)} networks, not {networks}: ask for 1 to {len(firsts)}, or begin a table in a new folder")
-    return list(plan[:firsts[networks] if networks < len(firsts) else len(plan)])
+        raise ConfigError(
+            f"the plan of this table has {len(firsts)} networks, not {networks}: ask for 1 to {len(firsts)}, or begin a table in a new folder"
+        )
+    return list(plan[: firsts[networks] if networks < len(firsts) else len(plan)])
 
 # %% ../../nbs/search/27_table_training.ipynb #cell014
 def finished(study: Any) -> list[TrainedNetwork]:
@@ -147,7 +201,9 @@ def progress_text(study: Any, total: int) -> str:
     return f"{len(done)} of {total} trained, {mean:.0f} s each, {workers} workers, about {left / 3600:.1f} h to go"
 
 
-def train_table(job: TableJob, *, networks: int, storage: str | Path | None = None, progress: bool = True) -> list[TrainedNetwork]:
+def train_table(
+    job: TableJob, *, networks: int, storage: str | Path | None = None, progress: bool = True
+) -> list[TrainedNetwork]:
     """Train what is left of the first `networks` networks of the plan, in company of any other workers; the records so far.
 
     Raises `ConfigError` where the journal is about something else; writes `trainings.jsonl` into the folder after each training."""
@@ -168,7 +224,9 @@ def train_table(job: TableJob, *, networks: int, storage: str | Path | None = No
 def write_records(storage: Any, folder: Path) -> list[TrainedNetwork]:
     """Write the records of all studies of a storage into `folder`, atomically."""
     with quiet_optuna() as optuna:
-        studies = [optuna.load_study(study_name=name, storage=storage) for name in sorted(optuna.get_all_study_names(storage))]
+        studies = [
+            optuna.load_study(study_name=name, storage=storage) for name in sorted(optuna.get_all_study_names(storage))
+        ]
     records = [record for study in studies for record in finished(study)]
     write_lines(folder / TRAININGS, records)
     return records

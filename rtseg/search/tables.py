@@ -21,15 +21,31 @@ from .probes import Entry, Protocol
 from .space import SearchSpace
 
 # %% ../../nbs/search/11_tables.ipynb #cell005
-def extend_table(table: LatencyTable, more: SearchSpace | Sequence[OpSpec], *, size: tuple[int, int] | None = None, path: str | Path | None = None,
-                 log: Callable[[str], None] | None = None) -> LatencyTable:
+def extend_table(
+    table: LatencyTable,
+    more: SearchSpace | Sequence[OpSpec],
+    *,
+    size: tuple[int, int] | None = None,
+    path: str | Path | None = None,
+    log: Callable[[str], None] | None = None,
+) -> LatencyTable:
     """`table` with what it lacks of `more` (a space for images of `size`, or operators), measured here; old rows are kept, a `path` is written as it grows.
 
     Raises `DeviceMismatch` where this machine is not the table's."""
     head = table.header
     specs = table_specs_at(more, size or head.size, head.num_classes)
-    return build_table(specs, size=head.size, num_classes=head.num_classes, runtime=head.runtime, threads=head.threads, precision=head.precision,
-                       protocol=Protocol.from_dict({k: v for k, v in head.protocol.items() if k in Protocol.__dataclass_fields__}), path=path, start=table, log=log)
+    return build_table(
+        specs,
+        size=head.size,
+        num_classes=head.num_classes,
+        runtime=head.runtime,
+        threads=head.threads,
+        precision=head.precision,
+        protocol=Protocol.from_dict({k: v for k, v in head.protocol.items() if k in Protocol.__dataclass_fields__}),
+        path=path,
+        start=table,
+        log=log,
+    )
 
 
 def table_specs_at(more: SearchSpace | Sequence[OpSpec], size: tuple[int, int], num_classes: int) -> list[OpSpec]:
@@ -40,12 +56,19 @@ def table_specs_at(more: SearchSpace | Sequence[OpSpec], size: tuple[int, int], 
 def check_same(a: TableHeader, b: TableHeader, names: Sequence[str]) -> None:
     """Raise `DeviceMismatch` at the first of `names` in which two headers differ."""
     for name in names:
-        one, other = getattr(a, check_choice(name, (*MUST_AGREE, "versions"), what="field of a table's header")), getattr(b, name)
+        one, other = (
+            getattr(a, check_choice(name, (*MUST_AGREE, "versions"), what="field of a table's header")),
+            getattr(b, name),
+        )
         if one != other:
-            raise DeviceMismatch(f"the tables differ in {name} ({one!r} and {other!r}): measure both under the same conditions, or compare them with compare_tables")
+            raise DeviceMismatch(
+                f"the tables differ in {name} ({one!r} and {other!r}): measure both under the same conditions, or compare them with compare_tables"
+            )
 
 
-def merge_tables(a: LatencyTable, b: LatencyTable, *, conflict: str = "refuse", tolerance: float = 0.15) -> LatencyTable:
+def merge_tables(
+    a: LatencyTable, b: LatencyTable, *, conflict: str = "refuse", tolerance: float = 0.15
+) -> LatencyTable:
     """The rows of both; of rows in both the quieter, and where they differ by more than `tolerance`, `conflict`: "refuse" (`ConfigError`) or "quieter".
 
     Raises `DeviceMismatch` where device, runtime, precision, threads, resolution, classes or library versions differ."""
@@ -56,10 +79,21 @@ def merge_tables(a: LatencyTable, b: LatencyTable, *, conflict: str = "refuse", 
     worst = max(apart, key=apart.get, default=None)
     wide = [key for key in shared if apart[key] > tolerance]
     if wide and conflict == "refuse":
-        raise ConfigError(f"{len(wide)} of {len(shared)} rows in both tables differ by more than {tolerance:.0%}, most {worst} ({a.ms[worst]:.4g} and {b.ms[worst]:.4g} ms): "
-                          "measure again on a quiet machine, or choose conflict='quieter'")
-    rows = {**a.entries, **{key: entry if key not in a.entries else quieter(a.entries[key], entry) for key, entry in b.entries.items()}}
-    note = {"rows": [len(a.entries), len(b.entries)], "in_both": len(shared), "conflicts": len(wide), "kept": "quieter", "greatest_difference": round(apart[worst], 4) if shared else 0.0}
+        raise ConfigError(
+            f"{len(wide)} of {len(shared)} rows in both tables differ by more than {tolerance:.0%}, most {worst} ({a.ms[worst]:.4g} and {b.ms[worst]:.4g} ms): "
+            "measure again on a quiet machine, or choose conflict='quieter'"
+        )
+    rows = {
+        **a.entries,
+        **{key: entry if key not in a.entries else quieter(a.entries[key], entry) for key, entry in b.entries.items()},
+    }
+    note = {
+        "rows": [len(a.entries), len(b.entries)],
+        "in_both": len(shared),
+        "conflicts": len(wide),
+        "kept": "quieter",
+        "greatest_difference": round(apart[worst], 4) if shared else 0.0,
+    }
     return LatencyTable(replace(a.header, protocol={**a.header.protocol, "merged": note}), rows)
 
 
@@ -79,7 +113,9 @@ def ranks(values: Sequence[float]) -> np.ndarray:
 def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
     """Spearman's rank correlation (1904): Pearson's, of the ranks; raises `ConfigError` for fewer than 3 values or a constant row."""
     if len(a) != len(b) or len(a) < 3 or min(np.ptp(a), np.ptp(b)) == 0:
-        raise ConfigError(f"a rank correlation of {len(a)} and {len(b)} values cannot be said: give equally many, at least three, not all alike")
+        raise ConfigError(
+            f"a rank correlation of {len(a)} and {len(b)} values cannot be said: give equally many, at least three, not all alike"
+        )
     return float(np.corrcoef(ranks(a), ranks(b))[0, 1])
 
 # %% ../../nbs/search/11_tables.ipynb #cell015
@@ -111,7 +147,17 @@ def compare_tables(first: LatencyTable, second: LatencyTable, *, same: Sequence[
     check_same(first.header, second.header, same)
     keys = [key for key, ms in first.ms.items() if ms > 0 and second.ms.get(key, 0) > 0]
     if len(keys) < 3:
-        raise ConfigError(f"the tables share {len(keys)} rows ({first.header}; {second.header}): build both for the same space and resolution")
+        raise ConfigError(
+            f"the tables share {len(keys)} rows ({first.header}; {second.header}): build both for the same space and resolution"
+        )
     one, other = (np.array([t.ms[k] for k in keys]) for t in (first, second))
     ratio = tuple(round(float(q), 4) for q in np.percentile(other / one, [25, 50, 75]))
-    return Comparison(str(first.header), str(second.header), tuple(keys), tuple(one.tolist()), tuple(other.tolist()), rank_correlation(one, other), ratio)
+    return Comparison(
+        str(first.header),
+        str(second.header),
+        tuple(keys),
+        tuple(one.tolist()),
+        tuple(other.tolist()),
+        rank_correlation(one, other),
+        ratio,
+    )

@@ -51,7 +51,14 @@ class MeasuredNetwork(Value):
     @classmethod
     def from_dict(cls, data: dict) -> "MeasuredNetwork":
         """Rebuild the record and the latency in it."""
-        return super().from_dict({**data, "latency": Latency.from_dict(data["latency"]) if isinstance(data.get("latency"), dict) else data.get("latency")})
+        return super().from_dict(
+            {
+                **data,
+                "latency": Latency.from_dict(data["latency"])
+                if isinstance(data.get("latency"), dict)
+                else data.get("latency"),
+            }
+        )
 
     @property
     def device(self) -> str:
@@ -77,7 +84,9 @@ def read_lines(path: str | Path, kind: type[Value]) -> list[Any]:
         try:
             found.append(kind.from_dict(json.loads(line)))
         except (ValueError, ArtifactError, AttributeError, KeyError) as error:
-            raise ArtifactError(f"{path}, line {number} is damaged ({error}): remove the line, or write the table again") from error
+            raise ArtifactError(
+                f"{path}, line {number} is damaged ({error}): remove the line, or write the table again"
+            ) from error
     return found
 
 # %% ../../nbs/search/26_trained.ipynb #cell011
@@ -165,4 +174,6 @@ def load_table(name: str | Path) -> TrainedTable:
     if not (folder / HEADER).is_file():
         folder = TABLES / check_choice(str(name), list_tables(), what="table")
     latencies = read_lines(folder / LATENCIES, MeasuredNetwork) if (folder / LATENCIES).is_file() else []
-    return TrainedTable(TableInfo.load(folder / HEADER), tuple(read_lines(folder / TRAININGS, TrainedNetwork)), tuple(latencies))
+    return TrainedTable(
+        TableInfo.load(folder / HEADER), tuple(read_lines(folder / TRAININGS, TrainedNetwork)), tuple(latencies)
+    )

@@ -31,7 +31,9 @@ class ArchWeights:
 
     def detach(self) -> "ArchWeights":
         """The same numbers without gradients."""
-        return ArchWeights(self.role, tuple(t.detach() for t in self.ops), tuple(t.detach() for t in self.down), self.widths)
+        return ArchWeights(
+            self.role, tuple(t.detach() for t in self.ops), tuple(t.detach() for t in self.down), self.widths
+        )
 
 # %% ../../nbs/search/04_weights.ipynb #cell006
 def operator_probabilities(space: SearchSpace, alpha: Tensor, role: str) -> Tensor:
@@ -47,7 +49,9 @@ def down_probabilities(beta: Tensor) -> Tensor:
     return torch.cat([beta.new_ones(1), beta.softmax(1)[:, 0]])
 
 # %% ../../nbs/search/04_weights.ipynb #cell009
-def draw_widths(ratio: Tensor, options: Sequence[int], generator: Generator, temperature: float = 1.0) -> tuple[tuple[int, ...], Tensor]:
+def draw_widths(
+    ratio: Tensor, options: Sequence[int], generator: Generator, temperature: float = 1.0
+) -> tuple[tuple[int, ...], Tensor]:
     """Widths drawn by straight-through Gumbel-softmax from logits (nodes x widths), and their scores (ones with gradients)."""
     uniform = torch.rand(ratio.shape, generator=generator).clamp_(1e-9, 1 - 1e-7).to(ratio)
     soft = ((ratio - (-uniform.log()).log()) / temperature).softmax(1)
@@ -64,8 +68,15 @@ def zero_logits(space: SearchSpace, role: str, *, noise: float = 1e-3, generator
     return ArchLogits.random(space.layers, len(space.operators), len(role_widths(space, role)), generator, scale=noise)
 
 
-def arch_weights(space: SearchSpace, logits: ArchLogits, role: str, *, widths: str = "sample", generator: Generator | None = None,
-                 temperature: float = 1.0) -> ArchWeights:
+def arch_weights(
+    space: SearchSpace,
+    logits: ArchLogits,
+    role: str,
+    *,
+    widths: str = "sample",
+    generator: Generator | None = None,
+    temperature: float = 1.0,
+) -> ArchWeights:
     """What `logits` say, with widths by one of `WIDTH_RULES`; `sample` and `random` need a generator."""
     check_choice(role, ROLES, what="role")
     if check_choice(widths, WIDTH_RULES, what="width rule") in ("sample", "random") and generator is None:
@@ -86,24 +97,34 @@ def _check_logits(space: SearchSpace, logits: ArchLogits, role: str) -> None:
     wanted = (space.layers, len(space.operators), len(role_widths(space, role)))
     given = (logits.layers, logits.operators, logits.widths)
     if given != wanted:
-        raise ConfigError(f"logits for {given} (layers, operators, widths) do not fit the {role} of this space: it has {wanted}")
+        raise ConfigError(
+            f"logits for {given} (layers, operators, widths) do not fit the {role} of this space: it has {wanted}"
+        )
 
 
-def _fixed(space: SearchSpace, ratio: Tensor, options: Sequence[int], rule: str, generator: Generator | None) -> tuple[int, ...]:
+def _fixed(
+    space: SearchSpace, ratio: Tensor, options: Sequence[int], rule: str, generator: Generator | None
+) -> tuple[int, ...]:
     if rule in ("full", "least"):
         return (space.widths[-1 if rule == "full" else 0],) * len(ratio)
     if rule == "random":
-        return tuple(space.widths[i] for i in torch.randint(len(space.widths), (len(ratio),), generator=generator).tolist())
+        return tuple(
+            space.widths[i] for i in torch.randint(len(space.widths), (len(ratio),), generator=generator).tolist()
+        )
     return tuple(options[i] for i in ratio.argmax(1).tolist())
 
 # %% ../../nbs/search/04_weights.ipynb #cell015
 def branch_weights(space: SearchSpace, branch: Branch, role: str = "student") -> ArchWeights:
     """One-hot weights that make the supernet compute `branch`; it needs one operator for each layer of the space."""
     if len(branch.ops) != space.layers:
-        raise ConfigError(f"a branch of {len(branch.ops)} layers is no path through {space.layers} layers: decode it without removing skips")
+        raise ConfigError(
+            f"a branch of {len(branch.ops)} layers is no path through {space.layers} layers: decode it without removing skips"
+        )
     names = [OPERATORS[op] for op in branch.ops]
     if unknown := set(names) - set(space.operators):
-        raise ConfigError(f"operators {', '.join(sorted(unknown))} are not in the space: it has {', '.join(space.operators)}")
+        raise ConfigError(
+            f"operators {', '.join(sorted(unknown))} are not in the space: it has {', '.join(space.operators)}"
+        )
     shapes = logit_shapes(space.layers, len(space.operators))
     ops = tuple(torch.zeros(shapes[f"alpha_{s}"]) for s in (0, 1, 2))
     down = tuple(torch.zeros(space.layers - s) for s in (1, 2))

@@ -20,7 +20,17 @@ from ..core.files import read_json, write_json
 from ..core.load import LoadRecord, LoadWatch, measure_watched
 from ..core.values import LabelSet, Latency, others_text
 from ..data.datasets import SegDataset
-from .candidates import BASELINE, EAGER, FILE_RUNTIMES, Builder, Candidate, images_key, list_candidates, network_key, why_not
+from rtseg.shipping.candidates import (
+    BASELINE,
+    EAGER,
+    FILE_RUNTIMES,
+    Builder,
+    Candidate,
+    images_key,
+    list_candidates,
+    network_key,
+    why_not,
+)
 from .cards import Card, Preprocessing, class_facts, write_shipped
 from .faithful import check_limits, evaluate_form, read_examples
 from ..runtimes.runtimes import Runtime, device_name, load_runtime
@@ -28,7 +38,9 @@ from .server import write_server
 from ..models.contract import SegNetwork
 
 # %% ../../nbs/shipping/07_autotuning.ipynb #cell005
-def time_in_turns(calls: dict[str, Callable[[], object]], *, rounds: int = 10, calls_each: int = 3, seconds: float = 60.0) -> dict[str, list[float]]:
+def time_in_turns(
+    calls: dict[str, Callable[[], object]], *, rounds: int = 10, calls_each: int = 3, seconds: float = 60.0
+) -> dict[str, list[float]]:
     "Milliseconds of every call by name: in each round every one is called `calls_each` times, after one call that does not count; ends after `rounds` or `seconds`, never in the middle of a round."
     times: dict[str, list[float]] = {name: [] for name in calls}
     start = time.perf_counter()
@@ -69,7 +81,9 @@ class Row:
     def from_dict(cls, data: dict) -> "Row":
         "A row as `to_dict` wrote it."
         kept = {key: value for key, value in data.items() if key != "name"}
-        return cls(**kept | {"candidate": Candidate.from_dict(kept["candidate"]), "float_layers": tuple(kept["float_layers"])})
+        return cls(
+            **kept | {"candidate": Candidate.from_dict(kept["candidate"]), "float_layers": tuple(kept["float_layers"])}
+        )
 
     def timed(self, times: Sequence[float]) -> None:
         "Take the timings in."
@@ -123,14 +137,27 @@ class Tuned:
     def speedup(self, over: Candidate = BASELINE) -> float | None:
         "How many times as fast the chosen form is as another one; None if that was not timed."
         other = self.row(over)
-        return None if other is None or other.median_ms is None or self.best.median_ms is None else other.median_ms / self.best.median_ms
+        return (
+            None
+            if other is None or other.median_ms is None or self.best.median_ms is None
+            else other.median_ms / self.best.median_ms
+        )
 
     def table(self) -> list[dict]:
         "Rows to show: the timed ones from the fastest on, then the others."
         base = self.row(BASELINE) or self.row(EAGER)
         ordered = sorted(self.rows, key=lambda row: (row.median_ms is None, row.median_ms or 0.0))
-        return [{"form": row.candidate.name, "ms": row.median_ms, "times as fast": base.median_ms / row.median_ms if row.median_ms and base and base.median_ms else None,
-                 "agreement": row.agreement, "mIoU": row.miou_after, "verdict": row.status + (f": {row.reason}" if row.reason else "")} for row in ordered]
+        return [
+            {
+                "form": row.candidate.name,
+                "ms": row.median_ms,
+                "times as fast": base.median_ms / row.median_ms if row.median_ms and base and base.median_ms else None,
+                "agreement": row.agreement,
+                "mIoU": row.miou_after,
+                "verdict": row.status + (f": {row.reason}" if row.reason else ""),
+            }
+            for row in ordered
+        ]
 
     @property
     def disturbance(self) -> str:
@@ -141,28 +168,58 @@ class Tuned:
         "Whether int8 has earned its place here, in words."
         tried = [row for row in self.rows if row.candidate.precision == "int8" and row.status != "absent"]
         if not tried:
-            return "int8 was not tried: " + next((row.reason or "" for row in self.rows if row.candidate.precision == "int8"), "it was not asked for")
+            return "int8 was not tried: " + next(
+                (row.reason or "" for row in self.rows if row.candidate.precision == "int8"), "it was not asked for"
+            )
         timed = [row for row in tried if row.median_ms is not None]
         if not timed:
-            return "int8 is past the limits: " + "; ".join(f"{row.candidate.name}: {row.reason}{_kept(row)}" for row in tried)
+            return "int8 is past the limits: " + "; ".join(
+                f"{row.candidate.name}: {row.reason}{_kept(row)}" for row in tried
+            )
         fastest = min(timed, key=lambda row: row.median_ms)
         if self.best.candidate.precision == "int8":
-            return f"int8 has earned its place: {fastest.candidate.name} takes {fastest.median_ms:.2f} ms{_kept(fastest)}"
+            return (
+                f"int8 has earned its place: {fastest.candidate.name} takes {fastest.median_ms:.2f} ms{_kept(fastest)}"
+            )
         return f"int8 is slower here: {fastest.candidate.name} takes {fastest.median_ms:.2f} ms, {self.best.candidate.name} {self.best.median_ms:.2f} ms{_kept(fastest)}"
 
     def to_dict(self) -> dict:
         "Plain data: the choice, all rows, the circumstances."
-        return {"chosen": self.best.candidate.name, "speedup_over_onnxruntime": self.speedup(), "speedup_over_eager": self.speedup(EAGER), "int8": self.int8_verdict(),
-                "rows": [row.to_dict() for row in self.rows], "facts": self.facts}
+        return {
+            "chosen": self.best.candidate.name,
+            "speedup_over_onnxruntime": self.speedup(),
+            "speedup_over_eager": self.speedup(EAGER),
+            "int8": self.int8_verdict(),
+            "rows": [row.to_dict() for row in self.rows],
+            "facts": self.facts,
+        }
 
 
 def _kept(row: Row) -> str:
     return f"; in float: {', '.join(row.float_layers)}" if row.float_layers else ""
 
 # %% ../../nbs/shipping/07_autotuning.ipynb #cell017
-def autotune(model: SegNetwork, calibration: SegDataset | Sequence, *, judged: SegDataset | Sequence | None = None, shape: tuple[int, ...] = (1, 3, 512, 1024), device: str = "cpu", max_drop: float = 0.005, min_agreement: float = 0.99,
-             threads: int | None = None, images: int = 16, candidates: Sequence[Candidate] | None = None, files_only: bool = False, switches: bool = True, rounds: int = 10, seconds: float = 120.0,
-             ignore_index: int = 255, folder: str | Path | None = None, say: Callable[[str], None] | None = None, watch: LoadWatch | None = None) -> Tuned:
+def autotune(
+    model: SegNetwork,
+    calibration: SegDataset | Sequence,
+    *,
+    judged: SegDataset | Sequence | None = None,
+    shape: tuple[int, ...] = (1, 3, 512, 1024),
+    device: str = "cpu",
+    max_drop: float = 0.005,
+    min_agreement: float = 0.99,
+    threads: int | None = None,
+    images: int = 16,
+    candidates: Sequence[Candidate] | None = None,
+    files_only: bool = False,
+    switches: bool = True,
+    rounds: int = 10,
+    seconds: float = 120.0,
+    ignore_index: int = 255,
+    folder: str | Path | None = None,
+    say: Callable[[str], None] | None = None,
+    watch: LoadWatch | None = None,
+) -> Tuned:
     """The fastest form of `model` for `shape` (1 x 3 x H x W) whose masks agree on the images `judged`, or on those of `calibration` where none are given; train ids where known. `watch` waits for others while it times.
 
     Raises `ConfigError`, `DataError`."""
@@ -172,20 +229,49 @@ def autotune(model: SegNetwork, calibration: SegDataset | Sequence, *, judged: S
     model = model.to(device)
     eager = load_runtime(model, threads=threads)
     trial = Trial(examples, tuple(eager(example.image) for example in examples), min_agreement, max_drop, ignore_index)
-    builder = Builder(model, examples if judged is None else calibration, shape=shape, threads=threads, keep=folder, images=images, max_drop=max_drop, min_agreement=min_agreement, ignore_index=ignore_index)
+    builder = Builder(
+        model,
+        examples if judged is None else calibration,
+        shape=shape,
+        threads=threads,
+        keep=folder,
+        images=images,
+        max_drop=max_drop,
+        min_agreement=min_agreement,
+        ignore_index=ignore_index,
+    )
     seen, shown = images_key(builder.calibration), images_key(examples)
     key = network_key(model, shape, threads, shown, seen, max_drop, min_agreement)
-    rows, loaded = _judge_all(list(candidates) if candidates is not None else list_candidates(device), trial, builder, _Kept(folder, key), say)
+    rows, loaded = _judge_all(
+        list(candidates) if candidates is not None else list_candidates(device), trial, builder, _Kept(folder, key), say
+    )
     loads = [_time_all(rows, loaded, examples[0].image, rounds=rounds, seconds=seconds, say=say, watch=watch)]
     best = _fastest(rows, files_only)
     if switches:
         best, load = _try_switches(best, rows, loaded, trial, builder, rounds=rounds, seconds=seconds / 4, watch=watch)
         loads += [load] if load is not None else []
     best.status = "chosen"
-    facts = {"shape": list(shape), "threads": eager.threads, "device": device_name(device), "images": len(examples), "calibrated_with_them": shown == seen, "labels": examples[0].mask is not None, "max_drop": max_drop,
-             "min_agreement": min_agreement, "rounds": rounds,
-             "load": max(loads, key=lambda load: (load.busy, load.during or 0.0)).to_dict(), "versions": loaded[best.candidate.name].versions(), "protocol": "photograph to labels, forms in turns"}
-    tuned = Tuned(best, loaded[best.candidate.name], builder.graph(best.candidate) if best.candidate.runtime in FILE_RUNTIMES else None, rows, facts)
+    facts = {
+        "shape": list(shape),
+        "threads": eager.threads,
+        "device": device_name(device),
+        "images": len(examples),
+        "calibrated_with_them": shown == seen,
+        "labels": examples[0].mask is not None,
+        "max_drop": max_drop,
+        "min_agreement": min_agreement,
+        "rounds": rounds,
+        "load": max(loads, key=lambda load: (load.busy, load.during or 0.0)).to_dict(),
+        "versions": loaded[best.candidate.name].versions(),
+        "protocol": "photograph to labels, forms in turns",
+    }
+    tuned = Tuned(
+        best,
+        loaded[best.candidate.name],
+        builder.graph(best.candidate) if best.candidate.runtime in FILE_RUNTIMES else None,
+        rows,
+        facts,
+    )
     if folder is not None:
         write_json(folder / "autotune.json", tuned.to_dict())
     return tuned
@@ -197,27 +283,50 @@ class _Kept:
     def __init__(self, folder: Path | None, key: str):
         self.path, self.key = folder and folder / "rows.json", key
         known = read_json(self.path) if self.path is not None and self.path.is_file() else {}
-        self.rows = {name: Row.from_dict(row) for name, row in known.get("rows", {}).items()} if known.get("key") == key else {}
+        self.rows = (
+            {name: Row.from_dict(row) for name, row in known.get("rows", {}).items()} if known.get("key") == key else {}
+        )
 
     def add(self, row: Row) -> None:
         self.rows[row.candidate.name] = row
         if self.path is not None:
-            write_json(self.path, {"key": self.key, "rows": {name: kept.to_dict() for name, kept in self.rows.items() if kept.status == "refused"}})
+            write_json(
+                self.path,
+                {
+                    "key": self.key,
+                    "rows": {name: kept.to_dict() for name, kept in self.rows.items() if kept.status == "refused"},
+                },
+            )
 
 
-def _judge_all(candidates: list[Candidate], trial: Trial, builder: Builder, kept: _Kept, say: Callable[[str], None]) -> tuple[list[Row], dict[str, Runtime]]:
+def _judge_all(
+    candidates: list[Candidate], trial: Trial, builder: Builder, kept: _Kept, say: Callable[[str], None]
+) -> tuple[list[Row], dict[str, Runtime]]:
     rows, loaded = [], {}
     for candidate in candidates:
-        row, runtime = (kept.rows[candidate.name], None) if candidate.name in kept.rows else trial.judge(candidate, builder)
+        row, runtime = (
+            (kept.rows[candidate.name], None) if candidate.name in kept.rows else trial.judge(candidate, builder)
+        )
         kept.add(row)
         rows.append(row)
         if runtime is not None:
             loaded[candidate.name] = runtime
-        say(f"{candidate.name}: {row.status}{f', {row.reason}' if row.reason else f', {row.first_ms:.1f} ms at first sight'}")
+        say(
+            f"{candidate.name}: {row.status}{f', {row.reason}' if row.reason else f', {row.first_ms:.1f} ms at first sight'}"
+        )
     return rows, loaded
 
 
-def _time_all(rows: list[Row], loaded: dict[str, Runtime], image: np.ndarray, *, rounds: int, seconds: float, say: Callable[[str], None], watch: LoadWatch | None) -> LoadRecord:
+def _time_all(
+    rows: list[Row],
+    loaded: dict[str, Runtime],
+    image: np.ndarray,
+    *,
+    rounds: int,
+    seconds: float,
+    say: Callable[[str], None],
+    watch: LoadWatch | None,
+) -> LoadRecord:
     ready = [row for row in rows if row.candidate.name in loaded]
     if not ready:
         raise ConfigError("no form passed the limits, not even PyTorch's own: give real images, or other limits")
@@ -234,16 +343,33 @@ def _time_all(rows: list[Row], loaded: dict[str, Runtime], image: np.ndarray, *,
 
 
 def _fastest(rows: list[Row], files_only: bool) -> Row:
-    timed = [row for row in rows if row.median_ms is not None and (not files_only or (row.candidate.runtime in FILE_RUNTIMES and row.candidate.inside == "all"))]
+    timed = [
+        row
+        for row in rows
+        if row.median_ms is not None
+        and (not files_only or (row.candidate.runtime in FILE_RUNTIMES and row.candidate.inside == "all"))
+    ]
     if not timed:
-        raise ConfigError("no form that is one file from pixels to labels passed the limits: allow a larger drop, or give more candidates")
+        raise ConfigError(
+            "no form that is one file from pixels to labels passed the limits: allow a larger drop, or give more candidates"
+        )
     return min(timed, key=lambda row: row.median_ms)
 
 
 SWITCHES = {"openvino": ({"ENABLE_CPU_PINNING": True}, {"ENABLE_CPU_PINNING": False})}
 
 
-def _try_switches(best: Row, rows: list[Row], loaded: dict[str, Runtime], trial: Trial, builder: Builder, *, rounds: int, seconds: float, watch: LoadWatch | None) -> tuple[Row, LoadRecord | None]:
+def _try_switches(
+    best: Row,
+    rows: list[Row],
+    loaded: dict[str, Runtime],
+    trial: Trial,
+    builder: Builder,
+    *,
+    rounds: int,
+    seconds: float,
+    watch: LoadWatch | None,
+) -> tuple[Row, LoadRecord | None]:
     "The chosen form with its runtime's switches set, if one of them is at least 2 % faster; else as it was. Their times are relative to it, on the scale of the first timing."
     found = [best]
     for switch in SWITCHES.get(best.candidate.runtime, ()):
@@ -267,21 +393,57 @@ def _try_switches(best: Row, rows: list[Row], loaded: dict[str, Runtime], trial:
 def latency_record(tuned: Tuned) -> Latency:
     "The chosen form's latency, from photograph to labels, as a record."
     row, facts = tuned.best, tuned.facts
-    return Latency(row.median_ms, row.q1_ms, row.q3_ms, row.runs, (1, *facts["shape"][2:], 3), facts["device"], row.candidate.runtime, row.candidate.precision, facts["threads"],
-                   ("preprocessing", "network", "upsampling", "argmax", "copies"),
-                   {"protocol": facts["protocol"], "rounds": facts["rounds"], "load": facts["load"], "properties": row.candidate.properties},
-                   facts["versions"])
+    return Latency(
+        row.median_ms,
+        row.q1_ms,
+        row.q3_ms,
+        row.runs,
+        (1, *facts["shape"][2:], 3),
+        facts["device"],
+        row.candidate.runtime,
+        row.candidate.precision,
+        facts["threads"],
+        ("preprocessing", "network", "upsampling", "argmax", "copies"),
+        {
+            "protocol": facts["protocol"],
+            "rounds": facts["rounds"],
+            "load": facts["load"],
+            "properties": row.candidate.properties,
+        },
+        facts["versions"],
+    )
 
 
-def ship(tuned: Tuned, path: str | Path, *, model: str, labels: LabelSet | int, source_sha256: str | None = None) -> Card:
+def ship(
+    tuned: Tuned, path: str | Path, *, model: str, labels: LabelSet | int, source_sha256: str | None = None
+) -> Card:
     "Write the chosen form as `path` (.onnx) with its card, `*-table.json` and `serve.py`; `ConfigError` if it is no file from pixels to labels."
     row, path = tuned.best, Path(path)
     if tuned.graph is None or row.candidate.inside != "all":
         raise ConfigError(f"{row.candidate.name} is no file from pixels to labels: call autotune with files_only=True")
-    card = Card(model, tuple(tuned.facts["shape"]), **class_facts(labels), preprocessing=Preprocessing(), runtime=row.candidate.runtime, precision=row.candidate.precision,
-                threads=tuned.facts["threads"], form={"upsampling": row.candidate.upsampling, "argmax": row.candidate.argmax, "method": row.candidate.method, "properties": row.candidate.properties},
-                agreement=row.agreement, miou_before=row.miou_before, miou_after=row.miou_after, examples=tuned.facts["images"], latency=latency_record(tuned), float_layers=row.float_layers,
-                source_sha256=source_sha256, versions=tuned.facts["versions"])
+    card = Card(
+        model,
+        tuple(tuned.facts["shape"]),
+        **class_facts(labels),
+        preprocessing=Preprocessing(),
+        runtime=row.candidate.runtime,
+        precision=row.candidate.precision,
+        threads=tuned.facts["threads"],
+        form={
+            "upsampling": row.candidate.upsampling,
+            "argmax": row.candidate.argmax,
+            "method": row.candidate.method,
+            "properties": row.candidate.properties,
+        },
+        agreement=row.agreement,
+        miou_before=row.miou_before,
+        miou_after=row.miou_after,
+        examples=tuned.facts["images"],
+        latency=latency_record(tuned),
+        float_layers=row.float_layers,
+        source_sha256=source_sha256,
+        versions=tuned.facts["versions"],
+    )
     written = write_shipped(path, tuned.graph, card)
     write_json(path.with_name(f"{path.stem}-table.json"), tuned.to_dict())
     write_server(path.parent)

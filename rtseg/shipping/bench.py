@@ -44,18 +44,34 @@ class BenchCase(Value):
         return f"{self.model} {self.runtime} {self.precision} {self.height}x{self.width}"
 
 
-def bench_cases(models: Sequence[str], *, runtimes: Sequence[str] | None = None, precisions: Sequence[str] = ("fp32",), sizes: Sequence[tuple[int, int]] = ((512, 1024),),
-                threads: int | None = None) -> list[BenchCase]:
+def bench_cases(
+    models: Sequence[str],
+    *,
+    runtimes: Sequence[str] | None = None,
+    precisions: Sequence[str] = ("fp32",),
+    sizes: Sequence[tuple[int, int]] = ((512, 1024),),
+    threads: int | None = None,
+) -> list[BenchCase]:
     """All combinations, network by network; runtimes are all that rtseg knows unless given, `all` as precision means each runtime's own. `ConfigError` for unknown names."""
-    runtimes, known = list(runtimes or RUNTIMES.names()), sorted({p for name in RUNTIMES.names() for p in RUNTIMES.metadata(name)["precisions"]})
+    runtimes, known = (
+        list(runtimes or RUNTIMES.names()),
+        sorted({p for name in RUNTIMES.names() for p in RUNTIMES.metadata(name)["precisions"]}),
+    )
     for name in runtimes:
         check_choice(name, RUNTIMES.names(), what="runtime")
     for precision in precisions:
         check_choice(precision, (*known, "all"), what="precision")
     if not models or not sizes or not precisions:
         raise ConfigError("there is nothing to measure: name at least one model, one size and one precision")
-    pairs = [(name, p) for name in runtimes for p in (RUNTIMES.metadata(name)["precisions"] if "all" in precisions else dict.fromkeys(precisions))]
-    return [BenchCase(model, name, precision, *size, default_threads(threads)) for model, size, (name, precision) in product(models, sizes, pairs)]
+    pairs = [
+        (name, p)
+        for name in runtimes
+        for p in (RUNTIMES.metadata(name)["precisions"] if "all" in precisions else dict.fromkeys(precisions))
+    ]
+    return [
+        BenchCase(model, name, precision, *size, default_threads(threads))
+        for model, size, (name, precision) in product(models, sizes, pairs)
+    ]
 
 # %% ../../nbs/shipping/08_bench.ipynb #cell007
 @dataclass(frozen=True)
@@ -73,7 +89,12 @@ class BenchRow(Value):
     def from_dict(cls, data: dict) -> "BenchRow":
         """Rebuild the row and the records in it."""
         kinds = {"case": BenchCase, "latency": Latency, "end_to_end": EndToEnd, "memory": Memory}
-        return super().from_dict({key: kinds[key].from_dict(value) if key in kinds and isinstance(value, dict) else value for key, value in data.items()})
+        return super().from_dict(
+            {
+                key: kinds[key].from_dict(value) if key in kinds and isinstance(value, dict) else value
+                for key, value in data.items()
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -88,8 +109,14 @@ class BenchRecord(Value):
     @classmethod
     def from_dict(cls, data: dict) -> "BenchRecord":
         """Rebuild the record; `ArtifactError` for a file that is none."""
-        if not isinstance(data, dict) or not isinstance(data.get("rows"), list | tuple) or not isinstance(data.get("machine"), dict):
-            raise ArtifactError("this is not a bench's record: it has no machine and no rows; give a bench.json that rtseg bench wrote")
+        if (
+            not isinstance(data, dict)
+            or not isinstance(data.get("rows"), list | tuple)
+            or not isinstance(data.get("machine"), dict)
+        ):
+            raise ArtifactError(
+                "this is not a bench's record: it has no machine and no rows; give a bench.json that rtseg bench wrote"
+            )
         return super().from_dict({**data, "rows": [BenchRow.from_dict(row) for row in data["rows"]]})
 
     def find(self, case: BenchCase) -> BenchRow | None:
@@ -99,7 +126,7 @@ class BenchRecord(Value):
     def with_row(self, row: BenchRow) -> "BenchRecord":
         """The record with a row added, or in place of the case's earlier one."""
         place = next((i for i, old in enumerate(self.rows) if old.case == row.case), len(self.rows))
-        return replace(self, rows=(*self.rows[:place], row, *self.rows[place + 1:]))
+        return replace(self, rows=(*self.rows[:place], row, *self.rows[place + 1 :]))
 
 # %% ../../nbs/shipping/08_bench.ipynb #cell010
 @dataclass(frozen=True)
@@ -144,7 +171,9 @@ class Bench:
         key = (case.model, case.height, case.width, served, case.runtime if quantised else "")
         if key not in self._graphs:
             self._graphs = {k: g for k, g in self._graphs.items() if k[:3] == key[:3]}
-            graph = onnx.load_from_string(model_bytes(module, input_shape(module, (1, 3, case.height, case.width)), runtime=case.runtime))
+            graph = onnx.load_from_string(
+                model_bytes(module, input_shape(module, (1, 3, case.height, case.width)), runtime=case.runtime)
+            )
             self._graphs[key] = quantize_for_speed(graph, _noise(case), runtime=case.runtime) if quantised else graph
         return self._graphs[key]
 
@@ -157,12 +186,22 @@ class Bench:
         if reason := why_absent(case.runtime):
             return BenchRow(case, "absent", reason)
         if case.precision not in RUNTIMES.metadata(case.runtime)["precisions"]:
-            return BenchRow(case, "absent", f"runtime '{case.runtime}' has no {case.precision}: it has {', '.join(RUNTIMES.metadata(case.runtime)['precisions'])}")
+            return BenchRow(
+                case,
+                "absent",
+                f"runtime '{case.runtime}' has no {case.precision}: it has {', '.join(RUNTIMES.metadata(case.runtime)['precisions'])}",
+            )
         try:
             return self._measure(case)
         except (MissingExtra, ConfigError) as error:
             return BenchRow(case, "absent", str(error))
-        except (RtsegError, RuntimeError, ValueError, TypeError, NotImplementedError) as error:  # one network's failure is a row, not the end of the others
+        except (
+            RtsegError,
+            RuntimeError,
+            ValueError,
+            TypeError,
+            NotImplementedError,
+        ) as error:  # one network's failure is a row, not the end of the others
             return BenchRow(case, "failed", f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
 
     def _measure(self, case: BenchCase) -> BenchRow:
@@ -175,7 +214,9 @@ class Bench:
         whole, memory = None, None
         if how.end_to_end:
             graph = self.source(case, served=True)
-            whole = measure_end_to_end(load_runtime(graph, shape=input_shape(graph, shape), **options), (case.height, case.width), **pace)
+            whole = measure_end_to_end(
+                load_runtime(graph, shape=input_shape(graph, shape), **options), (case.height, case.width), **pace
+            )
         if how.memory:
             memory = measure_memory(plain, shape, **options)
         return BenchRow(case, "measured", OF_INT8 if quantised else "", latency, whole, memory)
@@ -186,12 +227,20 @@ def open_bench(path: str | Path) -> BenchRecord:
     if not Path(path).exists():
         return BenchRecord(machine_record(), datetime.now(UTC).isoformat(timespec="seconds"), library_versions())
     record = BenchRecord.load(path)
-    require_same_machine(record.machine, machine_record(), what=str(path), remedy="a record holds one machine; choose another --out")
+    require_same_machine(
+        record.machine, machine_record(), what=str(path), remedy="a record holds one machine; choose another --out"
+    )
     return record
 
 
-def run_bench(cases: Iterable[BenchCase], path: str | Path, *, build: Callable[[str], nn.Module], settings: BenchSettings | None = None,
-              progress: Callable[[Sequence[BenchCase]], Iterable[BenchCase]] | None = None) -> BenchRecord:
+def run_bench(
+    cases: Iterable[BenchCase],
+    path: str | Path,
+    *,
+    build: Callable[[str], nn.Module],
+    settings: BenchSettings | None = None,
+    progress: Callable[[Sequence[BenchCase]], Iterable[BenchCase]] | None = None,
+) -> BenchRecord:
     """Measure what `path` does not hold yet, writing each row at once; `progress` wraps the iteration over the cases (tqdm, for example)."""
     record, bench = open_bench(path), Bench(build, settings or BenchSettings())
     for case in (progress or iter)(list(cases)):
@@ -202,22 +251,45 @@ def run_bench(cases: Iterable[BenchCase], path: str | Path, *, build: Callable[[
     return record
 
 # %% ../../nbs/shipping/08_bench.ipynb #cell016
-def compare_bench(now: BenchRecord, earlier: BenchRecord, *, name: str = "the earlier record", other_machine: bool = False) -> dict[str, float]:
+def compare_bench(
+    now: BenchRecord, earlier: BenchRecord, *, name: str = "the earlier record", other_machine: bool = False
+) -> dict[str, float]:
     """Case -> milliseconds now over milliseconds then, for cases that both have; `DeviceMismatch` if the machines differ and nobody said that this is meant."""
     require_same_machine(earlier.machine, now.machine, what=name, other_machine=other_machine)
     then = {row.case: row.latency.median_ms for row in earlier.rows if row.latency is not None}
-    return {str(row.case): row.latency.median_ms / then[row.case] for row in now.rows if row.latency is not None and row.case in then}
+    return {
+        str(row.case): row.latency.median_ms / then[row.case]
+        for row in now.rows
+        if row.latency is not None and row.case in then
+    }
 
 
 def bench_rows(record: BenchRecord, ratios: dict[str, float] | None = None) -> list[dict]:
     """The record as rows for a table, measured ones first, by network and size; milliseconds, MB, and `ratio` where there is an earlier measurement."""
     rows = []
-    for row in sorted(record.rows, key=lambda row: (row.status != "measured", row.case.model, row.case.height * row.case.width)):
+    for row in sorted(
+        record.rows, key=lambda row: (row.status != "measured", row.case.model, row.case.height * row.case.width)
+    ):
         case, latency, whole, memory = row.case, row.latency, row.end_to_end, row.memory
-        disturbed = next((text for text in (latency and latency.disturbance, whole and whole.whole.disturbance) if text), "")
-        rows.append({
-            "network": case.model, "size": f"{case.height}x{case.width}", "runtime": case.runtime, "precision": case.precision, "threads": case.threads,
-            "ms": latency and latency.median_ms, "quartiles": f"{latency.q1_ms:.2f} to {latency.q3_ms:.2f}" if latency else None, "fps": latency and latency.fps,
-            "end to end ms": whole and whole.whole.median_ms, "before": whole and whole.before_ms, "after": whole and whole.after_ms,
-            "peak MB": memory and memory.peak_mb, "ratio": (ratios or {}).get(str(case)), "note": "; ".join(filter(None, (row.reason, disturbed)))})
+        disturbed = next(
+            (text for text in (latency and latency.disturbance, whole and whole.whole.disturbance) if text), ""
+        )
+        rows.append(
+            {
+                "network": case.model,
+                "size": f"{case.height}x{case.width}",
+                "runtime": case.runtime,
+                "precision": case.precision,
+                "threads": case.threads,
+                "ms": latency and latency.median_ms,
+                "quartiles": f"{latency.q1_ms:.2f} to {latency.q3_ms:.2f}" if latency else None,
+                "fps": latency and latency.fps,
+                "end to end ms": whole and whole.whole.median_ms,
+                "before": whole and whole.before_ms,
+                "after": whole and whole.after_ms,
+                "peak MB": memory and memory.peak_mb,
+                "ratio": (ratios or {}).get(str(case)),
+                "note": "; ".join(filter(None, (row.reason, disturbed))),
+            }
+        )
     return rows

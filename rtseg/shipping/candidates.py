@@ -46,8 +46,17 @@ class Candidate(Value):
     @property
     def name(self) -> str:
         "A readable name that is unique within a list."
-        words = [self.runtime, self.precision, *([f"by {self.method}"] if self.method else []), *(f"{k}={v}" for k, v in self.properties.items())]
-        form = "network alone" if self.inside == "network" else self.upsampling + (f", argmax {self.argmax}" if self.argmax != "after" else "")
+        words = [
+            self.runtime,
+            self.precision,
+            *([f"by {self.method}"] if self.method else []),
+            *(f"{k}={v}" for k, v in self.properties.items()),
+        ]
+        form = (
+            "network alone"
+            if self.inside == "network"
+            else self.upsampling + (f", argmax {self.argmax}" if self.argmax != "after" else "")
+        )
         return f"{' '.join(words)} ({form})"
 
     @property
@@ -65,8 +74,14 @@ CUDA_RUNTIMES = ("torch", "torch-compile", "cuda-graphs", "onnxruntime-cuda", "t
 FILE_RUNTIMES = ("onnxruntime", "onnxruntime-cuda", "openvino", "tensorrt")
 
 
-def list_candidates(device: str = "cpu", *, runtimes: Sequence[str] | None = None, precisions: Sequence[str] = ("fp32", "bf16", "int8"), argmax: Sequence[str] = ("after",),
-                    methods: Sequence[str] = ("nncf", "onnxruntime")) -> list[Candidate]:
+def list_candidates(
+    device: str = "cpu",
+    *,
+    runtimes: Sequence[str] | None = None,
+    precisions: Sequence[str] = ("fp32", "bf16", "int8"),
+    argmax: Sequence[str] = ("after",),
+    methods: Sequence[str] = ("nncf", "onnxruntime"),
+) -> list[Candidate]:
     "All forms to try on a device, the two references first; `ConfigError` for a device or runtime that is unknown."
     kind = check_choice(device.partition(":")[0], ("cpu", "cuda"), what="device")
     allowed = CPU_RUNTIMES if kind == "cpu" else CUDA_RUNTIMES
@@ -83,12 +98,23 @@ def _forms(runtime: str, precision: str, argmax: Sequence[str], methods: Sequenc
     if runtime in ("torch", "torch-compile", "cuda-graphs"):
         return [Candidate(runtime, precision, upsampling="resize")] if precision != "int8" else []
     if precision == "int8":
-        quantisers = [m for m in methods if runtime != "onnxruntime" or m == "onnxruntime" or "onnxruntime" not in methods]
+        quantisers = [
+            m for m in methods if runtime != "onnxruntime" or m == "onnxruntime" or "onnxruntime" not in methods
+        ]
         forms = [Candidate(runtime, "int8", method=m) for m in quantisers]
-        return forms + [Candidate(runtime, "int8", method=m, properties={"INFERENCE_PRECISION_HINT": "bf16"}) for m in quantisers if runtime == "openvino"]
+        return forms + [
+            Candidate(runtime, "int8", method=m, properties={"INFERENCE_PRECISION_HINT": "bf16"})
+            for m in quantisers
+            if runtime == "openvino"
+        ]
     if runtime.startswith("onnxruntime") and precision != "fp32":
         return []
-    return [Candidate(runtime, precision, upsampling=u, argmax=a) for a in argmax for u in ("products", "resize") if a == "after" or u == "products"]
+    return [
+        Candidate(runtime, precision, upsampling=u, argmax=a)
+        for a in argmax
+        for u in ("products", "resize")
+        if a == "after" or u == "products"
+    ]
 
 # %% ../../nbs/shipping/06_candidates.ipynb #cell011
 def why_not(candidate: Candidate) -> str | None:
@@ -126,9 +152,20 @@ def images_key(examples: Sequence[Example]) -> str:
 class Builder:
     "Builds candidates of one network at one shape (N x 3 x H x W), calibrated with photographs; `how` goes to `quantize`, `keep` is a folder for quantised graphs."
 
-    def __init__(self, model: SegNetwork, calibration: SegDataset | Sequence, *, shape: tuple[int, ...], threads: int | None = None, keep: Path | None = None, **how: float | int):
+    def __init__(
+        self,
+        model: SegNetwork,
+        calibration: SegDataset | Sequence,
+        *,
+        shape: tuple[int, ...],
+        threads: int | None = None,
+        keep: Path | None = None,
+        **how: float | int,
+    ):
         if shape[0] != 1:
-            raise ConfigError(f"shape is {tuple(shape)}: forms are compared on one image at a time, so give (1, 3, height, width)")
+            raise ConfigError(
+                f"shape is {tuple(shape)}: forms are compared on one image at a time, so give (1, 3, height, width)"
+            )
         self.model, self.shape, self.threads, self.keep, self.how = model, tuple(shape), threads, keep, how
         self.calibration = read_examples(calibration, shape[-2:], count=how.get("images", 16))
         self.graphs: dict[tuple, onnx.ModelProto] = {}
@@ -138,7 +175,9 @@ class Builder:
         "The module that a candidate's graph is traced from."
         if candidate.inside == "network":
             return self.model
-        return ServingGraph(self.model, argmax=candidate.argmax, upsampling=candidate.upsampling).train(self.model.training)
+        return ServingGraph(self.model, argmax=candidate.argmax, upsampling=candidate.upsampling).train(
+            self.model.training
+        )
 
     def graph(self, candidate: Candidate) -> onnx.ModelProto:
         "The candidate's ONNX graph, quantised where it says so."
@@ -160,18 +199,37 @@ class Builder:
     def runtime(self, candidate: Candidate) -> Runtime:
         "The candidate, loaded."
         if candidate.runtime not in FILE_RUNTIMES:
-            return load_runtime(self.serving(candidate), runtime=candidate.runtime, precision=candidate.precision, threads=self.threads, shape=self.shape)
+            return load_runtime(
+                self.serving(candidate),
+                runtime=candidate.runtime,
+                precision=candidate.precision,
+                threads=self.threads,
+                shape=self.shape,
+            )
         graph = self.graph(candidate)
         if candidate.runtime == "openvino":
-            return OpenVinoRuntime(graph, precision=candidate.precision, threads=self.threads, properties=dict(candidate.properties))
+            return OpenVinoRuntime(
+                graph, precision=candidate.precision, threads=self.threads, properties=dict(candidate.properties)
+            )
         return load_runtime(graph, runtime=candidate.runtime, precision=candidate.precision, threads=self.threads)
 
     def _quantised(self, candidate: Candidate) -> Quantized:
-        where = None if self.keep is None else self.keep / f"int8-{candidate.method}-{network_key(self.model, candidate.graph_key, self.shape, images_key(self.calibration), sorted(self.how.items()))}.onnx"
+        where = (
+            None
+            if self.keep is None
+            else self.keep
+            / f"int8-{candidate.method}-{network_key(self.model, candidate.graph_key, self.shape, images_key(self.calibration), sorted(self.how.items()))}.onnx"
+        )
         if where is not None and where.is_file() and where.with_suffix(".json").is_file():
             return Quantized(onnx.load(where), QuantizationRecord.from_dict(read_json(where.with_suffix(".json"))))
-        done = quantize(self.graph(Candidate(candidate.runtime, upsampling=candidate.upsampling, argmax=candidate.argmax)), self.calibration, shape=self.shape, method=candidate.method,
-                        threads=self.threads, **self.how)
+        done = quantize(
+            self.graph(Candidate(candidate.runtime, upsampling=candidate.upsampling, argmax=candidate.argmax)),
+            self.calibration,
+            shape=self.shape,
+            method=candidate.method,
+            threads=self.threads,
+            **self.how,
+        )
         if where is not None:
             with atomic_write(where) as temporary:
                 temporary.write_bytes(done.graph.SerializeToString())

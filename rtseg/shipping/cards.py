@@ -69,7 +69,9 @@ class Card(Value):
 
     def __post_init__(self):
         if len(self.classes) != len(self.palette) or not self.classes:
-            raise ConfigError(f"a card with {len(self.classes)} classes and {len(self.palette)} colours: give one colour a class")
+            raise ConfigError(
+                f"a card with {len(self.classes)} classes and {len(self.palette)} colours: give one colour a class"
+            )
         if len(self.shape) != 4 or min(self.shape) < 1:
             raise ConfigError(f"a card for shape {tuple(self.shape)}: give (images, channels, height, width)")
 
@@ -77,8 +79,13 @@ class Card(Value):
     def from_dict(cls, data: dict) -> "Card":
         "Rebuild a card with what is nested in it; `ArtifactError` for another format."
         if data.get("format") != CARD_FORMAT:
-            raise ArtifactError(f"this card has format {data.get('format')}, this rtseg reads {CARD_FORMAT}: export the network again")
-        nested = {"preprocessing": Preprocessing.from_dict(data.get("preprocessing") or {}), "latency": Latency.from_dict(data["latency"]) if data.get("latency") else None}
+            raise ArtifactError(
+                f"this card has format {data.get('format')}, this rtseg reads {CARD_FORMAT}: export the network again"
+            )
+        nested = {
+            "preprocessing": Preprocessing.from_dict(data.get("preprocessing") or {}),
+            "latency": Latency.from_dict(data["latency"]) if data.get("latency") else None,
+        }
         return super().from_dict(data | nested)
 
     @property
@@ -91,7 +98,10 @@ def class_facts(labels: LabelSet | int) -> dict[str, tuple]:
     "Names and colours of a label set, or numbers and evenly spread colours where only their count is known."
     if isinstance(labels, LabelSet):
         return {"classes": labels.classes, "palette": labels.palette}
-    return {"classes": tuple(f"class {k}" for k in range(labels)), "palette": tuple(((k * 67 + 40) % 256, (k * 131 + 90) % 256, (k * 29 + 150) % 256) for k in range(labels))}
+    return {
+        "classes": tuple(f"class {k}" for k in range(labels)),
+        "palette": tuple(((k * 67 + 40) % 256, (k * 131 + 90) % 256, (k * 29 + 150) % 256) for k in range(labels)),
+    }
 
 # %% ../../nbs/shipping/04_cards.ipynb #cell011
 def card_path(file: str | Path) -> Path:
@@ -102,8 +112,14 @@ def card_path(file: str | Path) -> Path:
 def label_graph(graph: onnx.ModelProto, card: Card) -> onnx.ModelProto:
     "A copy of the graph that carries the short facts of its card as ONNX metadata."
     labelled = onnx.ModelProto.FromString(graph.SerializeToString())
-    facts = {"model": card.model, "classes": ", ".join(card.classes), "precision": card.precision, "colour_order": card.preprocessing.colour_order,
-             "inside": ", ".join(card.preprocessing.inside), "source_sha256": card.source_sha256 or "unknown"}
+    facts = {
+        "model": card.model,
+        "classes": ", ".join(card.classes),
+        "precision": card.precision,
+        "colour_order": card.preprocessing.colour_order,
+        "inside": ", ".join(card.preprocessing.inside),
+        "source_sha256": card.source_sha256 or "unknown",
+    }
     del labelled.metadata_props[:]
     onnx.helper.set_model_props(labelled, {f"rtseg.{key}": value for key, value in facts.items()})
     return labelled
@@ -117,7 +133,13 @@ def write_shipped(path: str | Path, graph: onnx.ModelProto, card: Card) -> Card:
     data = label_graph(graph, card).SerializeToString()
     with atomic_write(path) as temporary:
         temporary.write_bytes(data)
-    written = Card(**{**{name: getattr(card, name) for name in card.__dataclass_fields__}, "file": path.name, "file_sha256": sha256_bytes(data)})
+    written = Card(
+        **{
+            **{name: getattr(card, name) for name in card.__dataclass_fields__},
+            "file": path.name,
+            "file_sha256": sha256_bytes(data),
+        }
+    )
     write_json(card_path(path), written.to_dict())
     return written
 
@@ -137,5 +159,7 @@ def load_card(file: str | Path) -> Card:
         raise ArtifactError(f"{path} is the card of {card.file}, which is not beside it: keep the two together")
     found = sha256_file(shipped)
     if found != card.file_sha256:
-        raise ArtifactError(f"{shipped} and its card do not fit: the file's checksum is {found[:12]}, the card says {str(card.file_sha256)[:12]}; export the network again")
+        raise ArtifactError(
+            f"{shipped} and its card do not fit: the file's checksum is {found[:12]}, the card says {str(card.file_sha256)[:12]}; export the network again"
+        )
     return card

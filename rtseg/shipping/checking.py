@@ -50,6 +50,7 @@ def _noting(model: nn.Module) -> Iterator[dict[str, np.ndarray]]:
         def hook(module: nn.Module, args: tuple, out: object) -> None:
             if isinstance(out, torch.Tensor) and out.is_floating_point():
                 found[name] = out.detach().float().clone().cpu().numpy()
+
         return hook
 
     hooks = [module.register_forward_hook(note(name)) for name, module in model.named_modules() if name]
@@ -85,7 +86,9 @@ def expose(graph: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
     made.CopyFrom(graph)
     known = {info.name: info for info in graph.graph.value_info}
     own = {output.name for output in graph.graph.output}
-    made.graph.output.extend(known.get(name, onnx.ValueInfoProto(name=name)) for name in dict.fromkeys(tensors) if name not in own)
+    made.graph.output.extend(
+        known.get(name, onnx.ValueInfoProto(name=name)) for name in dict.fromkeys(tensors) if name not in own
+    )
     return made
 
 # %% ../../nbs/shipping/01_checking.ipynb #cell014
@@ -104,8 +107,15 @@ def _difference(found: np.ndarray, wanted: np.ndarray) -> tuple[float, float]:
     return largest, largest / max(float(np.abs(wanted).max()), 1e-12)
 
 
-def compare_layers(model: nn.Module, graph: onnx.ModelProto | None, image: np.ndarray, *, runtime: str = "onnxruntime", precision: str = "fp32",
-                   threads: int | None = None) -> tuple[LayerDifference, ...]:
+def compare_layers(
+    model: nn.Module,
+    graph: onnx.ModelProto | None,
+    image: np.ndarray,
+    *,
+    runtime: str = "onnxruntime",
+    precision: str = "fp32",
+    threads: int | None = None,
+) -> tuple[LayerDifference, ...]:
     """Differences between PyTorch and `graph` in a runtime for each module that both show, in order of computation; runtime 'torch' needs no graph.
 
     Raises `ConfigError` for a runtime that shows none of its layers."""
@@ -115,10 +125,20 @@ def compare_layers(model: nn.Module, graph: onnx.ModelProto | None, image: np.nd
         tensors = {name: (name, type(model.get_submodule(name)).__name__) for name in found}
     else:
         tensors = {name: held for name, held in layer_tensors(graph).items() if name in wanted}
-        watched = load_runtime(expose(graph, [tensor for tensor, _ in tensors.values()]), runtime=runtime, precision=precision, threads=threads, shape=image.shape)
+        watched = load_runtime(
+            expose(graph, [tensor for tensor, _ in tensors.values()]),
+            runtime=runtime,
+            precision=precision,
+            threads=threads,
+            shape=image.shape,
+        )
         found = watched.outputs_of(image)
     pairs = ((name, operator, found.get(tensor), wanted[name]) for name, (tensor, operator) in tensors.items())
-    return tuple(LayerDifference(name, operator, *_difference(a, b)) for name, operator, a, b in pairs if a is not None and a.shape == b.shape)
+    return tuple(
+        LayerDifference(name, operator, *_difference(a, b))
+        for name, operator, a, b in pairs
+        if a is not None and a.shape == b.shape
+    )
 
 # %% ../../nbs/shipping/01_checking.ipynb #cell019
 TOLERANCES = {"fp32": 1e-3, "fp16": 0.02, "bf16": 0.1, "int8": 0.25}
@@ -150,18 +170,42 @@ class RuntimeCheck(Value):
     @property
     def agrees(self) -> bool:
         """Whether the logits are within the tolerance (labels alone: at least 99 % of them equal)."""
-        return self.label_agreement >= 0.99 if self.relative_difference is None else self.relative_difference <= self.tolerance
+        return (
+            self.label_agreement >= 0.99
+            if self.relative_difference is None
+            else self.relative_difference <= self.tolerance
+        )
 
     def __str__(self) -> str:
-        off = "labels only" if self.relative_difference is None else f"{self.relative_difference:.1e} of the largest logit ({self.tolerance:g} allowed)"
-        where = f", first in {self.first_layer} ({self.first_operator}, {self.first_difference:.1e})" if self.first_layer else ""
+        off = (
+            "labels only"
+            if self.relative_difference is None
+            else f"{self.relative_difference:.1e} of the largest logit ({self.tolerance:g} allowed)"
+        )
+        where = (
+            f", first in {self.first_layer} ({self.first_operator}, {self.first_difference:.1e})"
+            if self.first_layer
+            else ""
+        )
         drop = "" if self.miou is None else f", mIoU {self.miou:.4f} -> {self.miou_runtime:.4f}"
         return f"{self.network} on {self.runtime} {self.precision}: {'agrees' if self.agrees else 'DIFFERS'}, {off}, {self.label_agreement:.2%} of the labels equal{drop}{where}{self.note and '; ' + self.note}"
 
 # %% ../../nbs/shipping/01_checking.ipynb #cell020
-def check_runtime(model: nn.Module, runtime: str = "onnxruntime", *, shape: tuple[int, ...] | None = None, images: Sequence[np.ndarray] | None = None, labels: Sequence[np.ndarray] | None = None,
-                  graph: onnx.ModelProto | None = None, precision: str = "fp32", threads: int | None = None, tolerance: float | None = None, layers: str = "differing", seed: int = 0,
-                  ignore_index: int = 255) -> RuntimeCheck:
+def check_runtime(
+    model: nn.Module,
+    runtime: str = "onnxruntime",
+    *,
+    shape: tuple[int, ...] | None = None,
+    images: Sequence[np.ndarray] | None = None,
+    labels: Sequence[np.ndarray] | None = None,
+    graph: onnx.ModelProto | None = None,
+    precision: str = "fp32",
+    threads: int | None = None,
+    tolerance: float | None = None,
+    layers: str = "differing",
+    seed: int = 0,
+    ignore_index: int = 255,
+) -> RuntimeCheck:
     """Compare a runtime with eager PyTorch in fp32, on `images` (H x W x 3 uint8, or N x C x H x W float32) or on one random image of `shape`.
 
     `graph` stands for a fresh export (a quantised one, say); `labels` (H x W uint8 each) give the mIoU. Raises `ConfigError` for an impossible request."""
@@ -172,8 +216,16 @@ def check_runtime(model: nn.Module, runtime: str = "onnxruntime", *, shape: tupl
     given, truth = _inputs(model, shape, images, labels, seed)
     reference = TorchRuntime(model, threads=threads)
     exporting = not runtime.startswith(("torch", "cuda"))
-    graph = to_onnx(model, given[0].shape, dynamic_batch=False, dtype=torch.uint8 if reference.takes_pixels else torch.float32) if exporting and graph is None else graph
-    loaded = load_runtime(graph if exporting else model, runtime=runtime, precision=precision, threads=threads, shape=given[0].shape)
+    graph = (
+        to_onnx(
+            model, given[0].shape, dynamic_batch=False, dtype=torch.uint8 if reference.takes_pixels else torch.float32
+        )
+        if exporting and graph is None
+        else graph
+    )
+    loaded = load_runtime(
+        graph if exporting else model, runtime=runtime, precision=precision, threads=threads, shape=given[0].shape
+    )
     pairs = [(loaded.run(image), reference.run(image)) for image in given]
     tolerance = TOLERANCES[precision] if tolerance is None else tolerance
     facts = _measured(pairs, truth, ignore_index)
@@ -181,25 +233,48 @@ def check_runtime(model: nn.Module, runtime: str = "onnxruntime", *, shape: tupl
     found: dict = {}
     if layers == "all" or (layers == "differing" and beyond):
         found = _first_layer(model, graph, given[0], loaded, tolerance)
-    return RuntimeCheck(network=type(model).__name__, runtime=runtime, precision=precision, shape=tuple(given[0].shape), tolerance=tolerance, **facts, **found,
-                        versions=loaded.versions())
+    return RuntimeCheck(
+        network=type(model).__name__,
+        runtime=runtime,
+        precision=precision,
+        shape=tuple(given[0].shape),
+        tolerance=tolerance,
+        **facts,
+        **found,
+        versions=loaded.versions(),
+    )
 
 # %% ../../nbs/shipping/01_checking.ipynb #cell021
-def _inputs(model: nn.Module, shape: tuple[int, ...] | None, images: Sequence[np.ndarray] | None, labels: Sequence[np.ndarray] | None,
-            seed: int) -> tuple[list[np.ndarray], list[np.ndarray] | None]:
+def _inputs(
+    model: nn.Module,
+    shape: tuple[int, ...] | None,
+    images: Sequence[np.ndarray] | None,
+    labels: Sequence[np.ndarray] | None,
+    seed: int,
+) -> tuple[list[np.ndarray], list[np.ndarray] | None]:
     pixels = getattr(model, "image", "float") == "uint8"
     if images is None:
         if shape is None or labels is not None:
-            raise ConfigError("give images (with their labels, if there are any), or shape=(1, 3, height, width) for one random image")
+            raise ConfigError(
+                "give images (with their labels, if there are any), or shape=(1, 3, height, width) for one random image"
+            )
         rng = np.random.default_rng(seed)
-        return [rng.integers(0, 256, (shape[0], *shape[2:], shape[1]), dtype=np.uint8) if pixels else rng.standard_normal(shape, dtype=np.float32)], None
+        return [
+            rng.integers(0, 256, (shape[0], *shape[2:], shape[1]), dtype=np.uint8)
+            if pixels
+            else rng.standard_normal(shape, dtype=np.float32)
+        ], None
     batches = [image[None] if image.ndim == 3 else image for image in images]
     given = [to_floats(image) if image.dtype == np.uint8 and not pixels else image for image in batches]
     sizes = sorted({image.shape for image in given})
     if len(sizes) != 1:
-        raise ConfigError(f"the images have {len(sizes)} shapes ({', '.join(map(str, sizes[:3]))}): a runtime serves one size, give images of one shape")
+        raise ConfigError(
+            f"the images have {len(sizes)} shapes ({', '.join(map(str, sizes[:3]))}): a runtime serves one size, give images of one shape"
+        )
     if labels is not None and len(labels) != sum(len(image) for image in given):
-        raise ConfigError(f"{len(labels)} label images were given for {sum(len(image) for image in given)} images: give one each")
+        raise ConfigError(
+            f"{len(labels)} label images were given for {sum(len(image) for image in given)} images: give one each"
+        )
     return given, list(labels) if labels is not None else None
 
 
@@ -208,23 +283,43 @@ def _measured(pairs: list[tuple[np.ndarray, np.ndarray]], truth: list[np.ndarray
     found, wanted = ([found_label for pair in pairs for found_label in _labels(pair[side])] for side in (0, 1))
     logits = all(side.dtype != np.uint8 for pair in pairs for side in pair)
     off = [_difference(a, b) for a, b in pairs] if logits else []
-    scores = {} if truth is None else {"miou": miou(wanted, truth, ignore_index=ignore_index), "miou_runtime": miou(found, truth, ignore_index=ignore_index)}
-    return {"images": len(found), "max_difference": max(a for a, _ in off) if off else None, "relative_difference": max(r for _, r in off) if off else None,
-            "label_agreement": agreement(found, wanted), **scores}
+    scores = (
+        {}
+        if truth is None
+        else {
+            "miou": miou(wanted, truth, ignore_index=ignore_index),
+            "miou_runtime": miou(found, truth, ignore_index=ignore_index),
+        }
+    )
+    return {
+        "images": len(found),
+        "max_difference": max(a for a, _ in off) if off else None,
+        "relative_difference": max(r for _, r in off) if off else None,
+        "label_agreement": agreement(found, wanted),
+        **scores,
+    }
 
 
 def _labels(output: np.ndarray) -> list[np.ndarray]:
     return list(output if output.dtype == np.uint8 else output.argmax(1).astype(np.uint8))
 
 
-def _first_layer(model: nn.Module, graph: onnx.ModelProto | None, image: np.ndarray, loaded: Runtime, tolerance: float) -> dict:
+def _first_layer(
+    model: nn.Module, graph: onnx.ModelProto | None, image: np.ndarray, loaded: Runtime, tolerance: float
+) -> dict:
     """The number of layers compared and the first one beyond the tolerance, or a note that the runtime shows none."""
     try:
-        layers = compare_layers(model, graph, image, runtime=loaded.name, precision=loaded.precision, threads=loaded.threads)
+        layers = compare_layers(
+            model, graph, image, runtime=loaded.name, precision=loaded.precision, threads=loaded.threads
+        )
     except ConfigError as error:
         return {"note": str(error)}
     first = next((layer for layer in layers if not layer.relative <= tolerance), None)
-    named = {} if first is None else {"first_layer": first.module, "first_operator": first.operator, "first_difference": first.relative}
+    named = (
+        {}
+        if first is None
+        else {"first_layer": first.module, "first_operator": first.operator, "first_difference": first.relative}
+    )
     return {"layers": len(layers), **named}
 
 # %% ../../nbs/shipping/01_checking.ipynb #cell031
@@ -238,7 +333,10 @@ def norms_left(graph: onnx.ModelProto) -> dict:
         before[kind] = before.get(kind, 0) + 1
     with tempfile.TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
-        options.graph_optimization_level, options.log_severity_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED, 3
+        options.graph_optimization_level, options.log_severity_level = (
+            onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+            3,
+        )
         options.optimized_model_filepath = str(Path(folder) / "folded.onnx")
         onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
         kinds = [node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node]

@@ -28,7 +28,9 @@ class Example(NamedTuple):
 def read_examples(data: SegDataset | Sequence, size: tuple[int, int], *, count: int = 16) -> list[Example]:
     "At most `count` images at equal distances, resized to (height, width), from a data set or a list of images, pairs or examples; `DataError` if there is none."
     if len(data) == 0 or count < 1:
-        raise DataError(f"there are {len(data)} images to look at and {count} are asked for: give at least one real image")
+        raise DataError(
+            f"there are {len(data)} images to look at and {count} are asked for: give at least one real image"
+        )
     count = min(count, len(data))
     chosen = [i * (len(data) - 1) // max(count - 1, 1) for i in range(count)]
     return [_fitted(*_pair(data.read(i) if isinstance(data, SegDataset) else data[i]), size) for i in chosen]
@@ -54,7 +56,9 @@ def _fitted(image: np.ndarray, mask: np.ndarray | None, size: tuple[int, int]) -
 def agreement(labels: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> float:
     "Share of pixels with the same label, over two lists of label maps H x W; `DataError` where they do not match."
     if [a.shape for a in labels] != [b.shape for b in others] or not labels:
-        raise DataError(f"{len(labels)} label maps against {len(others)} of other shapes: compare the same images at the same size")
+        raise DataError(
+            f"{len(labels)} label maps against {len(others)} of other shapes: compare the same images at the same size"
+        )
     return sum(int((a == b).sum()) for a, b in zip(labels, others, strict=True)) / sum(a.size for a in labels)
 
 
@@ -64,7 +68,9 @@ def miou(labels: Sequence[np.ndarray], truth: Sequence[np.ndarray], *, ignore_in
     counts = np.zeros((size, size), np.int64)
     for found, wanted in zip(labels, truth, strict=True):
         known = wanted != ignore_index
-        counts += np.bincount(wanted[known].astype(np.int64) * size + found[known], minlength=size * size).reshape(size, size)
+        counts += np.bincount(wanted[known].astype(np.int64) * size + found[known], minlength=size * size).reshape(
+            size, size
+        )
     hit, union = counts.diagonal(), counts.sum(0) + counts.sum(1) - counts.diagonal()
     return float((hit[union > 0] / union[union > 0]).mean()) if (union > 0).any() else 0.0
 
@@ -95,10 +101,18 @@ class FormScore(Value):
 def check_limits(*, min_agreement: float, max_drop: float) -> None:
     "`ConfigError` for limits that no form could be held to."
     if not 0 <= min_agreement <= 1 or not 0 <= max_drop <= 1:
-        raise ConfigError(f"min_agreement is {min_agreement} and max_drop {max_drop}: both are shares between 0 and 1, for instance 0.99 and 0.005")
+        raise ConfigError(
+            f"min_agreement is {min_agreement} and max_drop {max_drop}: both are shares between 0 and 1, for instance 0.99 and 0.005"
+        )
 
 
-def evaluate_form(form: Callable[[np.ndarray], np.ndarray], examples: Sequence[Example], *, reference: Sequence[np.ndarray], ignore_index: int = 255) -> FormScore:
+def evaluate_form(
+    form: Callable[[np.ndarray], np.ndarray],
+    examples: Sequence[Example],
+    *,
+    reference: Sequence[np.ndarray],
+    ignore_index: int = 255,
+) -> FormScore:
     "Score of `form` (photograph H x W x 3 uint8 -> labels H x W) beside the label maps that the reference gave for the same examples."
     found = [np.asarray(form(example.image)) for example in examples]
     marked = [i for i, example in enumerate(examples) if example.mask is not None]
@@ -106,5 +120,7 @@ def evaluate_form(form: Callable[[np.ndarray], np.ndarray], examples: Sequence[E
     if not marked:
         return FormScore(share, len(examples))
     truth = [examples[i].mask for i in marked]
-    before, after = (miou([labels[i] for i in marked], truth, ignore_index=ignore_index) for labels in (reference, found))
+    before, after = (
+        miou([labels[i] for i in marked], truth, ignore_index=ignore_index) for labels in (reference, found)
+    )
     return FormScore(share, len(examples), before, after)

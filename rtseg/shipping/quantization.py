@@ -38,7 +38,11 @@ CONVOLUTIONS = ("Conv", "ConvTranspose")
 
 def layers_of(graph: onnx.ModelProto) -> dict[str, str]:
     "Convolutions in order: the node's name -> the layer's name, read off its weight."
-    return {node.name: node.input[1].removeprefix("model.").removesuffix(".weight") for node in graph.graph.node if node.op_type in CONVOLUTIONS}
+    return {
+        node.name: node.input[1].removeprefix("model.").removesuffix(".weight")
+        for node in graph.graph.node
+        if node.op_type in CONVOLUTIONS
+    }
 
 
 def tail_of(graph: onnx.ModelProto) -> tuple[list[str], list[str]]:
@@ -87,11 +91,17 @@ def round_layer(graph: onnx.ModelProto, node: str, span: tuple[float, float]) ->
     step = np.maximum(np.abs(values).max(axes, keepdims=True), 1e-12) / 127
     copied = numpy_helper.from_array((np.round(values / step) * step).astype(np.float32), f"{node}.rounded")
     scale = max(span[1] - span[0], 1e-12) / 255
-    added = [copied, numpy_helper.from_array(np.float32(scale), f"{node}.scale"), numpy_helper.from_array(np.uint8(round(-span[0] / scale)), f"{node}.zero")]
+    added = [
+        copied,
+        numpy_helper.from_array(np.float32(scale), f"{node}.scale"),
+        numpy_helper.from_array(np.uint8(round(-span[0] / scale)), f"{node}.zero"),
+    ]
     rounded.graph.initializer.extend(added)
     place = list(rounded.graph.node).index(conv)
-    pair = [helper.make_node("QuantizeLinear", [conv.input[0], added[1].name, added[2].name], [f"{node}.q"]),
-            helper.make_node("DequantizeLinear", [f"{node}.q", added[1].name, added[2].name], [f"{node}.dq"])]
+    pair = [
+        helper.make_node("QuantizeLinear", [conv.input[0], added[1].name, added[2].name], [f"{node}.q"]),
+        helper.make_node("DequantizeLinear", [f"{node}.q", added[1].name, added[2].name], [f"{node}.dq"]),
+    ]
     conv.input[0], conv.input[1] = f"{node}.dq", copied.name
     for offset, extra in enumerate(pair):
         rounded.graph.node.insert(place + offset, extra)
@@ -107,7 +117,9 @@ def rank_layers(graph: onnx.ModelProto, images: Sequence[np.ndarray]) -> dict[st
     for node in [n for n in graph.graph.node if n.op_type in CONVOLUTIONS]:
         session = _session(round_layer(graph, node.name, ranges[node.input[0]]), ends)
         found = [session.run(ends, {feed: image}) for image in probes]
-        errors[node.name] = max(_relative(a, b) for f, w in zip(found, wanted, strict=True) for a, b in zip(f, w, strict=True))
+        errors[node.name] = max(
+            _relative(a, b) for f, w in zip(found, wanted, strict=True) for a, b in zip(f, w, strict=True)
+        )
     return dict(sorted(errors.items(), key=lambda item: -item[1]))
 
 
@@ -148,18 +160,36 @@ def quantize_nncf(graph: onnx.ModelProto, images: Sequence[np.ndarray], *, keep:
 
     name, copied = graph.graph.input[0].name, onnx.ModelProto.FromString(graph.SerializeToString())
     with _silent():
-        return nncf.quantize(copied, nncf.Dataset(list(images), lambda image: {name: image}), subset_size=len(images), target_device=nncf.TargetDevice.CPU,
-                             preset=nncf.QuantizationPreset.MIXED, ignored_scope=nncf.IgnoredScope(names=list(keep)))
+        return nncf.quantize(
+            copied,
+            nncf.Dataset(list(images), lambda image: {name: image}),
+            subset_size=len(images),
+            target_device=nncf.TargetDevice.CPU,
+            preset=nncf.QuantizationPreset.MIXED,
+            ignored_scope=nncf.IgnoredScope(names=list(keep)),
+        )
 
 
-def quantize_onnxruntime(graph: onnx.ModelProto, images: Sequence[np.ndarray], *, keep: Sequence[str]) -> onnx.ModelProto:
+def quantize_onnxruntime(
+    graph: onnx.ModelProto, images: Sequence[np.ndarray], *, keep: Sequence[str]
+) -> onnx.ModelProto:
     "QDQ graph by ONNX Runtime's static quantiser: unsigned activations, signed weights by channel, convolutions only, without the nodes `keep`."
     chosen = [node for node in layers_of(graph) if node not in keep]
     with tempfile.TemporaryDirectory() as folder, _silent():
         source, target = Path(folder) / "float.onnx", Path(folder) / "quantised.onnx"
         onnx.save(graph, source)
-        quantize_static(source, target, Images(graph.graph.input[0].name, images), quant_format=QuantFormat.QDQ, per_channel=True, activation_type=QuantType.QUInt8,
-                        weight_type=QuantType.QInt8, op_types_to_quantize=list(CONVOLUTIONS), nodes_to_quantize=chosen, extra_options={"ForceQuantizeNoInputCheck": False})
+        quantize_static(
+            source,
+            target,
+            Images(graph.graph.input[0].name, images),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            op_types_to_quantize=list(CONVOLUTIONS),
+            nodes_to_quantize=chosen,
+            extra_options={"ForceQuantizeNoInputCheck": False},
+        )
         return onnx.load(target)
 
 
@@ -217,16 +247,32 @@ def float_graph(source: nn.Module | str | Path | onnx.ModelProto, shape: tuple[i
     graph = onnx.load_from_string(model_bytes(source, (shape[0], *shape[2:], shape[1]) if pixels else shape))
     opset = next((o.version for o in graph.opset_import if o.domain in ("", "ai.onnx")), 0)
     if opset < 13 or not layers_of(graph):
-        raise ConfigError(f"a graph of opset {opset} with {len(layers_of(graph))} convolutions cannot be quantised by channel: export it with opset 13 or later")
+        raise ConfigError(
+            f"a graph of opset {opset} with {len(layers_of(graph))} convolutions cannot be quantised by channel: export it with opset 13 or later"
+        )
     if "QuantizeLinear" in {node.op_type for node in graph.graph.node}:
         raise ConfigError("this graph is quantised already: give the float one that it was made from")
     if graph.graph.input[0].type.tensor_type.elem_type != TensorProto.UINT8:
-        raise ConfigError("this graph takes normalised floats: export a ServingGraph, with pixels at its head, so that the calibration images go in as they are")
+        raise ConfigError(
+            "this graph takes normalised floats: export a ServingGraph, with pixels at its head, so that the calibration images go in as they are"
+        )
     return graph
 
 
-def quantize(source: nn.Module | str | Path | onnx.ModelProto, calibration: SegDataset | Sequence, *, shape: tuple[int, ...], method: str = "nncf", images: int = 16, max_drop: float = 0.005,
-             min_agreement: float = 0.99, max_float: float = 0.5, runtime: str = "onnxruntime", threads: int | None = None, ignore_index: int = 255) -> Quantized:
+def quantize(
+    source: nn.Module | str | Path | onnx.ModelProto,
+    calibration: SegDataset | Sequence,
+    *,
+    shape: tuple[int, ...],
+    method: str = "nncf",
+    images: int = 16,
+    max_drop: float = 0.005,
+    min_agreement: float = 0.99,
+    max_float: float = 0.5,
+    runtime: str = "onnxruntime",
+    threads: int | None = None,
+    ignore_index: int = 255,
+) -> Quantized:
     """int8 by QDQ for `shape` (N x 3 x H x W), with as few layers in float as the limits allow, at most a share `max_float`; masks are judged in `runtime`.
 
     Raises `ConfigError`, `DataError`, `MissingExtra`."""
@@ -242,16 +288,35 @@ def quantize(source: nn.Module | str | Path | onnx.ModelProto, calibration: SegD
 
     def passes(count: int) -> bool:
         made = QUANTISERS[method](graph, batches, keep=[*tail, *list(ranked)[:count]])
-        score = evaluate_form(load_runtime(made, runtime=runtime, precision="int8", threads=threads), examples, reference=reference, ignore_index=ignore_index)
+        score = evaluate_form(
+            load_runtime(made, runtime=runtime, precision="int8", threads=threads),
+            examples,
+            reference=reference,
+            ignore_index=ignore_index,
+        )
         tried[count] = made, score, score.refusal(min_agreement=min_agreement, max_drop=max_drop)
         return tried[count][2] is None
 
     best = fewest(max(1, int(len(layers) * max_float) + 1), passes)
     best = best if best is not None else max(tried, key=lambda count: tried[count][1].agreement)
     made, score, refused = tried[best]
-    tries = tuple({"float_layers": count, "agreement": s.agreement, "drop": s.drop, "refused": why} for count, (_, s, why) in tried.items())
-    record = QuantizationRecord(method, tuple(shape), len(examples), len(layers), tuple(layers[name] for name in list(ranked)[:best]), {layers[name]: error for name, error in ranked.items()},
-                                asdict(score), {"min_agreement": min_agreement, "max_drop": max_drop, "judged_in": runtime}, refused, tries, _versions(method))
+    tries = tuple(
+        {"float_layers": count, "agreement": s.agreement, "drop": s.drop, "refused": why}
+        for count, (_, s, why) in tried.items()
+    )
+    record = QuantizationRecord(
+        method,
+        tuple(shape),
+        len(examples),
+        len(layers),
+        tuple(layers[name] for name in list(ranked)[:best]),
+        {layers[name]: error for name, error in ranked.items()},
+        asdict(score),
+        {"min_agreement": min_agreement, "max_drop": max_drop, "judged_in": runtime},
+        refused,
+        tries,
+        _versions(method),
+    )
     return Quantized(made, record)
 
 

@@ -22,7 +22,7 @@ READER = '''def photograph(path):
     return picture.convert("RGB")'''
 
 # %% ../../nbs/shipping/05_server.ipynb #cellload
-LOADER = '''def load(file):
+LOADER = """def load(file):
     card = json.loads(file.with_suffix(".json").read_text())
     if hashlib.sha256(file.read_bytes()).hexdigest() != card["file_sha256"]:
         raise SystemExit(f"{file} and its card do not fit: copy both again")
@@ -38,7 +38,7 @@ LOADER = '''def load(file):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = card["threads"]
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    return card, lambda pixels: session.run(None, {session.get_inputs()[0].name: pixels})[0][0]'''
+    return card, lambda pixels: session.run(None, {session.get_inputs()[0].name: pixels})[0][0]"""
 
 # %% ../../nbs/shipping/05_server.ipynb #cell004
 SERVER = '''"""Masks of photographs, by the network beside this file. Needs NumPy, Pillow and the runtime that the card names; no PyTorch.

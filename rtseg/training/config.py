@@ -37,7 +37,9 @@ class LossConfig(Config):
     @model_validator(mode="after")
     def _options_belong_to_the_kind(self) -> "LossConfig":
         if self.label_smoothing and self.kind not in ("ohem", "cross_entropy"):
-            raise ValueError(f"label_smoothing belongs to cross_entropy and ohem, not to {self.kind}: set it to 0, or choose one of them")
+            raise ValueError(
+                f"label_smoothing belongs to cross_entropy and ohem, not to {self.kind}: set it to 0, or choose one of them"
+            )
         if self.kind == "lovasz" and self.class_weights is not None:
             raise ValueError("the lovasz loss takes all classes alike: leave class_weights out, or choose another kind")
         return self
@@ -101,7 +103,9 @@ class TrainConfig(Config):
 # %% ../../nbs/training/07_config.ipynb #cell011
 def build_loss(config: LossConfig, *, ignore_index: int = 255) -> SegLoss:
     "The loss module of a configuration."
-    options = config.model_dump() | {"class_weights": None if config.class_weights is None else torch.tensor(config.class_weights)}
+    options = config.model_dump() | {
+        "class_weights": None if config.class_weights is None else torch.tensor(config.class_weights)
+    }
     return SegLoss(options.pop("kind"), ignore_index=ignore_index, **options)
 
 

@@ -39,11 +39,17 @@ class DetailConfig(Config):
     @model_validator(mode="after")
     def _one_head_a_stride(self) -> "DetailConfig":
         if not self.strides or len(set(self.strides)) < len(self.strides):
-            raise ValueError(f"strides {self.strides} cannot be used: give each of 2, 4, 8 at most once, and at least one")
+            raise ValueError(
+                f"strides {self.strides} cannot be used: give each of 2, 4, 8 at most once, and at least one"
+            )
         if self.tap is not None and len(self.strides) != 1:
-            raise ValueError(f"tap names one module, and there are {len(self.strides)} strides: give one stride, or leave tap out")
+            raise ValueError(
+                f"tap names one module, and there are {len(self.strides)} strides: give one stride, or leave tap out"
+            )
         if sum(self.fusion) <= self.threshold:
-            raise ValueError(f"fusion {self.fusion} never exceeds threshold {self.threshold}: no pixel would be detail; raise the weights")
+            raise ValueError(
+                f"fusion {self.fusion} never exceeds threshold {self.threshold}: no pixel would be detail; raise the weights"
+            )
         return self
 
 # %% ../../nbs/training/02_detail.ipynb #cell008
@@ -69,7 +75,9 @@ def class_boundaries(masks: Tensor, *, kind: str = "any", ignore_index: int | No
 def detail_levels(masks: Tensor, *, kind: str = "any", ignore_index: int | None = 255) -> Tensor:
     "Boundaries of labels N x H x W seen at strides 1, 2 and 4, each at the labels' size: N x 3 x H x W of zeros and ones."
     edges = class_boundaries(masks, kind=kind, ignore_index=ignore_index).float().unsqueeze(1)
-    seen = [F.interpolate(edges[..., ::stride, ::stride], size=masks.shape[-2:], mode="nearest") for stride in (1, 2, 4)]
+    seen = [
+        F.interpolate(edges[..., ::stride, ::stride], size=masks.shape[-2:], mode="nearest") for stride in (1, 2, 4)
+    ]
     return torch.cat(seen, dim=1)
 
 
@@ -85,7 +93,9 @@ def detail_loss(logits: Tensor, target: Tensor, valid: Tensor | None = None) -> 
     "Binary cross entropy plus dice of logits N x 1 x h x w, resized to the target N x H x W, over the pixels of `valid` (Fan et al., 2021)."
     scores = resize(logits.float(), (target.shape[-2], target.shape[-1])).squeeze(1)
     keep = torch.ones_like(target) if valid is None else valid.to(target.dtype)
-    entropy = (F.binary_cross_entropy_with_logits(scores, target, reduction="none") * keep).sum() / keep.sum().clamp_min(1)
+    entropy = (
+        F.binary_cross_entropy_with_logits(scores, target, reduction="none") * keep
+    ).sum() / keep.sum().clamp_min(1)
     chance, wanted = scores.sigmoid() * keep, target * keep
     overlap = 2 * (chance * wanted).sum((1, 2)) + 1
     return entropy + (1 - overlap / (chance.sum((1, 2)) + wanted.sum((1, 2)) + 1)).mean()
@@ -164,12 +174,19 @@ def find_tap(network: nn.Module, stride: int, *, calls: list[Seen] | None = None
     last = next((i for i in range(first, len(calls)) if calls[i].gave[1:] == below), len(calls))
     leaving = {c.name for c in calls if c.took is not None and c.took[1:] == here != c.gave[1:]}
     heads = {name for name, module in network.named_modules() if isinstance(module, ClassifierHead)}
-    found = [c for c in calls[first:last] if c.gave[1:] == here and not _inside(c.name, heads)
-             and not (c.name not in leaving and _inside(c.name, leaving))]
+    found = [
+        c
+        for c in calls[first:last]
+        if c.gave[1:] == here
+        and not _inside(c.name, heads)
+        and not (c.name not in leaving and _inside(c.name, leaving))
+    ]
     while last == len(calls) and found and found[-1].gave[0] == getattr(network, "num_classes", None):
         found.pop()
     if not found:
-        raise ConfigError(f"{type(network).__name__} has no map at 1/{stride} of the image: choose another stride of 2, 4, 8, or name a module by tap")
+        raise ConfigError(
+            f"{type(network).__name__} has no map at 1/{stride} of the image: choose another stride of 2, 4, 8, or name a module by tap"
+        )
     return Tap(found[-1].name, found[-1].call, found[-1].gave[0])
 
 # %% ../../nbs/training/02_detail.ipynb #cell040
@@ -177,19 +194,29 @@ def named_tap(network: nn.Module, name: str, stride: int) -> Tap:
     "The tap at the module `name`; raises `ConfigError` if there is none, or if its map is not at 1/`stride`."
     names = [n for n, _ in network.named_modules() if n]
     if name not in names:
-        raise ConfigError(f"tap '{name}' is no module of {type(network).__name__}: give a dotted name of named_modules(){suggest(name, names)}")
+        raise ConfigError(
+            f"tap '{name}' is no module of {type(network).__name__}: give a dotted name of named_modules(){suggest(name, names)}"
+        )
     calls = [c for c in module_calls(network) if c.name == name]
     fitting = [c for c in calls if c.gave[1:] == (PROBE[0] // stride, PROBE[1] // stride)]
     if not fitting:
-        gives = f"maps of {' and '.join(f'{c.gave[1]} x {c.gave[2]}' for c in calls)} for an image of {PROBE[0]} x {PROBE[1]}" if calls else "no map"
-        raise ConfigError(f"tap '{name}' gives {gives}, which is not 1/{stride}: name another module, or change strides")
+        gives = (
+            f"maps of {' and '.join(f'{c.gave[1]} x {c.gave[2]}' for c in calls)} for an image of {PROBE[0]} x {PROBE[1]}"
+            if calls
+            else "no map"
+        )
+        raise ConfigError(
+            f"tap '{name}' gives {gives}, which is not 1/{stride}: name another module, or change strides"
+        )
     return Tap(name, fitting[-1].call, fitting[-1].gave[0])
 
 # %% ../../nbs/training/02_detail.ipynb #cell043
 class DetailGuidance(nn.Module):
     "Detail heads for any network: call it with images in the network's place, then ask for the `terms` of the labels (Fan et al., 2021)."
 
-    def __init__(self, network: nn.Module, config: DetailConfig | None = None, *, ignore_index: int = 255, hidden: int = 64):
+    def __init__(
+        self, network: nn.Module, config: DetailConfig | None = None, *, ignore_index: int = 255, hidden: int = 64
+    ):
         super().__init__()
         self.config, self.ignore_index = config or DetailConfig(), ignore_index
         self.strides = tuple(sorted(self.config.strides))
@@ -197,16 +224,20 @@ class DetailGuidance(nn.Module):
         self.own = _own_heads(network)
         self.taps = _choose_taps(network, self.config, own=self.own)
         device = next(network.parameters()).device
-        self.heads = nn.ModuleDict({str(s): ClassifierHead(tap.channels, 1, hidden=hidden, bias=False) for s, tap in self.taps.items()}).to(device)
+        self.heads = nn.ModuleDict(
+            {str(s): ClassifierHead(tap.channels, 1, hidden=hidden, bias=False) for s, tap in self.taps.items()}
+        ).to(device)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         "Collects the tapped maps of the pass inside; without hooks before and after."
-        network, = self._network
+        (network,) = self._network
         self._maps, handles = {}, []
         try:
             for stride, tap in self.taps.items():
-                handles.append(network.get_submodule(tap.name).register_forward_hook(_collector(self._maps, stride, tap.call)))
+                handles.append(
+                    network.get_submodule(tap.name).register_forward_hook(_collector(self._maps, stride, tap.call))
+                )
             yield
         finally:
             for handle in handles:
@@ -217,7 +248,9 @@ class DetailGuidance(nn.Module):
         if self.own:
             raise ConfigError("this network returns its detail itself: give its output, as terms(masks, output)")
         if missing := [tap.name for stride, tap in self.taps.items() if stride not in self._maps]:
-            raise ConfigError(f"no map came from {', '.join(missing)}: run the network inside watching(), and not compiled")
+            raise ConfigError(
+                f"no map came from {', '.join(missing)}: run the network inside watching(), and not compiled"
+            )
         found = [head(_as_computed(self._maps[int(stride)], head)) for stride, head in self.heads.items()]
         self._maps = {}
         finest = (found[0].shape[-2], found[0].shape[-1])
@@ -230,7 +263,7 @@ class DetailGuidance(nn.Module):
 
     def forward(self, images: Tensor) -> SegOutput | Tensor:
         "The network's output for images N x C x H x W, in training with `detail`."
-        network, = self._network
+        (network,) = self._network
         if not network.training:
             return network(images)
         with self.watching():
@@ -250,7 +283,9 @@ def _own_heads(network: nn.Module) -> int:
     "How many detail maps the network returns by itself; only the network itself is put in training mode, and none of its parts."
     with evaluating(network):
         network.training = True
-        output = network(torch.zeros(1, getattr(network, "in_channels", 3), *PROBE, device=next(network.parameters()).device))
+        output = network(
+            torch.zeros(1, getattr(network, "in_channels", 3), *PROBE, device=next(network.parameters()).device)
+        )
     return output.detail.shape[1] if isinstance(output, SegOutput) and output.detail is not None else 0
 
 
@@ -258,7 +293,9 @@ def _choose_taps(network: nn.Module, config: DetailConfig, *, own: int) -> dict[
     "The taps by stride, finest first; none for a network with `own` detail heads, which have to be as many as the strides."
     strides = sorted(config.strides)
     if own and (own != len(strides) or config.tap):
-        raise ConfigError(f"{type(network).__name__} brings {own} detail head(s) of its own: give as many strides and no tap, or build it without them")
+        raise ConfigError(
+            f"{type(network).__name__} brings {own} detail head(s) of its own: give as many strides and no tap, or build it without them"
+        )
     if own:
         return {}
     if config.tap:

@@ -46,7 +46,9 @@ class DistillationConfig(Config):
     @model_validator(mode="after")
     def _options_belong_to_the_kind(self) -> "DistillationConfig":
         if self.kind == "mse" and self.temperature != 1:
-            raise ValueError("mse compares logits, which have no temperature: leave temperature at 1, or choose kl or cwd")
+            raise ValueError(
+                "mse compares logits, which have no temperature: leave temperature at 1, or choose kl or cwd"
+            )
         if self.kind != "kl" and self.toward != "teacher":
             raise ValueError(f"toward='student' belongs to kl, not to {self.kind}: leave it at 'teacher'")
         return self
@@ -55,8 +57,10 @@ class DistillationConfig(Config):
 def on_one_grid(student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
     "Student's and teacher's logits N x C x h x w in float32 and the mask N x h x w, all at the student's size; the teacher's without gradient."
     if student.shape[:2] != teacher.shape[:2]:
-        raise ConfigError(f"student logits {tuple(student.shape)} against teacher logits {tuple(teacher.shape)}: "
-                          "both networks have to predict the same classes for the same images")
+        raise ConfigError(
+            f"student logits {tuple(student.shape)} against teacher logits {tuple(teacher.shape)}: "
+            "both networks have to predict the same classes for the same images"
+        )
     size = (student.shape[-2], student.shape[-1])
     if valid is not None and valid.shape[-2:] != size:
         valid = resize(valid.float().unsqueeze(1), size, mode="nearest").squeeze(1) > 0
@@ -69,11 +73,14 @@ def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
     return F.log_softmax(rows / temperature if temperature != 1 else rows, 1)
 
 
-def kl_distillation(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, valid: Tensor | None = None,
-                    toward: str = "teacher") -> Tensor:
+def kl_distillation(
+    student: Tensor, teacher: Tensor, *, temperature: float = 1.0, valid: Tensor | None = None, toward: str = "teacher"
+) -> Tensor:
     "Mean KL divergence per pixel, times temperature squared (Hinton et al., 2015); logits N x C x H x W, valid N x H x W boolean."
     check_choice(toward, ("teacher", "student"), what="direction of the divergence")
-    layout = torch.channels_last if student.stride(1) == 1 else torch.contiguous_format  # one layout for both, so that pixels meet
+    layout = (
+        torch.channels_last if student.stride(1) == 1 else torch.contiguous_format
+    )  # one layout for both, so that pixels meet
     student, teacher, valid = on_one_grid(student, teacher, valid)
     student, teacher = (logits.contiguous(memory_format=layout) for logits in (student, teacher))
     guide = _log_softmax(teacher, temperature)
@@ -94,7 +101,9 @@ def mse_distillation(student: Tensor, teacher: Tensor, *, valid: Tensor | None =
     return error.sum() / max(1, error.numel())
 
 # %% ../../nbs/training/06_distillation.ipynb #cell024
-def cwd_distillation(student: Tensor, teacher: Tensor, *, temperature: float = 4.0, valid: Tensor | None = None) -> Tensor:
+def cwd_distillation(
+    student: Tensor, teacher: Tensor, *, temperature: float = 4.0, valid: Tensor | None = None
+) -> Tensor:
     "Channel-wise distillation of logits N x C x H x W: KL of each channel's softmax over positions, times T^2 / C, mean over images (Shu et al., 2021)."
     student, teacher, valid = on_one_grid(student, teacher, valid)
     if valid is not None:
@@ -154,8 +163,18 @@ _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 class Distiller:
     "A frozen teacher and the weighted distance of a student from it."
 
-    def __init__(self, teacher: nn.Module, *, weight: float = 1.0, temperature: float = 1.0, toward: str = "teacher", stride: int = 1,
-                 kind: str = "kl", precision: str = "run", cache: TeacherCache | None = None):
+    def __init__(
+        self,
+        teacher: nn.Module,
+        *,
+        weight: float = 1.0,
+        temperature: float = 1.0,
+        toward: str = "teacher",
+        stride: int = 1,
+        kind: str = "kl",
+        precision: str = "run",
+        cache: TeacherCache | None = None,
+    ):
         self.kind = check_choice(kind, ("kl", "mse", "cwd"), what="distillation")
         self.precision = check_choice(precision, ("run", *_TYPES), what="precision of the teacher")
         self.teacher = teacher.eval().requires_grad_(False)
@@ -178,7 +197,9 @@ class Distiller:
             if self.cache is None:
                 return self.teacher(images)
             if names is None or len(names) != len(images):
-                raise ConfigError(f"a cached teacher files its answers by name: give one name for each of the {len(images)} images")
+                raise ConfigError(
+                    f"a cached teacher files its answers by name: give one name for each of the {len(images)} images"
+                )
             return self._remembered(images, names)
 
     def _remembered(self, images: Tensor, names: tuple[str, ...]) -> Tensor:
@@ -190,18 +211,24 @@ class Distiller:
                 self.cache.put(keys[i], logits)
                 known[i] = logits
         logits = torch.stack([answer.to(images.device) for answer in known])
-        return resize(logits, (images.shape[-2], images.shape[-1]), align_corners=getattr(self.teacher, "align_corners", False))
+        return resize(
+            logits, (images.shape[-2], images.shape[-1]), align_corners=getattr(self.teacher, "align_corners", False)
+        )
 
     def term(self, student: Tensor, guide: Tensor, valid: Tensor | None = None) -> Tensor:
         "The weighted distance, on every `stride`-th pixel of both axes."
-        student, guide, valid = on_one_grid(student, guide, valid) if student.shape != guide.shape else (student, guide, valid)
+        student, guide, valid = (
+            on_one_grid(student, guide, valid) if student.shape != guide.shape else (student, guide, valid)
+        )
         thin = (..., slice(None, None, self.stride), slice(None, None, self.stride))
         student, guide, valid = student[thin], guide[thin], valid[thin] if valid is not None else None
         if self.kind == "mse":
             return self.weight * mse_distillation(student, guide, valid=valid)
         if self.kind == "cwd":
             return self.weight * cwd_distillation(student, guide, temperature=self.temperature, valid=valid)
-        return self.weight * kl_distillation(student, guide, temperature=self.temperature, valid=valid, toward=self.toward)
+        return self.weight * kl_distillation(
+            student, guide, temperature=self.temperature, valid=valid, toward=self.toward
+        )
 
 # %% ../../nbs/training/06_distillation.ipynb #cell036
 def _own_logits(teacher: nn.Module, images: Tensor) -> Tensor:
@@ -212,25 +239,54 @@ def _own_logits(teacher: nn.Module, images: Tensor) -> Tensor:
     return output.logits if isinstance(output, SegOutput) else output
 
 # %% ../../nbs/training/06_distillation.ipynb #cell041
-def build_distiller(config: DistillationConfig, teacher: nn.Module, *, student: nn.Module | None = None, stride: int = 1, augmented: bool = True,
-                    folder: str | Path | None = None) -> Distiller:
+def build_distiller(
+    config: DistillationConfig,
+    teacher: nn.Module,
+    *,
+    student: nn.Module | None = None,
+    stride: int = 1,
+    augmented: bool = True,
+    folder: str | Path | None = None,
+) -> Distiller:
     "The distiller of a configuration; `augmented` says whether the images are random, `folder` is where a cache on disk lies."
     taught, learnt = (getattr(network, "num_classes", None) for network in (teacher, student))
     if None not in (taught, learnt) and taught != learnt:
-        raise ConfigError(f"the teacher knows {taught} classes and the student {learnt}: give a teacher that was trained on the student's classes")
+        raise ConfigError(
+            f"the teacher knows {taught} classes and the student {learnt}: give a teacher that was trained on the student's classes"
+        )
     if config.cache != "none" and augmented:
-        raise ConfigError(f"distillation.cache='{config.cache}' with randomly augmented images would be wrong: set it to 'none', or augmentation to null")
+        raise ConfigError(
+            f"distillation.cache='{config.cache}' with randomly augmented images would be wrong: set it to 'none', or augmentation to null"
+        )
     if config.cache == "disk" and folder is None:
         raise ConfigError("distillation.cache='disk' needs a folder: give one, or set it to 'memory'")
-    cache = None if config.cache == "none" else TeacherCache(weights_checksum(teacher), folder=folder if config.cache == "disk" else None)
-    return Distiller(teacher, kind=config.kind, weight=config.weight, temperature=config.temperature, toward=config.toward, stride=stride,
-                     precision=config.precision, cache=cache)
+    cache = (
+        None
+        if config.cache == "none"
+        else TeacherCache(weights_checksum(teacher), folder=folder if config.cache == "disk" else None)
+    )
+    return Distiller(
+        teacher,
+        kind=config.kind,
+        weight=config.weight,
+        temperature=config.temperature,
+        toward=config.toward,
+        stride=stride,
+        precision=config.precision,
+        cache=cache,
+    )
 
 # %% ../../nbs/training/06_distillation.ipynb #cell044
-def load_teacher(network: str | Architecture, weights: str | Path, *, num_classes: int = 19, which: str = "best", **options: object) -> SegNetwork:
+def load_teacher(
+    network: str | Architecture, weights: str | Path, *, num_classes: int = 19, which: str = "best", **options: object
+) -> SegNetwork:
     "A frozen network in evaluation with the weights of a training folder (`which` of its files) or a checkpoint; misfits raise `ArtifactError`."
     state = load_trained(weights, which).weights if Path(weights).is_dir() else load_checkpoint(weights)
     name, options = resolve_model(network, options) if isinstance(network, str) else ("fasterseg", options)
-    teacher = create_model(name, num_classes, **options) if isinstance(network, str) else FasterSeg(network, num_classes, **options)
+    teacher = (
+        create_model(name, num_classes, **options)
+        if isinstance(network, str)
+        else FasterSeg(network, num_classes, **options)
+    )
     fit_checkpoint(name, state, teacher)
     return teacher.eval().requires_grad_(False)

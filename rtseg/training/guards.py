@@ -41,22 +41,28 @@ class LossWatch:
             return "is not finite"
         if len(self.recent) >= self.free and total > self.factor * (usual := statistics.median(self.recent)) > 0:
             return f"is {total / usual:.0f} times the median ({usual:.4g}) of the last {len(self.recent)} steps"
-        self.recent = [*self.recent[1 - self.window:], total]
+        self.recent = [*self.recent[1 - self.window :], total]
         return None
 
 
-def divergence(reason: str, values: dict[str, float], *, step: int, lr: float, names: tuple[str, ...]) -> DivergenceError:
+def divergence(
+    reason: str, values: dict[str, float], *, step: int, lr: float, names: tuple[str, ...]
+) -> DivergenceError:
     "The error for a step whose loss `LossWatch` refused: where it happened, and on which images."
     shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-    return DivergenceError(f"the loss {reason} at step {step} ({shown}) with learning rate {lr:.4g} on {', '.join(names)}: "
-                           "lower lr, set clip_norm, or look at these images; the last checkpoint is untouched")
+    return DivergenceError(
+        f"the loss {reason} at step {step} ({shown}) with learning rate {lr:.4g} on {', '.join(names)}: "
+        "lower lr, set clip_norm, or look at these images; the last checkpoint is untouched"
+    )
 
 # %% ../../nbs/training/12_guards.ipynb #cell006b
 def require_finite(model: nn.Module, *, step: int) -> None:
     "Raise `DivergenceError` if a weight or a running statistic of `model` is not finite, by its name."
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise DivergenceError(f"{name} is not finite after step {step}, though the loss is: lower lr, set clip_norm, or train in fp32; the last checkpoint is untouched")
+            raise DivergenceError(
+                f"{name} is not finite after step {step}, though the loss is: lower lr, set clip_norm, or train in fp32; the last checkpoint is untouched"
+            )
 
 # %% ../../nbs/training/12_guards.ipynb #cell008
 class AliveCheck:
@@ -74,7 +80,9 @@ class AliveCheck:
         if not self.dead:
             self.left = 0
         elif self.left == 0:
-            self.alarm = alarm(f"loss terms without value or gradient in the first steps: {', '.join(sorted(self.dead))}")
+            self.alarm = alarm(
+                f"loss terms without value or gradient in the first steps: {', '.join(sorted(self.dead))}"
+            )
 
 
 def network_outputs(output: SegOutput | Tensor) -> list[Tensor]:
@@ -90,7 +98,11 @@ def patience_spent(scores: list[float], patience: int | None) -> str | None:
         return None
     best = scores.index(max(scores))
     waited = len(scores) - 1 - best
-    return f"no better mIoU than {scores[best]:.4f} in the last {waited} evaluations (patience {patience})" if waited >= patience else None
+    return (
+        f"no better mIoU than {scores[best]:.4f} in the last {waited} evaluations (patience {patience})"
+        if waited >= patience
+        else None
+    )
 
 # %% ../../nbs/training/12_guards.ipynb #cell014
 @contextmanager
@@ -99,10 +111,16 @@ def writing(folder: str | Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error) and "unexpected pos" not in str(error):
+        if (
+            isinstance(error, RuntimeError)
+            and "PytorchStreamWriter" not in str(error)
+            and "unexpected pos" not in str(error)
+        ):
             raise
         reason = (getattr(error, "strerror", None) or str(error)).splitlines()[0]
-        raise ArtifactError(f"{folder} cannot be written ({reason}): make room and resume; the last checkpoint is whole") from error
+        raise ArtifactError(
+            f"{folder} cannot be written ({reason}): make room and resume; the last checkpoint is whole"
+        ) from error
 
 
 @contextmanager
@@ -116,4 +134,6 @@ def reading() -> Iterator[None]:
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        raise DataError(f"a process that reads images has died ({str(error).splitlines()[0]}): lower workers or batch_size if memory is short, then resume") from error
+        raise DataError(
+            f"a process that reads images has died ({str(error).splitlines()[0]}): lower workers or batch_size if memory is short, then resume"
+        ) from error

@@ -57,7 +57,9 @@ def as_csv(records: Sequence[Mapping]) -> str:
 def mask_strip(image: np.ndarray, mask: np.ndarray, predicted: np.ndarray, labels: LabelSet) -> np.ndarray:
     "Image, label and prediction (H x W x 3 and H x W train ids) side by side, H x 3W x 3 uint8; void of the label is black in both masks."
     void = mask == labels.ignore_index
-    return np.concatenate([image, labels.colorize(mask), labels.colorize(np.where(void, labels.ignore_index, predicted))], 1)
+    return np.concatenate(
+        [image, labels.colorize(mask), labels.colorize(np.where(void, labels.ignore_index, predicted))], 1
+    )
 
 
 def confusion_picture(report: EvalReport, *, cell: int = 26) -> np.ndarray:
@@ -74,7 +76,9 @@ def confusion_picture(report: EvalReport, *, cell: int = 26) -> np.ndarray:
             corner, tone = (left + cell * j, cell * (i + 1)), round(255 * (1 - value))
             draw.rectangle((*corner, corner[0] + cell - 2, corner[1] + cell - 2), fill=(tone, tone, 128 + tone // 2))
             if value >= 0.005:
-                draw.text((corner[0] + 4, corner[1] + 7), f"{100 * value:.0f}", fill="white" if value > 0.4 else "black")
+                draw.text(
+                    (corner[0] + 4, corner[1] + 7), f"{100 * value:.0f}", fill="white" if value > 0.4 else "black"
+                )
     return np.asarray(picture)
 
 # %% ../../nbs/training/08_logging.ipynb #cell013
@@ -108,7 +112,9 @@ class TrainLog:
 
     def report(self, step: int, report: EvalReport) -> None:
         "Scores, IoU of every class, and the confusion matrix as a picture."
-        iou = {f"iou/{name}": value for name, value in zip(report.classes, report.iou, strict=True) if value is not None}
+        iou = {
+            f"iou/{name}": value for name, value in zip(report.classes, report.iou, strict=True) if value is not None
+        }
         self.scalars(step, {"score/mIoU": report.miou, "score/pixel accuracy": report.pixel_accuracy, **iou})
         self.board.add_image("confusion", confusion_picture(report), step, dataformats="HWC")
 
@@ -118,7 +124,10 @@ class TrainLog:
 
     def settings(self, config: Mapping, results: Mapping[str, float]) -> None:
         "The hyper-parameters and what came out, for TensorBoard's table of runs."
-        simple = {key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in flat(config).items()}
+        simple = {
+            key: value if isinstance(value, bool | int | float | str) else str(value)
+            for key, value in flat(config).items()
+        }
         for summary in hparams(simple, dict(results)):
             self.board.file_writer.add_summary(summary)
         self.scalars(0, results)

@@ -29,8 +29,10 @@ def softmax_layout(logits: Tensor) -> Tensor:
 def pixel_nll(logits: Tensor, target: Tensor, *, ignore_index: int = 255) -> Tensor:
     "Negative log-probability of the true class, N x H x W float32, zero at ignored pixels; logits N x C x H x W, target N x H x W."
     if target.shape != (logits.shape[0], *logits.shape[2:]):
-        raise ConfigError(f"target of shape {tuple(target.shape)} does not fit logits of shape {tuple(logits.shape)}: "
-                          "it has to be N x H x W; use resize_target() for a smaller prediction")
+        raise ConfigError(
+            f"target of shape {tuple(target.shape)} does not fit logits of shape {tuple(logits.shape)}: "
+            "it has to be N x H x W; use resize_target() for a smaller prediction"
+        )
     rows = softmax_layout(logits)
     labels = target.long().reshape(rows.shape[:1] + rows.shape[2:])
     return F.cross_entropy(rows, labels, ignore_index=ignore_index, reduction="none").view(target.shape)
@@ -46,20 +48,30 @@ def _mean_over(nll: Tensor, target: Tensor, keep: Tensor, class_weights: Tensor 
     return (nll * weights).sum() / weights.sum().clamp_min(torch.finfo(nll.dtype).tiny)
 
 # %% ../../nbs/training/01_losses.ipynb #cell013
-def _smoothed(logits: Tensor, target: Tensor, keep: Tensor, class_weights: Tensor | None, *, ignore_index: int, smoothing: float) -> Tensor:
+def _smoothed(
+    logits: Tensor, target: Tensor, keep: Tensor, class_weights: Tensor | None, *, ignore_index: int, smoothing: float
+) -> Tensor:
     "Mean label-smoothed cost over the pixels of `keep`, weighted as PyTorch does; zero with a gradient path when it is empty or weighs nothing."
     rows = softmax_layout(logits)
     labels = target.long().reshape(rows.shape[:1] + rows.shape[2:])
     weights = None if class_weights is None else class_weights.to(rows)
-    costs = F.cross_entropy(rows, labels, weight=weights, ignore_index=ignore_index, reduction="none", label_smoothing=smoothing).view(target.shape)
+    costs = F.cross_entropy(
+        rows, labels, weight=weights, ignore_index=ignore_index, reduction="none", label_smoothing=smoothing
+    ).view(target.shape)
     if weights is None:
         return _mean_over(costs, target, keep, None)
     total = weights[target[keep].long()].sum()
     return (costs * keep).sum() / total if total > 0 else costs.flatten()[:0].sum()
 
 # %% ../../nbs/training/01_losses.ipynb #cell014
-def cross_entropy(logits: Tensor, target: Tensor, *, ignore_index: int = 255, class_weights: Tensor | None = None,
-                  label_smoothing: float = 0.0) -> Tensor:
+def cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    ignore_index: int = 255,
+    class_weights: Tensor | None = None,
+    label_smoothing: float = 0.0,
+) -> Tensor:
     "Mean cross entropy over the valid pixels; logits N x C x H x W, target N x H x W, class_weights C."
     check_class_weights(class_weights, logits.shape[1])
     valid = target != ignore_index
@@ -82,11 +94,21 @@ def hard_pixels(nll: Tensor, valid: Tensor, *, threshold: float = 0.7, min_fract
     return keep.view(valid.shape)
 
 # %% ../../nbs/training/01_losses.ipynb #cell021
-def ohem_cross_entropy(logits: Tensor, target: Tensor, *, threshold: float = 0.7, min_fraction: float = 1 / 16,
-                       ignore_index: int = 255, class_weights: Tensor | None = None, label_smoothing: float = 0.0) -> Tensor:
+def ohem_cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    threshold: float = 0.7,
+    min_fraction: float = 1 / 16,
+    ignore_index: int = 255,
+    class_weights: Tensor | None = None,
+    label_smoothing: float = 0.0,
+) -> Tensor:
     "Cross entropy over the hard pixels (OHEM; Shrivastava et al., 2016); logits N x C x H x W, target N x H x W."
     if not 0 < threshold <= 1 or not 0 <= min_fraction <= 1:
-        raise ConfigError(f"OHEM threshold {threshold} and fraction {min_fraction}: the first lies in (0, 1], the second in [0, 1]")
+        raise ConfigError(
+            f"OHEM threshold {threshold} and fraction {min_fraction}: the first lies in (0, 1], the second in [0, 1]"
+        )
     check_class_weights(class_weights, logits.shape[1])
     nll = pixel_nll(logits, target, ignore_index=ignore_index)
     keep = hard_pixels(nll, target != ignore_index, threshold=threshold, min_fraction=min_fraction)
@@ -95,11 +117,15 @@ def ohem_cross_entropy(logits: Tensor, target: Tensor, *, threshold: float = 0.7
     return _mean_over(nll, target, keep, class_weights)
 
 # %% ../../nbs/training/01_losses.ipynb #cell029
-def focal_loss(logits: Tensor, target: Tensor, *, gamma: float = 2.0, ignore_index: int = 255, class_weights: Tensor | None = None) -> Tensor:
+def focal_loss(
+    logits: Tensor, target: Tensor, *, gamma: float = 2.0, ignore_index: int = 255, class_weights: Tensor | None = None
+) -> Tensor:
     "Mean of (1 - p)^gamma times the cross entropy over the valid pixels (Lin et al., 2017); logits N x C x H x W, target N x H x W."
     check_class_weights(class_weights, logits.shape[1])
     nll = pixel_nll(logits, target, ignore_index=ignore_index)
-    wrong = (-torch.expm1(-nll)).clamp_min(torch.finfo(nll.dtype).tiny)  # 1 - p; zero has no gradient at a fractional power
+    wrong = (-torch.expm1(-nll)).clamp_min(
+        torch.finfo(nll.dtype).tiny
+    )  # 1 - p; zero has no gradient at a fractional power
     return _mean_over(wrong**gamma * nll, target, target != ignore_index, class_weights)
 
 # %% ../../nbs/training/01_losses.ipynb #cell034
@@ -126,19 +152,44 @@ KINDS = ("ohem", "cross_entropy", "focal", "dice", "lovasz")
 class SegLoss(nn.Module):
     "Main, auxiliary and region terms of a SegOutput as a dictionary of weighted scalars; their sum is the loss."
 
-    def __init__(self, kind: str = "ohem", *, aux_weight: float = 0.2, aux_weights: tuple[float, ...] | None = None, threshold: float = 0.7,
-                 min_fraction: float = 1 / 16, focal_gamma: float = 2.0, label_smoothing: float = 0.0, dice_weight: float = 0.0,
-                 lovasz_weight: float = 0.0, ignore_index: int = 255, class_weights: Tensor | None = None, stride: int = 1):
+    def __init__(
+        self,
+        kind: str = "ohem",
+        *,
+        aux_weight: float = 0.2,
+        aux_weights: tuple[float, ...] | None = None,
+        threshold: float = 0.7,
+        min_fraction: float = 1 / 16,
+        focal_gamma: float = 2.0,
+        label_smoothing: float = 0.0,
+        dice_weight: float = 0.0,
+        lovasz_weight: float = 0.0,
+        ignore_index: int = 255,
+        class_weights: Tensor | None = None,
+        stride: int = 1,
+    ):
         super().__init__()
         self.kind = check_choice(kind, KINDS, what="loss")
-        self.aux_weight, self.aux_weights, self.ignore_index, self.stride = aux_weight, aux_weights, ignore_index, stride
+        self.aux_weight, self.aux_weights, self.ignore_index, self.stride = (
+            aux_weight,
+            aux_weights,
+            ignore_index,
+            stride,
+        )
         self.extra = {"dice": dice_weight, "lovasz": lovasz_weight}
-        self.options = {"ohem": {"threshold": threshold, "min_fraction": min_fraction, "label_smoothing": label_smoothing},
-                        "cross_entropy": {"label_smoothing": label_smoothing}, "focal": {"gamma": focal_gamma}}
+        self.options = {
+            "ohem": {"threshold": threshold, "min_fraction": min_fraction, "label_smoothing": label_smoothing},
+            "cross_entropy": {"label_smoothing": label_smoothing},
+            "focal": {"gamma": focal_gamma},
+        }
         if kind == "lovasz" and class_weights is not None:
-            raise ConfigError("the lovasz loss takes all classes alike: leave class_weights out, or choose another kind")
+            raise ConfigError(
+                "the lovasz loss takes all classes alike: leave class_weights out, or choose another kind"
+            )
         if label_smoothing and "label_smoothing" not in self.options.get(kind, {}):
-            raise ConfigError(f"label_smoothing belongs to cross_entropy and ohem, not to {kind}: set it to 0, or choose one of them")
+            raise ConfigError(
+                f"label_smoothing belongs to cross_entropy and ohem, not to {kind}: set it to 0, or choose one of them"
+            )
         self.register_buffer("class_weights", class_weights)
 
     def term(self, logits: Tensor, target: Tensor, *, kind: str | None = None) -> Tensor:
@@ -147,26 +198,41 @@ class SegLoss(nn.Module):
         logits, target = _every(logits, target, self.stride)
         if kind == "lovasz":
             return lovasz_loss(logits, target, ignore_index=self.ignore_index)
-        function = {"ohem": ohem_cross_entropy, "cross_entropy": cross_entropy, "focal": focal_loss, "dice": dice_loss}[kind]
-        return function(logits, target, ignore_index=self.ignore_index, class_weights=self.class_weights, **self.options.get(kind, {}))
+        function = {"ohem": ohem_cross_entropy, "cross_entropy": cross_entropy, "focal": focal_loss, "dice": dice_loss}[
+            kind
+        ]
+        return function(
+            logits,
+            target,
+            ignore_index=self.ignore_index,
+            class_weights=self.class_weights,
+            **self.options.get(kind, {}),
+        )
 
     def weights_of_aux(self, outputs: int) -> tuple[float, ...]:
         "The weight of each of `outputs` auxiliary outputs."
         if self.aux_weights is not None and len(self.aux_weights) != outputs:
-            raise ConfigError(f"{len(self.aux_weights)} aux_weights for a network with {outputs} auxiliary outputs: give one an output, or use aux_weight")
+            raise ConfigError(
+                f"{len(self.aux_weights)} aux_weights for a network with {outputs} auxiliary outputs: give one an output, or use aux_weight"
+            )
         return (self.aux_weight,) * outputs if self.aux_weights is None else tuple(self.aux_weights)
 
     def forward(self, output: SegOutput | Tensor, target: Tensor) -> dict[str, Tensor]:
         "{'main': ..., 'dice': ..., 'aux1': ..., ...}: each term with its weight applied; terms of weight 0 are left out."
         output = SegOutput(output) if isinstance(output, Tensor) else output
         terms = {"main": self.term(output.logits, target)}
-        terms |= {name: weight * self.term(output.logits, target, kind=name) for name, weight in self.extra.items() if weight}
+        terms |= {
+            name: weight * self.term(output.logits, target, kind=name) for name, weight in self.extra.items() if weight
+        }
         weighted = zip(self.weights_of_aux(len(output.aux)), output.aux, strict=True)
-        return terms | {f"aux{i}": weight * self.term(aux, target) for i, (weight, aux) in enumerate(weighted, 1) if weight}
+        return terms | {
+            f"aux{i}": weight * self.term(aux, target) for i, (weight, aux) in enumerate(weighted, 1) if weight
+        }
 
 # %% ../../nbs/training/01_losses.ipynb #cell045
 def dead_terms(terms: dict[str, Tensor], inputs: list[Tensor]) -> list[str]:
     "Names of the terms whose value is zero, or whose gradient with respect to every tensor of `inputs` is zero or missing."
+
     def alive(term: Tensor) -> bool:
         if not term.requires_grad or term.item() == 0:
             return False

@@ -23,8 +23,10 @@ def find_modules(model: nn.Module, names: tuple[str, ...], *, what: str) -> list
     known = dict(model.named_modules())
     for name in names:
         if not name or name not in known:
-            raise ConfigError(f"{what} names '{name}', which is no module of {type(model).__name__}"
-                              f"{suggest(name, known) or ': list them with dict(model.named_modules())'}")
+            raise ConfigError(
+                f"{what} names '{name}', which is no module of {type(model).__name__}"
+                f"{suggest(name, known) or ': list them with dict(model.named_modules())'}"
+            )
     found = [known[name] for name in names]
     return [part for module in found for part in (module if isinstance(module, nn.ModuleList) else (module,))]
 
@@ -53,7 +55,11 @@ _NORMS = nn.modules.batchnorm._BatchNorm
 @contextmanager
 def _statistics_kept(module: nn.Module) -> Iterator[None]:
     "Batch norms compute with the batch's statistics and remember nothing of it."
-    norms = [(m, m.momentum, m.num_batches_tracked) for m in module.modules() if isinstance(m, _NORMS) and m.track_running_stats]
+    norms = [
+        (m, m.momentum, m.num_batches_tracked)
+        for m in module.modules()
+        if isinstance(m, _NORMS) and m.track_running_stats
+    ]
     try:
         for norm, _, counter in norms:
             norm.momentum, norm.num_batches_tracked = 0.0, counter.clone()
@@ -66,11 +72,15 @@ def _statistics_kept(module: nn.Module) -> Iterator[None]:
 @contextmanager
 def checkpointed(modules: list[nn.Module]) -> Iterator[None]:
     "Forward passes in here keep only the inputs of these modules and compute their insides again in the backward pass."
+
     def wrap(module: nn.Module):
         inner = module.forward
 
         def forward(*inputs):
-            return checkpoint(inner, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), _statistics_kept(module)))
+            return checkpoint(
+                inner, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), _statistics_kept(module))
+            )
+
         return forward
 
     with ExitStack() as stack:

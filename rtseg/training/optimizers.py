@@ -24,11 +24,15 @@ def split_heads(model: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, nn
     pretrained = any(_BODY.search(name) for name in named)
     heads = {name for name in named if (not _BODY.search(name) if pretrained else _HEAD.search(name))}
     trainable = {name: p for name, p in named.items() if p.requires_grad}
-    return ({name: p for name, p in trainable.items() if name not in heads},
-            {name: p for name, p in trainable.items() if name in heads})
+    return (
+        {name: p for name, p in trainable.items() if name not in heads},
+        {name: p for name, p in trainable.items() if name in heads},
+    )
 
 # %% ../../nbs/training/05_optimizers.ipynb #cell010
-def _by_decay(parameters: list[nn.Parameter], *, weight_decay: float, decay_norms: bool, lr_factor: float) -> list[dict]:
+def _by_decay(
+    parameters: list[nn.Parameter], *, weight_decay: float, decay_norms: bool, lr_factor: float
+) -> list[dict]:
     "One group, or two with those of fewer than two axes free of decay; none for no parameters."
     if decay_norms:
         return [{"params": parameters, "weight_decay": weight_decay, "lr_factor": lr_factor}] if parameters else []
@@ -36,7 +40,9 @@ def _by_decay(parameters: list[nn.Parameter], *, weight_decay: float, decay_norm
     return [{"params": part, "weight_decay": decay, "lr_factor": lr_factor} for part, decay in parts if part]
 
 # %% ../../nbs/training/05_optimizers.ipynb #cell011
-def param_groups(model: nn.Module, *, weight_decay: float, decay_norms: bool = True, head_lr_factor: float = 1.0) -> list[dict]:
+def param_groups(
+    model: nn.Module, *, weight_decay: float, decay_norms: bool = True, head_lr_factor: float = 1.0
+) -> list[dict]:
     "Trainable parameters in at most four groups (body, heads; decayed or not), each with its `weight_decay` and `lr_factor`."
     body, heads = split_heads(model)
     if not body and not heads:
@@ -45,9 +51,14 @@ def param_groups(model: nn.Module, *, weight_decay: float, decay_norms: bool = T
     if head_lr_factor == 1:
         return _by_decay([p for p in model.parameters() if p.requires_grad], lr_factor=1.0, **how)
     if not heads:
-        raise ConfigError(f"head_lr_factor={head_lr_factor} for {type(model).__name__}, which has no trainable part outside an encoder or named as a head: "
-                          "set head_lr_factor=1")
-    return [*_by_decay(list(body.values()), lr_factor=1.0, **how), *_by_decay(list(heads.values()), lr_factor=head_lr_factor, **how)]
+        raise ConfigError(
+            f"head_lr_factor={head_lr_factor} for {type(model).__name__}, which has no trainable part outside an encoder or named as a head: "
+            "set head_lr_factor=1"
+        )
+    return [
+        *_by_decay(list(body.values()), lr_factor=1.0, **how),
+        *_by_decay(list(heads.values()), lr_factor=head_lr_factor, **how),
+    ]
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -56,9 +67,18 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr * group["lr_factor"]
 
 # %% ../../nbs/training/05_optimizers.ipynb #cell014
-def build_optimizer(model: nn.Module, *, optimizer: str = "sgd", lr: float = 0.01, momentum: float = 0.9, nesterov: bool = False,
-                    betas: tuple[float, float] = (0.9, 0.999), weight_decay: float = 5e-4, decay_norms: bool = True,
-                    head_lr_factor: float = 1.0) -> torch.optim.Optimizer:
+def build_optimizer(
+    model: nn.Module,
+    *,
+    optimizer: str = "sgd",
+    lr: float = 0.01,
+    momentum: float = 0.9,
+    nesterov: bool = False,
+    betas: tuple[float, float] = (0.9, 0.999),
+    weight_decay: float = 5e-4,
+    decay_norms: bool = True,
+    head_lr_factor: float = 1.0,
+) -> torch.optim.Optimizer:
     "SGD, Adam (Kingma and Ba, 2015) or AdamW (Loshchilov and Hutter, 2019) over the groups of `param_groups`, at learning rate `lr`."
     check_choice(optimizer, ("sgd", "adam", "adamw"), what="optimizer")
     groups = param_groups(model, weight_decay=weight_decay, decay_norms=decay_norms, head_lr_factor=head_lr_factor)

@@ -24,7 +24,9 @@ def split(batch: Batch, parts: int) -> list[Batch]:
     if parts == 1:
         return [batch]
     if len(batch.names) < parts:
-        raise ConfigError(f"a batch of {len(batch.names)} images cannot be accumulated in {parts} parts: raise batch_size, or lower accumulate")
+        raise ConfigError(
+            f"a batch of {len(batch.names)} images cannot be accumulated in {parts} parts: raise batch_size, or lower accumulate"
+        )
     cuts = [round(i * len(batch.names) / parts) for i in range(parts + 1)]
     return [Batch(*(field[a:b] for field in batch)) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
 
@@ -36,17 +38,28 @@ def _valid_weight(logits: Tensor, masks: Tensor, loss: SegLoss, weights: Tensor 
     else:
         target = resize_target(masks, logits.shape[-2:])
     valid = target[target != loss.ignore_index]
-    return valid.new_tensor(valid.numel(), dtype=torch.float64) if weights is None else weights[valid.long()].double().sum()
+    return (
+        valid.new_tensor(valid.numel(), dtype=torch.float64)
+        if weights is None
+        else weights[valid.long()].double().sum()
+    )
 
 
-def denominators(names: list[str], output: SegOutput | Tensor, masks: Tensor, loss: SegLoss, *, by_pixel: tuple[str, ...] = ()) -> Tensor:
+def denominators(
+    names: list[str], output: SegOutput | Tensor, masks: Tensor, loss: SegLoss, *, by_pixel: tuple[str, ...] = ()
+) -> Tensor:
     "What each named term averages over on these labels, float64; terms in `by_pixel` count valid pixels without class weights."
     logits, aux = (output, ()) if isinstance(output, Tensor) else (output.logits, output.aux)
     counted = {"main": (logits, loss.class_weights), "dice": (logits, loss.class_weights), "lovasz": (logits, None)}
     counted |= {name: (logits, None) for name in by_pixel}
     counted |= {f"aux{i}": (prediction, loss.class_weights) for i, prediction in enumerate(aux, 1)}
     images = masks.new_tensor(len(masks), dtype=torch.float64)
-    return torch.stack([_valid_weight(counted[name][0], masks, loss, counted[name][1]) if name in counted else images for name in names])
+    return torch.stack(
+        [
+            _valid_weight(counted[name][0], masks, loss, counted[name][1]) if name in counted else images
+            for name in names
+        ]
+    )
 
 # %% ../../nbs/training/11_parts.ipynb #cell013
 def summed(values: Tensor, accelerator: Accelerator) -> Tensor:
@@ -59,7 +72,15 @@ def shares_of(part: Tensor, whole: Tensor) -> Tensor:
     return torch.where(whole > 0, part / whole.clamp_min(1e-300), torch.zeros_like(part))
 
 # %% ../../nbs/training/11_parts.ipynb #cell016
-_GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused", "NCCL", "Timed out waiting", "gloo")
+_GONE = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "Connection refused",
+    "NCCL",
+    "Timed out waiting",
+    "gloo",
+)
 
 
 class WorkerLost(RtsegError):
@@ -75,5 +96,7 @@ def together(processes: int) -> Iterator[None]:
         reason = next((word for word in _GONE if word.lower() in str(error).lower()), None)
         if processes == 1 or reason is None:
             raise
-        raise WorkerLost(f"one of the {processes} processes of this run has gone ({reason}), and the others stop: "
-                         "start them again with resume=True to go on from the last checkpoint") from error
+        raise WorkerLost(
+            f"one of the {processes} processes of this run has gone ({reason}), and the others stop: "
+            "start them again with resume=True to go on from the last checkpoint"
+        ) from error

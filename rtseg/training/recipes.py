@@ -32,8 +32,10 @@ def recipe_source(name: str) -> str:
 # %% ../../nbs/training/17_recipes.ipynb #cell008
 def _laid_over(base: dict, changes: dict) -> dict:
     "`base` with `changes`, group by group."
-    both = {key: _laid_over(base[key], value) if isinstance(base.get(key), dict) and isinstance(value, dict) else value
-            for key, value in changes.items()}
+    both = {
+        key: _laid_over(base[key], value) if isinstance(base.get(key), dict) and isinstance(value, dict) else value
+        for key, value in changes.items()
+    }
     return {**base, **both}
 
 

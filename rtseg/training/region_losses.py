@@ -16,19 +16,25 @@ from ..core.errors import ConfigError, missing_extra
 def check_class_weights(class_weights: Tensor | None, classes: int) -> None:
     "Refuse class weights whose number is not the number of classes."
     if class_weights is not None and tuple(class_weights.shape) != (classes,):
-        raise ConfigError(f"class weights of shape {tuple(class_weights.shape)} for {classes} classes: give one weight a class")
+        raise ConfigError(
+            f"class weights of shape {tuple(class_weights.shape)} for {classes} classes: give one weight a class"
+        )
 
 
 def valid_pixels(logits: Tensor, target: Tensor, *, ignore_index: int = 255) -> tuple[Tensor, Tensor]:
     "Logits P x C float32 and labels P of the valid pixels; logits N x C x H x W, target N x H x W."
     if target.shape != (logits.shape[0], *logits.shape[2:]):
-        raise ConfigError(f"target of shape {tuple(target.shape)} does not fit logits of shape {tuple(logits.shape)}: "
-                          "it has to be N x H x W; use resize_target() for a smaller prediction")
+        raise ConfigError(
+            f"target of shape {tuple(target.shape)} does not fit logits of shape {tuple(logits.shape)}: "
+            "it has to be N x H x W; use resize_target() for a smaller prediction"
+        )
     valid = target != ignore_index
     return logits.float().movedim(1, -1)[valid], target[valid].long()
 
 # %% ../../nbs/training/03_region_losses.ipynb #cell008
-def dice_loss(logits: Tensor, target: Tensor, *, ignore_index: int = 255, class_weights: Tensor | None = None) -> Tensor:
+def dice_loss(
+    logits: Tensor, target: Tensor, *, ignore_index: int = 255, class_weights: Tensor | None = None
+) -> Tensor:
     "One minus the soft Dice coefficient, mean over the classes present (after Milletari et al., 2016, without squares); logits N x C x H x W, target N x H x W."
     check_class_weights(class_weights, logits.shape[1])
     rows, labels = valid_pixels(logits, target, ignore_index=ignore_index)
@@ -49,6 +55,8 @@ def lovasz_loss(logits: Tensor, target: Tensor, *, ignore_index: int = 255) -> T
     except ImportError as error:
         raise missing_extra("segmentation-models-pytorch", "smp") from error
     rows, labels = valid_pixels(logits, target, ignore_index=ignore_index)
-    if not labels.numel() or rows.shape[1] == 1:  # nothing to get wrong: the sum of an empty slice is zero and has a gradient path
+    if (
+        not labels.numel() or rows.shape[1] == 1
+    ):  # nothing to get wrong: the sum of an empty slice is zero and has a gradient path
         return rows[:0].sum()
     return LovaszLoss("multiclass")(rows[:, :, None, None], labels[:, None, None])

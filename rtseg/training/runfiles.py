@@ -35,15 +35,28 @@ class TrainResult:
     stopped: str | None = None
 
 
-_MAY_CHANGE = ("workers", "emulate_bf16", "device", "eval_batch_size", "cache", "checkpoint_steps", "checkpoint_modules", "log_images", "patience", "stop_on_alarm")
+_MAY_CHANGE = (
+    "workers",
+    "emulate_bf16",
+    "device",
+    "eval_batch_size",
+    "cache",
+    "checkpoint_steps",
+    "checkpoint_modules",
+    "log_images",
+    "patience",
+    "stop_on_alarm",
+)
 
 
 def check_same_run(begun: dict, config: dict, folder: Path) -> None:
     "Raise `ConfigError` for settings that would make a resumed run another run."
     changed = [key for key in config if key not in _MAY_CHANGE and begun.get(key) != config[key]]
     if changed:
-        raise ConfigError(f"the run in {folder} was begun with {changed[0]}={begun.get(changed[0])}, not {config[changed[0]]}: "
-                          "resume it with the same settings, or give a new folder")
+        raise ConfigError(
+            f"the run in {folder} was begun with {changed[0]}={begun.get(changed[0])}, not {config[changed[0]]}: "
+            "resume it with the same settings, or give a new folder"
+        )
 
 # %% ../../nbs/training/15_runfiles.ipynb #cell008
 class RunFiles:
@@ -52,7 +65,12 @@ class RunFiles:
     def __init__(self, train: TrainStep, config: TrainConfig, folder: str | Path, *, images: int, pretrained_on: str):
         self.train, self.config, self.folder, self.pretrained_on = train, config, Path(folder), pretrained_on
         self.main, self.rank = train.accelerator.is_main_process, train.accelerator.process_index
-        self.identity = {**config.to_dict(), "images": images, "pretrained_on": pretrained_on, "distilled": train.distiller is not None}
+        self.identity = {
+            **config.to_dict(),
+            "images": images,
+            "pretrained_on": pretrained_on,
+            "distilled": train.distiller is not None,
+        }
         self.step, self.rng, self.alarm = 0, None, None
         self.scores: list[float] = []
         self.totals: list[float] = []
@@ -62,7 +80,9 @@ class RunFiles:
         "Start in an empty folder, or restore the state of the run that lies there."
         if (self.folder / STATE_FILE).exists():
             if not resume:
-                raise ConfigError(f"{self.folder} holds a run already: pass resume=True to go on with it, or give a new folder")
+                raise ConfigError(
+                    f"{self.folder} holds a run already: pass resume=True to go on with it, or give a new folder"
+                )
             self._restore(load_state(self.folder))
         self.train.accelerator.wait_for_everyone()
         if self.main:
@@ -93,8 +113,14 @@ class RunFiles:
     def save_weights(self, which: str, model: nn.Module, epoch: int) -> ScoreOrigin:
         "Write `which`.safetensors; the origin of scores that these weights get."
         with writing(self.folder):
-            path = save_trained(self.folder / f"{which}.safetensors", model.state_dict(), epoch=epoch, which=which, seed=self.config.seed,
-                                pretrained_on=self.pretrained_on)
+            path = save_trained(
+                self.folder / f"{which}.safetensors",
+                model.state_dict(),
+                epoch=epoch,
+                which=which,
+                seed=self.config.seed,
+                pretrained_on=self.pretrained_on,
+            )
         return ScoreOrigin(epoch, which, self.config.seed, sha256_file(path), self.pretrained_on)
 
     def save_report(self, report: EvalReport) -> None:
@@ -109,12 +135,24 @@ class RunFiles:
 
     def result(self) -> TrainResult:
         "The run as it stands."
-        return TrainResult(self.folder, self.step, self.report("ema" if self.train.ema else "last"), self.report("best"), self.stopped())
+        return TrainResult(
+            self.folder,
+            self.step,
+            self.report("ema" if self.train.ema else "last"),
+            self.report("best"),
+            self.stopped(),
+        )
 
 # %% ../../nbs/training/15_runfiles.ipynb #cell009
 def _parts(train: TrainStep) -> dict:
     "Everything with a state of its own, by its name in the file."
-    parts = {"model": train.model, "optimizer": train.optimizer, "ema": train.ema, "detail": train.guidance, "scaler": train.accelerator.scaler}
+    parts = {
+        "model": train.model,
+        "optimizer": train.optimizer,
+        "ema": train.ema,
+        "detail": train.guidance,
+        "scaler": train.accelerator.scaler,
+    }
     return {name: part for name, part in parts.items() if part is not None}
 
 
@@ -127,10 +165,16 @@ def _save(self: RunFiles) -> None:
     states = gather_object([self.rng]) if self.train.processes > 1 else [self.rng]
     if self.main:
         with writing(self.folder):
-            save_state(self.folder, {
-                "identity": self.identity, "rng": states, "recent": self.train.watch.recent, **{name: getattr(self, name) for name in _COUNTED},
-                **{name: part.state_dict() for name, part in _parts(self.train).items()},
-            })
+            save_state(
+                self.folder,
+                {
+                    "identity": self.identity,
+                    "rng": states,
+                    "recent": self.train.watch.recent,
+                    **{name: getattr(self, name) for name in _COUNTED},
+                    **{name: part.state_dict() for name, part in _parts(self.train).items()},
+                },
+            )
 
 
 def _restore(self: RunFiles, state: dict) -> None:
@@ -144,8 +188,10 @@ def _restore(self: RunFiles, state: dict) -> None:
         self.train.alive.left = 0
     self.rng = state["rng"][self.rank] if self.rank < processes else None
     if processes != self.train.processes and self.main:
-        alarm(f"the run in {self.folder} was saved by {processes} processes and goes on with {self.train.processes}: "
-              "batches and schedule stay, random numbers of dropout do not")
+        alarm(
+            f"the run in {self.folder} was saved by {processes} processes and goes on with {self.train.processes}: "
+            "batches and schedule stay, random numbers of dropout do not"
+        )
 
 
 RunFiles.save, RunFiles._restore = _save, _restore

@@ -22,6 +22,7 @@ from ..core.files import atomic_write
 # %% ../../nbs/training/09_setup.ipynb #cell005
 def make_ema(model: nn.Module, decay: float) -> AveragedModel:
     "A copy of the network that follows it as an exponential moving average with a growing decay; call update_parameters(model)."
+
     def average(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
         updates = int(count)
         keep = min(decay, (1 + updates) / (10 + updates))
@@ -39,8 +40,13 @@ def make_accelerator(precision: str, *, device: str = "auto") -> Accelerator:
     AcceleratorState._reset_state()
     if PartialState._shared_state and PartialState().num_processes == 1:
         PartialState._reset_state()
-    many = [DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False), InitProcessGroupKwargs(timeout=timedelta(hours=2))]
-    accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=device == "cpu", kwargs_handlers=many)
+    many = [
+        DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False),
+        InitProcessGroupKwargs(timeout=timedelta(hours=2)),
+    ]
+    accelerator = Accelerator(
+        mixed_precision="no" if precision == "fp32" else precision, cpu=device == "cpu", kwargs_handlers=many
+    )
     if precision != "fp32" and not accelerator.native_amp:
         raise ConfigError(f"precision '{precision}' is not possible on {accelerator.device}: use bf16 or fp32 there")
     return accelerator
@@ -64,6 +70,14 @@ def load_state(folder: str | Path) -> dict:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} does not exist: there is no run to resume") from error
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (
+        RuntimeError,
+        pickle.UnpicklingError,
+        EOFError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+    ) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ArtifactError(f"{path} is damaged ({reason}): remove the folder and train again") from error

@@ -36,7 +36,11 @@ class Whole(nn.Module):
     def __init__(self, model: nn.Module, guidance: DetailGuidance | None = None, *, compiled: bool = False):
         super().__init__()
         self.model, self.guidance = model, guidance
-        self.call = torch.compile(lambda images: model(images), backend=COMPILE_BACKEND, dynamic=False) if compiled else self._plain
+        self.call = (
+            torch.compile(lambda images: model(images), backend=COMPILE_BACKEND, dynamic=False)
+            if compiled
+            else self._plain
+        )
 
     def _plain(self, images: Tensor) -> SegOutput | Tensor:
         return self.model(images) if self.guidance is None else self.guidance(images)
@@ -49,13 +53,22 @@ def check_together(config: TrainConfig, detail: DetailConfig | None) -> None:
     "Raise `ConfigError` for settings that cannot be used in one run."
     other = "detail" if detail else "checkpoint_modules" if config.checkpoint_modules else None
     if config.compile is True and other:
-        raise ConfigError(f"compile and {other} cannot be used together: {other} looks into modules that the compiler merges; set compile=false")
+        raise ConfigError(
+            f"compile and {other} cannot be used together: {other} looks into modules that the compiler merges; set compile=false"
+        )
 
 # %% ../../nbs/training/14_step.ipynb #cell008b
 def layout_for(model: nn.Module, config: TrainConfig, device: torch.device) -> torch.memory_format:
     "Channels last if `config` wants it, and its gradients are right for this network, precision and device."
-    if config.channels_last and device.type == "cpu" and config.precision != "fp32" and (name := dilated_groups(model)) is not None:
-        alarm(f"{name} is dilated and grouped, and its {config.precision} gradient on a CPU is wrong in channels_last: this run keeps the contiguous layout")
+    if (
+        config.channels_last
+        and device.type == "cpu"
+        and config.precision != "fp32"
+        and (name := dilated_groups(model)) is not None
+    ):
+        alarm(
+            f"{name} is dilated and grouped, and its {config.precision} gradient on a CPU is wrong in channels_last: this run keeps the contiguous layout"
+        )
         return torch.contiguous_format
     return torch.channels_last if config.channels_last else torch.contiguous_format
 
@@ -63,8 +76,16 @@ def layout_for(model: nn.Module, config: TrainConfig, device: torch.device) -> t
 class TrainStep:
     "Network, optimiser, losses, teacher, detail heads and running average, prepared for one run; call it with a batch, within `training()`."
 
-    def __init__(self, model: nn.Module, config: TrainConfig, *, ignore_index: int = 255, teacher: nn.Module | None = None,
-                 detail: DetailConfig | None = None, folder: str | None = None):
+    def __init__(
+        self,
+        model: nn.Module,
+        config: TrainConfig,
+        *,
+        ignore_index: int = 255,
+        teacher: nn.Module | None = None,
+        detail: DetailConfig | None = None,
+        folder: str | None = None,
+    ):
         detail = detail or config.detail
         check_together(config, detail)
         config, _ = settle_run(config, model, whole=detail is None)
@@ -87,8 +108,14 @@ class TrainStep:
     def _make_distiller(self, teacher: nn.Module | None, folder: str | None) -> Distiller | None:
         if teacher is None:
             return None
-        return build_distiller(self.config.distillation, self._place(teacher), student=self.model, stride=self.config.loss.stride,
-                               augmented=self.config.augmentation is not None, folder=folder)
+        return build_distiller(
+            self.config.distillation,
+            self._place(teacher),
+            student=self.model,
+            stride=self.config.loss.stride,
+            augmented=self.config.augmentation is not None,
+            folder=folder,
+        )
 
     def _prepare(self) -> None:
         config, whole = self.config, Whole(self.model, self.guidance, compiled=self.config.compile)
@@ -97,7 +124,11 @@ class TrainStep:
         with self.training():
             optimizer = build_optimizer(self.model, **config.optimizer_options())
             if self.guidance is not None and self.guidance.heads:
-                how = {"weight_decay": config.weight_decay, "decay_norms": config.decay_norms, "head_lr_factor": config.head_lr_factor}
+                how = {
+                    "weight_decay": config.weight_decay,
+                    "decay_norms": config.decay_norms,
+                    "head_lr_factor": config.head_lr_factor,
+                }
                 for group in param_groups(self.guidance, **how):
                     optimizer.add_param_group(group)
             self.network, self.optimizer = self.accelerator.prepare(whole, optimizer)
@@ -110,7 +141,10 @@ class TrainStep:
 def _forward(self: TrainStep, batch: Batch) -> tuple[dict[str, Tensor], SegOutput | Tensor]:
     "The weighted loss terms of a batch, and the network's output."
     device = self.accelerator.device
-    images, masks = normalize(batch.images.to(device, non_blocking=True)), batch.masks.to(device, non_blocking=True).long()
+    images, masks = (
+        normalize(batch.images.to(device, non_blocking=True)),
+        batch.masks.to(device, non_blocking=True).long(),
+    )
     images = images.contiguous(memory_format=self.layout)
     with checkpointed(self.twice):
         output = self.network(images)
@@ -121,7 +155,9 @@ def _forward(self: TrainStep, batch: Batch) -> tuple[dict[str, Tensor], SegOutpu
         with self.accelerator.autocast():
             guide = self.distiller.guide(images, batch.names)
         valid = None if self.config.distillation.void else masks != self.ignore_index
-        terms["distillation"] = self.distiller.term(output if isinstance(output, Tensor) else output.logits, guide, valid)
+        terms["distillation"] = self.distiller.term(
+            output if isinstance(output, Tensor) else output.logits, guide, valid
+        )
     return terms, output
 
 

@@ -55,8 +55,12 @@ def score_epoch(files: RunFiles, val: SegDataset, epoch: int) -> EvalReport:
     "Evaluate the newest weights on `val`, keep them as best if they are, and write the reports."
     ema = files.train.ema
     model, which = (ema.module, "ema") if ema else (files.train.model, "last")
-    origin = ScoreOrigin(epoch, which, files.config.seed, sha256_file(files.folder / f"{which}.safetensors"), files.pretrained_on)
-    report = evaluate(model, val, batch_size=files.config.eval_batch_size, precision=files.config.precision, origin=origin)
+    origin = ScoreOrigin(
+        epoch, which, files.config.seed, sha256_file(files.folder / f"{which}.safetensors"), files.pretrained_on
+    )
+    report = evaluate(
+        model, val, batch_size=files.config.eval_batch_size, precision=files.config.precision, origin=origin
+    )
     files.save_report(report)
     if not files.scores or report.miou > max(files.scores):
         files.save_report(replace(report, origin=files.save_weights("best", model, epoch)))
@@ -69,7 +73,9 @@ def draw_masks(files: RunFiles, log: TrainLog, val: SegDataset) -> None:
     for index in range(min(files.config.log_images, len(val))):
         image, mask = val.read(index)
         with evaluating(model):
-            ids = predict_ids(model, torch.from_numpy(image).permute(2, 0, 1)[None], precision=files.config.precision)[0]
+            ids = predict_ids(model, torch.from_numpy(image).permute(2, 0, 1)[None], precision=files.config.precision)[
+                0
+            ]
         log.picture(files.step, val.samples[index].name, mask_strip(image, mask, ids.numpy(), val.labels))
 
 
@@ -78,12 +84,25 @@ def epoch_alarm(files: RunFiles, report: EvalReport | None) -> str | None:
     dead, files.train.alive.alarm = files.train.alive.alarm, None
     if report is None or not constant_score(files.scores):
         return dead
-    falls = f" while the loss fell from {files.totals[-3]:.3f} to {files.totals[-1]:.3f}" if files.totals[-1] < files.totals[-3] else ""
+    falls = (
+        f" while the loss fell from {files.totals[-3]:.3f} to {files.totals[-1]:.3f}"
+        if files.totals[-1] < files.totals[-3]
+        else ""
+    )
     stuck = alarm(f"mIoU has been {report.miou:.4f} for 3 evaluations{falls}: does the network predict one class?")
     return f"{dead}; {stuck}" if dead else stuck
 
 # %% ../../nbs/training/16_trainer.ipynb #cell010
-def _main_close(files: RunFiles, log: TrainLog, *, epoch: int, losses: dict[str, float], lr: float, seconds: float, val: SegDataset | None) -> EpochRecord:
+def _main_close(
+    files: RunFiles,
+    log: TrainLog,
+    *,
+    epoch: int,
+    losses: dict[str, float],
+    lr: float,
+    seconds: float,
+    val: SegDataset | None,
+) -> EpochRecord:
     "What the main process does at the end of an epoch: write, score, log."
     files.save_weights("last", files.train.model, epoch)
     if files.train.ema:
@@ -94,14 +113,31 @@ def _main_close(files: RunFiles, log: TrainLog, *, epoch: int, losses: dict[str,
         log.report(files.step, report)
         draw_masks(files, log, val)
     files.alarm = epoch_alarm(files, report)
-    record = EpochRecord(epoch, files.step, lr, losses, round(seconds, 3), report.miou if report else None,
-                         report.origin.which if report else None, files.alarm, files.stopped())
+    record = EpochRecord(
+        epoch,
+        files.step,
+        lr,
+        losses,
+        round(seconds, 3),
+        report.miou if report else None,
+        report.origin.which if report else None,
+        files.alarm,
+        files.stopped(),
+    )
     with writing(files.folder):
-        log.line({**record.to_dict(), "iou": list(report.iou) if report else None, "classes": list(report.classes) if report else None})
+        log.line(
+            {
+                **record.to_dict(),
+                "iou": list(report.iou) if report else None,
+                "classes": list(report.classes) if report else None,
+            }
+        )
     return record
 
 
-def close_epoch(files: RunFiles, log: TrainLog | NoLog, *, epoch: int, steps: int, lr: float, seconds: float, val: SegDataset | None) -> EpochRecord:
+def close_epoch(
+    files: RunFiles, log: TrainLog | NoLog, *, epoch: int, steps: int, lr: float, seconds: float, val: SegDataset | None
+) -> EpochRecord:
     "Write weights, score them on `val` (if given), log the epoch of `steps` steps, save the state; all processes get the record."
     require_finite(files.train.model, step=files.step)
     losses, known = {name: value / steps for name, value in files.sums.items()}, [None]
@@ -120,14 +156,27 @@ def close_epoch(files: RunFiles, log: TrainLog | NoLog, *, epoch: int, steps: in
 class Trainer:
     "Trains `model` on `data` as `config` says and keeps everything in `folder`; `teacher` turns distillation on, `detail` detail guidance."
 
-    def __init__(self, model: nn.Module, data: SegDataset, *, config: TrainConfig, folder: str | Path, val: SegDataset | None = None,
-                 teacher: nn.Module | None = None, detail: DetailConfig | None = None, pretrained_on: str = "none", resume: bool = False,
-                 progress: bool = True):
+    def __init__(
+        self,
+        model: nn.Module,
+        data: SegDataset,
+        *,
+        config: TrainConfig,
+        folder: str | Path,
+        val: SegDataset | None = None,
+        teacher: nn.Module | None = None,
+        detail: DetailConfig | None = None,
+        pretrained_on: str = "none",
+        resume: bool = False,
+        progress: bool = True,
+    ):
         self.data = data if config.cache in ("none", data.cache) else data.cached(config.cache)
         self.epoch_steps, self.total_steps = total_steps(config, len(data))
         config, why = settle_run(config, model, folder, steps=self.total_steps, whole=(detail or config.detail) is None)
         self.model, self.val, self.config = model, val, config
-        self.train = TrainStep(model, config, ignore_index=data.labels.ignore_index, teacher=teacher, detail=detail, folder=str(folder))
+        self.train = TrainStep(
+            model, config, ignore_index=data.labels.ignore_index, teacher=teacher, detail=detail, folder=str(folder)
+        )
         self.files = RunFiles(self.train, config, folder, images=len(data), pretrained_on=pretrained_on)
         self.progress = progress and self.files.main
         if self.progress and why:
@@ -148,11 +197,15 @@ class Trainer:
     def epochs(self) -> Iterator[EpochRecord]:
         "Train epoch by epoch from where the run stands; stop and go on at will."
         if self.files.step < self.total_steps and (reason := self.files.stopped()):
-            notice(f"the run in {self.files.folder} stopped early at step {self.files.step} of {self.total_steps}, and is not trained on: {reason}")
+            notice(
+                f"the run in {self.files.folder} stopped early at step {self.files.step} of {self.total_steps}, and is not trained on: {reason}"
+            )
             return
         with writing(self.files.folder):
             log = TrainLog(self.files.folder, start=self.files.step) if self.files.main else NoLog()
-        bar = tqdm(total=self.total_steps, initial=self.files.step, desc="train", unit="step", disable=not self.progress)
+        bar = tqdm(
+            total=self.total_steps, initial=self.files.step, desc="train", unit="step", disable=not self.progress
+        )
         try:
             with together(self.train.processes), self.train.training():
                 yield from self._epochs(log, bar)
@@ -166,13 +219,23 @@ class Trainer:
             epoch, rest = divmod(self.files.step, self.epoch_steps)
             if rest == 0:
                 due = self.val if epoch % self.config.evaluate_every == 0 or epoch == self.config.epochs else None
-                record = close_epoch(self.files, log, epoch=epoch, steps=self.epoch_steps, lr=lr, seconds=seconds, val=due)
+                record = close_epoch(
+                    self.files, log, epoch=epoch, steps=self.epoch_steps, lr=lr, seconds=seconds, val=due
+                )
                 bar.set_postfix(epoch=epoch, loss=f"{sum(record.losses.values()):.3f}", mIoU=record.miou)
                 if record.stopped or epoch == self.config.epochs:
-                    log.settings(self.config.to_dict(), {"result/loss": sum(record.losses.values()), "result/best mIoU": max(self.files.scores, default=0.0)})
+                    log.settings(
+                        self.config.to_dict(),
+                        {
+                            "result/loss": sum(record.losses.values()),
+                            "result/best mIoU": max(self.files.scores, default=0.0),
+                        },
+                    )
                 yield record
                 if record.stopped:
-                    notice(f"the run in {self.files.folder} stops early, at step {self.files.step} of {self.total_steps}: {record.stopped}")
+                    notice(
+                        f"the run in {self.files.folder} stops early, at step {self.files.step} of {self.total_steps}: {record.stopped}"
+                    )
                     return
                 self.files.take_rng()
             elif self.config.checkpoint_steps and self.files.step % self.config.checkpoint_steps == 0:
@@ -183,10 +246,21 @@ def _batches(self: Trainer) -> Iterator[Batch]:
     "This process's share of each batch, from here to the end."
     config, accelerator = self.config, self.train.accelerator
     augmentation = build_augmentation(config.augmentation) if config.augmentation else None
-    batches = iter(make_loader(self.data, batch_size=config.batch_size * config.accumulate, augmentation=augmentation, seed=config.seed,
-                               shuffle=True, workers=config.workers, steps=self.total_steps, start_step=self.files.step,
-                               balanced=config.balanced_sampling, device=accelerator.device,
-                               part=(accelerator.process_index, accelerator.num_processes)))
+    batches = iter(
+        make_loader(
+            self.data,
+            batch_size=config.batch_size * config.accumulate,
+            augmentation=augmentation,
+            seed=config.seed,
+            shuffle=True,
+            workers=config.workers,
+            steps=self.total_steps,
+            start_step=self.files.step,
+            balanced=config.balanced_sampling,
+            device=accelerator.device,
+            part=(accelerator.process_index, accelerator.num_processes),
+        )
+    )
     self.files.take_rng()  # after the loader, whose workers draw a seed from the global random state
     for _ in range(self.files.step, self.total_steps):
         with reading():
@@ -200,7 +274,9 @@ def _steps(self: Trainer, log: TrainLog | NoLog) -> Iterator[tuple[float, float]
     for step, batch in enumerate(self._batches(), self.files.step):
         if step % self.epoch_steps == 0:
             started = time.perf_counter()
-        lr = learning_rate(step, lr=config.lr, total_steps=self.total_steps, steps_per_epoch=self.epoch_steps, schedule=config.schedule)
+        lr = learning_rate(
+            step, lr=config.lr, total_steps=self.total_steps, steps_per_epoch=self.epoch_steps, schedule=config.schedule
+        )
         values = self.train(batch, step=step, lr=lr)
         self.files.count(values)
         if step % LOG_EVERY == 0:

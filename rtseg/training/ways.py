@@ -30,7 +30,14 @@ from ..runtimes.compiled import missing_compiler
 # %% ../../nbs/training/13_ways.ipynb #cell004
 def dilated_groups(model: nn.Module) -> str | None:
     "Name of a convolution that is dilated and grouped, if there is one."
-    return next((name for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d) and layer.groups > 1 and max(layer.dilation) > 1), None)
+    return next(
+        (
+            name
+            for name, layer in model.named_modules()
+            if isinstance(layer, nn.Conv2d) and layer.groups > 1 and max(layer.dilation) > 1
+        ),
+        None,
+    )
 
 
 def wrong_ways(model: nn.Module) -> tuple[Way, ...]:
@@ -52,7 +59,14 @@ def probe_sizes(crop: tuple[int, int], *, least: int = 64) -> list[tuple[int, in
 class Rehearsal:
     "Training steps of copies of a network: give it a way, call what it returns."
 
-    def __init__(self, model: nn.Module, crop: tuple[int, int], *, seconds: float = 0.04, clock: Callable[[], float] = time.perf_counter):
+    def __init__(
+        self,
+        model: nn.Module,
+        crop: tuple[int, int],
+        *,
+        seconds: float = 0.04,
+        clock: Callable[[], float] = time.perf_counter,
+    ):
         self.model, self.crop, self.seconds, self.clock = model, crop, seconds, clock
         self.copies: dict[bool, nn.Module] = {}
         self.images: Tensor | None = None
@@ -87,6 +101,7 @@ class Rehearsal:
 
     def __call__(self, way: Way) -> Callable[[], None]:
         "One step in this way; what it needs is made when it is called first."
+
         def run() -> None:
             with torch.random.fork_rng(devices=[]), torch.enable_grad():
                 torch.manual_seed(0)
@@ -112,8 +127,17 @@ def network_key(model: nn.Module) -> str:
     return sha256_bytes(str(model).encode())[:16]
 
 
-def settle(config: TrainConfig, model: nn.Module, *, device: str | torch.device = "cpu", emulate: bool = False, say: Callable[[str], object] = notice,
-           cache: Path | None = None, native: bool | None = None, timer: Callable[[Mapping], dict[str, float]] = time_ways) -> tuple[TrainConfig, str]:
+def settle(
+    config: TrainConfig,
+    model: nn.Module,
+    *,
+    device: str | torch.device = "cpu",
+    emulate: bool = False,
+    say: Callable[[str], object] = notice,
+    cache: Path | None = None,
+    native: bool | None = None,
+    timer: Callable[[Mapping], dict[str, float]] = time_ways,
+) -> tuple[TrainConfig, str]:
     "The configuration with a precision and a layout, and why, in one line (empty where nothing was asked); `ConfigError` for bf16 by name that would be emulated."
     cpu = torch.device(device).type == "cpu"
     asked = "auto" in (config.precision, config.channels_last)
@@ -122,10 +146,25 @@ def settle(config: TrainConfig, model: nn.Module, *, device: str | torch.device 
     if cpu and config.precision == "fp16":
         raise ConfigError(f"precision 'fp16' is not possible on {device}: use auto, bf16 or fp32 there")
     crop = config.augmentation.crop if config.augmentation is not None else (256, 256)
-    given = config.precision != "auto" and config.channels_last is True  # both by name: the step itself keeps away from what is wrong, and says so
-    way, why = answer(config.precision, config.channels_last, Rehearsal(model, crop), asked={"step": "training", "network": network_key(model), "crop": list(crop)},
-                      device=device, wrong=() if given else wrong_ways(model), emulate=emulate or config.emulate_bf16, native=native, folder=cache, say=say, timer=timer)
-    return config.model_copy(update={"precision": way.precision, "channels_last": way.channels_last}), why if asked else ""
+    given = (
+        config.precision != "auto" and config.channels_last is True
+    )  # both by name: the step itself keeps away from what is wrong, and says so
+    way, why = answer(
+        config.precision,
+        config.channels_last,
+        Rehearsal(model, crop),
+        asked={"step": "training", "network": network_key(model), "crop": list(crop)},
+        device=device,
+        wrong=() if given else wrong_ways(model),
+        emulate=emulate or config.emulate_bf16,
+        native=native,
+        folder=cache,
+        say=say,
+        timer=timer,
+    )
+    return config.model_copy(
+        update={"precision": way.precision, "channels_last": way.channels_last}
+    ), why if asked else ""
 
 # %% ../../nbs/training/13_ways.ipynb #cell_compile
 COMPILING = 120.0  # seconds; networks of the registry on two cores
@@ -136,31 +175,67 @@ def pays(steps: int, seconds: Mapping[str, float], compiling: float = COMPILING)
     return compiling + steps * seconds["compiled"] < 0.95 * steps * seconds["eager"]
 
 
-def settle_compile(config: TrainConfig, model: nn.Module, steps: int, *, say: Callable[[str], object] = notice, cache: Path | None = None, clock: Callable[[], float] = time.perf_counter,
-                   lacks: Callable[[], str | None] = missing_compiler, timer: Callable[[Mapping], dict[str, float]] = time_ways) -> tuple[TrainConfig, str]:
+def settle_compile(
+    config: TrainConfig,
+    model: nn.Module,
+    steps: int,
+    *,
+    say: Callable[[str], object] = notice,
+    cache: Path | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+    lacks: Callable[[], str | None] = missing_compiler,
+    timer: Callable[[Mapping], dict[str, float]] = time_ways,
+) -> tuple[TrainConfig, str]:
     "The settled configuration with `compile` true or false, and why, in one line (empty where it was not asked, or the run is too short to ask)."
+
     def answered(compiled: bool, why: str = "") -> tuple[TrainConfig, str]:
         return config.model_copy(update={"compile": compiled}), why
 
     if config.compile != "auto":
         return config, ""
-    crop, way = config.augmentation.crop if config.augmentation is not None else (256, 256), Way(config.precision, config.channels_last)
+    crop, way = (
+        config.augmentation.crop if config.augmentation is not None else (256, 256),
+        Way(config.precision, config.channels_last),
+    )
     if steps < 500 or config.detail or config.checkpoint_modules or lacks():
         return answered(False)
-    rehearsal, asked = Rehearsal(model, crop, clock=clock), {"step": "compiled", "network": network_key(model), "crop": list(crop), "batch": config.batch_size, "way": str(way)}
+    rehearsal, asked = (
+        Rehearsal(model, crop, clock=clock),
+        {
+            "step": "compiled",
+            "network": network_key(model),
+            "crop": list(crop),
+            "batch": config.batch_size,
+            "way": str(way),
+        },
+    )
     rehearsal(way)()
     started = clock()
     rehearsal(way)()
-    whole = (clock() - started) * steps * config.batch_size * crop[0] * crop[1] / (2 * rehearsal.images.shape[2] * rehearsal.images.shape[3])
+    whole = (
+        (clock() - started)
+        * steps
+        * config.batch_size
+        * crop[0]
+        * crop[1]
+        / (2 * rehearsal.images.shape[2] * rehearsal.images.shape[3])
+    )
     if whole < 10 * COMPILING:
         return answered(False)
     try:
         with torch.random.fork_rng(devices=[]):
-            seconds = choose(rehearsal.eager_and_compiled(way, config.batch_size), asked=asked, folder=cache, say=say, timer=timer).seconds
+            seconds = choose(
+                rehearsal.eager_and_compiled(way, config.batch_size), asked=asked, folder=cache, say=say, timer=timer
+            ).seconds
     except Exception as error:  # a compiler fails in its own ways; the run does not need it
-        return answered(False, f"torch.compile cannot take this network ({(str(error) or type(error).__name__).splitlines()[0][:120]}): eager")
+        return answered(
+            False,
+            f"torch.compile cannot take this network ({(str(error) or type(error).__name__).splitlines()[0][:120]}): eager",
+        )
     ratio = seconds["eager"] / seconds["compiled"]
-    return answered(pays(steps, seconds), f"compiled {ratio:.2f} times as fast: {'compiled' if pays(steps, seconds) else 'eager'}")
+    return answered(
+        pays(steps, seconds), f"compiled {ratio:.2f} times as fast: {'compiled' if pays(steps, seconds) else 'eager'}"
+    )
 
 # %% ../../nbs/training/13_ways.ipynb #cell015
 SETTLED = ("precision", "channels_last", "compile")
@@ -171,10 +246,24 @@ def as_begun(config: TrainConfig, folder: str | Path | None) -> TrainConfig:
     if folder is None or not open_question(config) or not (Path(folder) / STATE_FILE).exists():
         return config
     begun = load_state(folder)["identity"]
-    return config.model_copy(update={name: begun[name] for name in SETTLED if getattr(config, name) == "auto" and begun.get(name, "auto") != "auto"})
+    return config.model_copy(
+        update={
+            name: begun[name]
+            for name in SETTLED
+            if getattr(config, name) == "auto" and begun.get(name, "auto") != "auto"
+        }
+    )
 
 
-def settle_run(config: TrainConfig, model: nn.Module, folder: str | Path | None = None, *, steps: int = 0, whole: bool = True, **how: object) -> tuple[TrainConfig, str]:
+def settle_run(
+    config: TrainConfig,
+    model: nn.Module,
+    folder: str | Path | None = None,
+    *,
+    steps: int = 0,
+    whole: bool = True,
+    **how: object,
+) -> tuple[TrainConfig, str]:
     "`settle` and `settle_compile` for the run of so many `steps` in `folder`, which keeps what it was begun with, and for all of its processes alike."
     begun, going = as_begun(config, folder), folder is not None and (Path(folder) / STATE_FILE).exists()
     if not open_question(begun) and (going or begun.precision != "bf16"):
@@ -184,7 +273,9 @@ def settle_run(config: TrainConfig, model: nn.Module, folder: str | Path | None 
         try:
             settled, why = settle(begun, model, device=accelerator.device, emulate=going, **how)
             alone = whole and accelerator.num_processes == 1 and accelerator.device.type == "cpu"
-            settled, more = settle_compile(settled, model, steps if alone else 0, **{name: how[name] for name in ("say", "cache") if name in how})
+            settled, more = settle_compile(
+                settled, model, steps if alone else 0, **{name: how[name] for name in ("say", "cache") if name in how}
+            )
             found = [(settled, "; ".join(word for word in (why, more) if word))]
         except ConfigError as error:
             found = [error]

@@ -51,11 +51,21 @@ def value_of(parameter: Parameter, stored: Any) -> Any:
 
 def record_trial(trial: Any, space: Space, objectives: tuple[str, ...]) -> TrialRecord:
     """An Optuna trial as a record."""
-    state = {"COMPLETE": "complete", "PRUNED": "pruned", "RUNNING": "running", "WAITING": "waiting"}.get(trial.state.name, "killed" if killed(trial) else "failed")
+    state = {"COMPLETE": "complete", "PRUNED": "pruned", "RUNNING": "running", "WAITING": "waiting"}.get(
+        trial.state.name, "killed" if killed(trial) else "failed"
+    )
     scores = dict(zip(objectives, trial.values, strict=True)) if state == "complete" else {}
-    return TrialRecord(trial.number, state, {key: value_of(space.parameters[key], stored) for key, stored in trial.params.items()}, scores,
-                       tuple(sorted(trial.intermediate_values.items())), trial.duration.total_seconds() if trial.duration else None,
-                       trial.user_attrs.get("reason"), trial.user_attrs.get("retry_of"), trial.user_attrs.get("worker"))
+    return TrialRecord(
+        trial.number,
+        state,
+        {key: value_of(space.parameters[key], stored) for key, stored in trial.params.items()},
+        scores,
+        tuple(sorted(trial.intermediate_values.items())),
+        trial.duration.total_seconds() if trial.duration else None,
+        trial.user_attrs.get("reason"),
+        trial.user_attrs.get("retry_of"),
+        trial.user_attrs.get("worker"),
+    )
 
 # %% ../../nbs/tuning/04_results.ipynb #cell008
 @dataclass(frozen=True)
@@ -104,20 +114,44 @@ class TuneResult:
 
     def rows(self) -> list[dict]:
         """One row a trial, for a table."""
-        return [{"trial": t.number, "state": t.state, **{name: t.scores.get(name) for name in self.objectives}, **{key: label(v) if isinstance(v, list | tuple | dict) else v for key, v in t.values.items()}}
-                for t in self.trials]
+        return [
+            {
+                "trial": t.number,
+                "state": t.state,
+                **{name: t.scores.get(name) for name in self.objectives},
+                **{key: label(v) if isinstance(v, list | tuple | dict) else v for key, v in t.values.items()},
+            }
+            for t in self.trials
+        ]
 
     def save(self, path: str | Path) -> Path:
         """Write as JSON, atomically."""
-        return write_json(path, {"study": self.study, "objectives": list(self.objectives), "model": self.model, "space": self.space.to_dict(), "config": self.config.to_dict(),
-                                 "trials": [asdict(t) for t in self.trials]})
+        return write_json(
+            path,
+            {
+                "study": self.study,
+                "objectives": list(self.objectives),
+                "model": self.model,
+                "space": self.space.to_dict(),
+                "config": self.config.to_dict(),
+                "trials": [asdict(t) for t in self.trials],
+            },
+        )
 
     @classmethod
     def load(cls, path: str | Path) -> "TuneResult":
         """Read what `save` wrote: a file, or the folder of a search."""
         path = Path(path) / RESULT if Path(path).is_dir() else Path(path)
         data = read_json(path)
-        return cls(data["study"], tuple(data["objectives"]), Space.parse(data["space"]), TrainConfig.parse(data["config"]), tuple(TrialRecord.from_dict(t) for t in data["trials"]), path.parent, data["model"])
+        return cls(
+            data["study"],
+            tuple(data["objectives"]),
+            Space.parse(data["space"]),
+            TrainConfig.parse(data["config"]),
+            tuple(TrialRecord.from_dict(t) for t in data["trials"]),
+            path.parent,
+            data["model"],
+        )
 
 
 RESULT = "result.json"
@@ -125,14 +159,32 @@ RESULT = "result.json"
 
 def beats(one: TrialRecord, other: TrialRecord) -> bool:
     """Whether `one` is nowhere worse than `other`, and better somewhere."""
-    gains = [(one.scores[name] - other.scores[name]) * (1 if DIRECTIONS[name] == "maximize" else -1) for name in other.scores]
+    gains = [
+        (one.scores[name] - other.scores[name]) * (1 if DIRECTIONS[name] == "maximize" else -1) for name in other.scores
+    ]
     return min(gains) >= 0 and max(gains) > 0
 
 
-def read_study(study: Any, space: Space, objectives: tuple[str, ...], config: TrainConfig, *, folder: Path | None = None, model: str | None = None) -> TuneResult:
+def read_study(
+    study: Any,
+    space: Space,
+    objectives: tuple[str, ...],
+    config: TrainConfig,
+    *,
+    folder: Path | None = None,
+    model: str | None = None,
+) -> TuneResult:
     """The study as it stands, without surplus trials."""
     trials = [t for t in study.get_trials(deepcopy=False) if t.user_attrs.get("reason") != SURPLUS]
-    return TuneResult(study.study_name, objectives, space, config, tuple(record_trial(t, space, objectives) for t in trials), folder, model)
+    return TuneResult(
+        study.study_name,
+        objectives,
+        space,
+        config,
+        tuple(record_trial(t, space, objectives) for t in trials),
+        folder,
+        model,
+    )
 
 # %% ../../nbs/tuning/04_results.ipynb #cell011
 def write_best(result: TuneResult, path: str | Path) -> Path | None:
@@ -143,8 +195,10 @@ def write_best(result: TuneResult, path: str | Path) -> Path | None:
     config, options = result.settings(best)
     words = " ".join(f"--option {key}={label(value)}" for key, value in options.items())
     scores = ", ".join(f"{name} {value:.4g}" for name, value in best.scores.items())
-    head = [f"# trial {best.number} of study '{result.study}': {scores} on the images that the trial was chosen by",
-            f"# rtseg train --model {result.model or 'NAME'} {words} --config {Path(path).name}".replace("  ", " ")]
+    head = [
+        f"# trial {best.number} of study '{result.study}': {scores} on the images that the trial was chosen by",
+        f"# rtseg train --model {result.model or 'NAME'} {words} --config {Path(path).name}".replace("  ", " "),
+    ]
     return write_text(path, "\n".join(head) + "\n" + yaml.safe_dump(config.to_dict(), sort_keys=False))
 
 # %% ../../nbs/tuning/04_results.ipynb #cell014
@@ -162,12 +216,19 @@ def importance(result: TuneResult, *, objective: str = "miou", method: str = "pe
         study = optuna.create_study(direction="minimize")
         sign = -1 if DIRECTIONS[objective] == "maximize" else 1
         for t in result.complete:
-            study.add_trial(optuna.trial.create_trial(params={key: _stored(result.space.parameters[key], v) for key, v in t.values.items()},
-                                                      distributions=distributions(result.space), value=sign * t.scores[objective]))
+            study.add_trial(
+                optuna.trial.create_trial(
+                    params={key: _stored(result.space.parameters[key], v) for key, v in t.values.items()},
+                    distributions=distributions(result.space),
+                    value=sign * t.scores[objective],
+                )
+            )
         try:
             shares = optuna.importance.get_param_importances(study, evaluator=_evaluator(method))
         except ImportError as error:
-            raise MissingExtra("fANOVA needs scikit-learn: pip install scikit-learn, or choose method 'ped-anova'") from error
+            raise MissingExtra(
+                "fANOVA needs scikit-learn: pip install scikit-learn, or choose method 'ped-anova'"
+            ) from error
     total = sum(shares.values())
     return {key: share / total if total else 0.0 for key, share in sorted(shares.items(), key=lambda item: -item[1])}
 

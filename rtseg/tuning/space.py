@@ -45,7 +45,9 @@ class Parameter(Config):
         if self.choices is not None or self.low is None or self.high is None or not self.low < self.high:
             raise ValueError(f"a range of kind {self.kind} has low and high, low being the smaller, and no choices")
         if self.log and (self.low <= 0 or self.step):
-            raise ValueError("a logarithmic range begins above 0 and has no step: raise low, leave step out, or set log to false")
+            raise ValueError(
+                "a logarithmic range begins above 0 and has no step: raise low, leave step out, or set log to false"
+            )
         if self.kind == "int" and any(v is not None and v != int(v) for v in (self.low, self.high, self.step)):
             raise ValueError("a range of kind int has whole numbers: use kind float for others")
         return self
@@ -79,7 +81,9 @@ class Space:
     def parse(cls, data: dict) -> "Space":
         """From plain data; `ConfigError` with the key for an impossible range, and for keys that overlap."""
         if not isinstance(data, dict) or not data:
-            raise ConfigError("the space is empty: write at least one line such as 'lr: {kind: float, low: 0.001, high: 0.1, log: true}'")
+            raise ConfigError(
+                "the space is empty: write at least one line such as 'lr: {kind: float, low: 0.001, high: 0.1, log: true}'"
+            )
         for key in data:
             inside = [other for other in data if str(other).startswith(f"{key}.")]
             if inside:
@@ -96,13 +100,22 @@ class Space:
 
     def rows(self) -> list[dict]:
         """One row a setting, for a table."""
-        return [{"setting": key, "kind": p.kind, "range": ", ".join(p.labels()) if p.choices else f"{p.low:g} to {p.high:g}",
-                 "spread": "logarithmic" if p.log else f"steps of {p.step:g}" if p.step else "even"} for key, p in self.parameters.items()]
+        return [
+            {
+                "setting": key,
+                "kind": p.kind,
+                "range": ", ".join(p.labels()) if p.choices else f"{p.low:g} to {p.high:g}",
+                "spread": "logarithmic" if p.log else f"steps of {p.step:g}" if p.step else "even",
+            }
+            for key, p in self.parameters.items()
+        ]
 
 
 def _parse_line(key: str, line: Any) -> Parameter:
     if not isinstance(line, dict):
-        raise ConfigError(f"setting '{key}' of the space is {line!r}: write {{kind: choice, choices: [...]}} or {{kind: float, low: ..., high: ...}}")
+        raise ConfigError(
+            f"setting '{key}' of the space is {line!r}: write {{kind: choice, choices: [...]}} or {{kind: float, low: ..., high: ...}}"
+        )
     try:
         return Parameter.parse({name: parse_value(value) for name, value in line.items()})
     except ConfigError as error:
@@ -149,7 +162,9 @@ def impossible(config: TrainConfig, key: str, value: Any, others: Iterable[tuple
         return None
     except ConfigError as error:
         reason = str(error)
-    return None if any(_possible(config, {key: value, name: other}) for name, other in others if name != key) else reason
+    return (
+        None if any(_possible(config, {key: value, name: other}) for name, other in others if name != key) else reason
+    )
 
 
 def _possible(config: TrainConfig, values: dict[str, Any]) -> bool:
@@ -169,7 +184,9 @@ def check_space(space: Space, config: TrainConfig, build: Build) -> None:
             try:
                 build(**{key.removeprefix(MODEL): value})
             except (ConfigError, TypeError) as error:
-                raise ConfigError(f"setting '{key}' of the space cannot be {label(value)}: {' '.join(str(error).split())}") from error
+                raise ConfigError(
+                    f"setting '{key}' of the space cannot be {label(value)}: {' '.join(str(error).split())}"
+                ) from error
         elif reason := impossible(config, key, value, settings):
             raise ConfigError(f"setting '{key}' of the space cannot be {label(value)}: {reason}")
 

@@ -72,8 +72,15 @@ def open_storage(storage: str | Path | None, folder: Path) -> Any:
             try:
                 return optuna.storages.get_storage(str(storage))
             except Exception as error:  # drivers raise what they like: missing package, wrong URL, nobody there
-                reason = " ".join((str(error) or type(error).__name__).splitlines()[0].replace(str(storage), shown_url(str(storage))).split())
-                raise ConfigError(f"storage {shown_url(str(storage))} cannot be opened ({reason}): check the URL, the driver and the server") from error
+                reason = " ".join(
+                    (str(error) or type(error).__name__)
+                    .splitlines()[0]
+                    .replace(str(storage), shown_url(str(storage)))
+                    .split()
+                )
+                raise ConfigError(
+                    f"storage {shown_url(str(storage))} cannot be opened ({reason}): check the URL, the driver and the server"
+                ) from error
         path = Path(storage) if storage is not None else folder / JOURNAL
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = optuna.storages.journal.JournalFileSymlinkLock(str(path))
@@ -93,7 +100,11 @@ def make_sampler(name: str, seed: int) -> Any:
     def fresh(number: int) -> Any:
         start = random.Random(f"{seed} {number}").randrange(2**31)
         with quiet_optuna():
-            return optuna.samplers.RandomSampler(seed=start) if name == "random" else optuna.samplers.TPESampler(seed=start, constant_liar=True)
+            return (
+                optuna.samplers.RandomSampler(seed=start)
+                if name == "random"
+                else optuna.samplers.TPESampler(seed=start, constant_liar=True)
+            )
 
     class ByNumber(optuna.samplers.BaseSampler):
         inner = fresh(0)
@@ -124,7 +135,11 @@ def make_pruner(pruner: Any) -> Any:
     optuna = load_optuna()
     if isinstance(pruner, optuna.pruners.BasePruner):
         return pruner
-    makers: dict[str, Callable[[], Any]] = {"median": optuna.pruners.MedianPruner, "halving": optuna.pruners.SuccessiveHalvingPruner, "none": optuna.pruners.NopPruner}
+    makers: dict[str, Callable[[], Any]] = {
+        "median": optuna.pruners.MedianPruner,
+        "halving": optuna.pruners.SuccessiveHalvingPruner,
+        "none": optuna.pruners.NopPruner,
+    }
     return makers[check_choice(pruner, PRUNERS, what="pruner")]()
 
 # %% ../../nbs/tuning/02_study.ipynb #cell016
@@ -137,11 +152,15 @@ def check_objectives(objectives: tuple[str, ...]) -> tuple[str, ...]:
     for name in objectives:
         check_choice(name, DIRECTIONS, what="objective")
     if not objectives or len(set(objectives)) < len(objectives):
-        raise ConfigError(f"objectives are {tuple(objectives)}: give each of {', '.join(DIRECTIONS)} at most once, and at least one")
+        raise ConfigError(
+            f"objectives are {tuple(objectives)}: give each of {', '.join(DIRECTIONS)} at most once, and at least one"
+        )
     return tuple(objectives)
 
 
-def open_study(storage: Any, name: str, *, identity: dict, objectives: tuple[str, ...], sampler: Any, pruner: Any, resume: bool) -> Any:
+def open_study(
+    storage: Any, name: str, *, identity: dict, objectives: tuple[str, ...], sampler: Any, pruner: Any, resume: bool
+) -> Any:
     """A new study, or with `resume` also one that is there already; `ConfigError` if that one is about something else."""
     with quiet_optuna() as optuna:
         there = name in optuna.study.get_all_study_names(storage)
@@ -151,9 +170,18 @@ def open_study(storage: Any, name: str, *, identity: dict, objectives: tuple[str
         begun = optuna.load_study(study_name=name, storage=storage).user_attrs.get(IDENTITY) if there else None
         for key in identity if begun else ():
             if begun.get(key) != identity[key]:
-                raise ConfigError(f"study '{name}' was begun with another {key} ({_difference(begun.get(key), identity[key])}): resume it as it was begun, or give a new folder")
+                raise ConfigError(
+                    f"study '{name}' was begun with another {key} ({_difference(begun.get(key), identity[key])}): resume it as it was begun, or give a new folder"
+                )
         try:
-            study = optuna.create_study(storage=storage, study_name=name, directions=directions, sampler=sampler, pruner=pruner, load_if_exists=resume)
+            study = optuna.create_study(
+                storage=storage,
+                study_name=name,
+                directions=directions,
+                sampler=sampler,
+                pruner=pruner,
+                load_if_exists=resume,
+            )
         except optuna.exceptions.DuplicatedStudyError as error:
             raise ConfigError(f"another process has just begun a study '{name}': resume it, to join") from error
         if begun is None:

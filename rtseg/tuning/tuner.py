@@ -60,7 +60,15 @@ class Job:
 
     def _train(self, trial: Any, network: torch.nn.Module, config: TrainConfig) -> float:
         """Best mIoU of the trial's run; raises Optuna's `TrialPruned` when the study says so."""
-        trainer = Trainer(network, self.data, config=config, folder=own_folder(self.folder, trial), val=self.val, resume=True, progress=False)
+        trainer = Trainer(
+            network,
+            self.data,
+            config=config,
+            folder=own_folder(self.folder, trial),
+            val=self.val,
+            resume=True,
+            progress=False,
+        )
         single = len(self.objectives) == 1  # Optuna takes no reports where there are two objectives
         for line in read_metrics(trainer.files.folder) if single else ():
             if line["miou"] is not None and line["step"] <= trainer.files.step:
@@ -105,12 +113,32 @@ class Desk:
     def open(self, resume: bool) -> Any:
         """The study; `ConfigError` if it is there and `resume` is False, or if it is about something else."""
         job = self.job
-        identity = {"model": job.name, "space": job.space.to_dict(), "config": {k: v for k, v in job.config.to_dict().items() if k not in ("workers", "device", "eval_batch_size")},
-                    "objectives": list(job.objectives), "sampler": self.sampler, "seed": self.seed, "images": [len(job.data), len(job.val)]}
+        identity = {
+            "model": job.name,
+            "space": job.space.to_dict(),
+            "config": {
+                k: v for k, v in job.config.to_dict().items() if k not in ("workers", "device", "eval_batch_size")
+            },
+            "objectives": list(job.objectives),
+            "sampler": self.sampler,
+            "seed": self.seed,
+            "images": [len(job.data), len(job.val)],
+        }
         if "latency" in job.objectives:
             identity["latency_size"] = list(job.latency_size)
-        sampler, pruner = make_sampler(self.sampler, self.seed), make_pruner(self.pruner)  # refuse before a file is written
-        study = open_study(open_storage(self.storage, job.folder), self.study, identity=identity, objectives=job.objectives, sampler=sampler, pruner=pruner, resume=resume)
+        sampler, pruner = (
+            make_sampler(self.sampler, self.seed),
+            make_pruner(self.pruner),
+        )  # refuse before a file is written
+        study = open_study(
+            open_storage(self.storage, job.folder),
+            self.study,
+            identity=identity,
+            objectives=job.objectives,
+            sampler=sampler,
+            pruner=pruner,
+            resume=resume,
+        )
         if not study.get_trials(deepcopy=False) and any((job.folder / "trials").glob("*")):
             raise ConfigError(f"{job.folder / 'trials'} holds trials of another study: give a new folder")
         return study
@@ -133,9 +161,26 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 # %% ../../nbs/tuning/05_tuner.ipynb #cell012
-def tune(model: str | Build, data: SegDataset, val: SegDataset, *, space: Space | str | Path | dict, config: TrainConfig, folder: str | Path, trials: int = 20,
-         storage: str | Path | None = None, study: str | None = None, objectives: tuple[str, ...] = ("miou",), sampler: str = "tpe", pruner: Any = "median", seed: int = 0,
-         workers: int = 1, latency_size: tuple[int, int] | None = None, resume: bool = False, progress: bool = True) -> TuneResult:
+def tune(
+    model: str | Build,
+    data: SegDataset,
+    val: SegDataset,
+    *,
+    space: Space | str | Path | dict,
+    config: TrainConfig,
+    folder: str | Path,
+    trials: int = 20,
+    storage: str | Path | None = None,
+    study: str | None = None,
+    objectives: tuple[str, ...] = ("miou",),
+    sampler: str = "tpe",
+    pruner: Any = "median",
+    seed: int = 0,
+    workers: int = 1,
+    latency_size: tuple[int, int] | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> TuneResult:
     """Search `space` around `config` with `trials` runs in all; `model` is a name of the registry, or builds a network from options.
 
     `ConfigError` for an impossible space or another study in the folder; `latency_size` (height, width) is that of the first image of `val` by default."""
@@ -144,7 +189,17 @@ def tune(model: str | Build, data: SegDataset, val: SegDataset, *, space: Space 
         raise ConfigError(f"trials {trials} or workers {workers} is impossible: give at least one of each")
     space = space if isinstance(space, Space) else Space.parse(space) if isinstance(space, dict) else load_space(space)
     size = tuple(latency_size or val.read(0)[0].shape[:2])
-    job = Job(network_builder(model, data.labels.num_classes), data, val, space, config, folder, objectives, size, model if isinstance(model, str) else model_name(model))
+    job = Job(
+        network_builder(model, data.labels.num_classes),
+        data,
+        val,
+        space,
+        config,
+        folder,
+        objectives,
+        size,
+        model if isinstance(model, str) else model_name(model),
+    )
     job.build()  # what is wrong without a space would be wrong in every trial
     check_space(space, config, job.build)
     if len(objectives) > 1 and pruner != "none":
@@ -164,13 +219,17 @@ def run_processes(desk: Desk, workers: int) -> None:
     """Work on the study with several processes; `RtsegError` at the end if one of them died."""
     context = multiprocessing.get_context("spawn")
     threads = max(1, torch.get_num_threads() // workers)
-    processes = [context.Process(target=run_process, args=(desk, threads), name=f"worker {i + 1}") for i in range(workers)]
+    processes = [
+        context.Process(target=run_process, args=(desk, threads), name=f"worker {i + 1}") for i in range(workers)
+    ]
     try:
         for process in processes:
             try:
                 process.start()
             except (pickle.PicklingError, AttributeError, TypeError) as error:
-                raise ConfigError(f"the network cannot be sent to another process ({' '.join(str(error).split())}): name it by the registry, or use workers=1") from error
+                raise ConfigError(
+                    f"the network cannot be sent to another process ({' '.join(str(error).split())}): name it by the registry, or use workers=1"
+                ) from error
         for process in processes:
             process.join()
     finally:
@@ -180,7 +239,9 @@ def run_processes(desk: Desk, workers: int) -> None:
                 process.join()
     died = [f"{process.name} (exit code {process.exitcode})" for process in processes if process.exitcode]
     if died:
-        raise RtsegError(f"{', '.join(died)} of {workers} ended early: look at its message above; resume repeats what was unfinished")
+        raise RtsegError(
+            f"{', '.join(died)} of {workers} ended early: look at its message above; resume repeats what was unfinished"
+        )
 
 
 def run_process(desk: Desk, threads: int) -> None:

@@ -125,7 +125,9 @@ def surplus(number: int, trials: list[Any], total: int) -> bool:
     """Whether trial `number` is one too many: it repeats what an earlier one repeats, or `total` earlier ones count."""
     mine = trials[number].user_attrs.get("retry_of")
     earlier = [t for t in counted(trials) if t.number < number]
-    return len(earlier) >= total or (mine is not None and any(t.user_attrs.get("retry_of") == mine for t in trials[:number]))
+    return len(earlier) >= total or (
+        mine is not None and any(t.user_attrs.get("retry_of") == mine for t in trials[:number])
+    )
 
 
 def next_trial(study: Any, total: int) -> Any | None:
@@ -161,7 +163,11 @@ def run_one(study: Any, trial: Any, objective: Callable[[Any], tuple[float, ...]
         return "pruned" if finish(study, trial.number, state="PRUNED") else dropped
     except OWN_FAULTS as error:
         reason = " ".join(str(error).split())
-        return f"failed: {reason}" if _keep_reason(trial, reason) and finish(study, trial.number, state="FAIL") else dropped
+        return (
+            f"failed: {reason}"
+            if _keep_reason(trial, reason) and finish(study, trial.number, state="FAIL")
+            else dropped
+        )
     except BaseException as error:
         if finish(study, trial.number, state="FAIL") or not isinstance(error, RuntimeError):
             raise
@@ -177,8 +183,14 @@ def _keep_reason(trial: Any, reason: str) -> bool:
     return True
 
 
-def work(study: Any, objective: Callable[[Any], tuple[float, ...]], total: int, *, say: Callable[[str], None] | None = None,
-         after: Callable[[], None] | None = None) -> int:
+def work(
+    study: Any,
+    objective: Callable[[Any], tuple[float, ...]],
+    total: int,
+    *,
+    say: Callable[[str], None] | None = None,
+    after: Callable[[], None] | None = None,
+) -> int:
     """Take and run trials until the study has `total`; how many were run here. `after` is called when one has ended."""
     done = 0
     with quiet_optuna():

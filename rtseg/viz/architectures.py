@@ -59,12 +59,23 @@ def cell_box(arch: Architecture, cell: CellSpec, milliseconds: float | None = No
     """The box of one cell; `milliseconds` is added below the channels."""
     operator, width = OPERATORS[cell.op], arch.width_after(cell.branches[0], cell.layer)
     detail = f"{'↓ ' if cell.stride == 2 else ''}{cell.out_channels}"
-    hover = (f"<b>layer {cell.layer}: {operator}</b><br>{cell.in_channels} → {cell.out_channels} channels (width {width}/12)"
-             f"<br>at 1/{STRIDES[cell.scale]}, stride {cell.stride}<br>"
-             + ("shared by " if len(cell.branches) > 1 else "")
-             + " and ".join(f"1/{STRIDES[arch.branches[b].last]}" for b in cell.branches))
-    box = Box(cell_name(cell.layer, cell.branches), cell.layer + 1, cell.scale, cell.branches, SHORT[operator], detail,
-              OPERATOR_COLORS[operator], hover, width / 12)
+    hover = (
+        f"<b>layer {cell.layer}: {operator}</b><br>{cell.in_channels} → {cell.out_channels} channels (width {width}/12)"
+        f"<br>at 1/{STRIDES[cell.scale]}, stride {cell.stride}<br>"
+        + ("shared by " if len(cell.branches) > 1 else "")
+        + " and ".join(f"1/{STRIDES[arch.branches[b].last]}" for b in cell.branches)
+    )
+    box = Box(
+        cell_name(cell.layer, cell.branches),
+        cell.layer + 1,
+        cell.scale,
+        cell.branches,
+        SHORT[operator],
+        detail,
+        OPERATOR_COLORS[operator],
+        hover,
+        width / 12,
+    )
     return _timed(box, milliseconds)
 
 
@@ -88,25 +99,58 @@ def frame_boxes(arch: Architecture, num_classes: int, times: Mapping[str, float]
     everyone = tuple(range(len(arch.branches)))
     top = max(len(b.ops) + b.last for b in arch.branches)
     stem = arch.stem_channels()
-    boxes = [Box("stem", 0, 0, everyone, "stem", str(stem[-1]), FRAME,
-                 f"<b>stem</b><br>3 → {' → '.join(map(str, stem))} channels, to 1/8")]
+    boxes = [
+        Box(
+            "stem",
+            0,
+            0,
+            everyone,
+            "stem",
+            str(stem[-1]),
+            FRAME,
+            f"<b>stem</b><br>3 → {' → '.join(map(str, stem))} channels, to 1/8",
+        )
+    ]
     for index in everyone:
         for name, c in zip(join_names(arch, index), climbs(arch, index), strict=True):
-            hover = (f"<b>join at 1/{STRIDES[c.scale]}</b><br>1 x 1 {c.in_channels} → {c.out_channels}, upsample,<br>"
-                     f"concatenate with the last 1/{STRIDES[c.scale]} map ({c.lateral_channels}), 3 x 3 → {c.out_channels}")
+            hover = (
+                f"<b>join at 1/{STRIDES[c.scale]}</b><br>1 x 1 {c.in_channels} → {c.out_channels}, upsample,<br>"
+                f"concatenate with the last 1/{STRIDES[c.scale]} map ({c.lateral_channels}), 3 x 3 → {c.out_channels}"
+            )
             boxes.append(Box(name, top - c.scale, c.scale, (index,), "join", str(c.out_channels), FRAME, hover))
     fused = channels(arch.base_width, 0, arch.head_width) * len(everyone)
-    boxes.append(Box("fuse", top + 1, 0, everyone, "fuse", str(fused), FRAME,
-                     f"<b>fusion</b><br>concatenate, 1 x 1, {fused} channels"))
-    boxes.append(Box("head", top + 2, 0, everyone, "head", str(num_classes), FRAME,
-                     f"<b>head</b><br>3 x 3, 1 x 1 to {num_classes} classes, × 8"))
+    boxes.append(
+        Box(
+            "fuse",
+            top + 1,
+            0,
+            everyone,
+            "fuse",
+            str(fused),
+            FRAME,
+            f"<b>fusion</b><br>concatenate, 1 x 1, {fused} channels",
+        )
+    )
+    boxes.append(
+        Box(
+            "head",
+            top + 2,
+            0,
+            everyone,
+            "head",
+            str(num_classes),
+            FRAME,
+            f"<b>head</b><br>3 x 3, 1 x 1 to {num_classes} classes, × 8",
+        )
+    )
     return [_timed(box, times.get(box.name)) for box in boxes]
 
 # %% ../../nbs/viz/03_architectures.ipynb #cell015
 def branch_boxes(arch: Architecture, branch: int) -> list[str]:
     """Names of the boxes that a branch passes, from the stem to the head."""
-    cells = [cell_name(layer, group) for layer, groups in enumerate(arch.groups()) for group in groups
-             if branch in group]
+    cells = [
+        cell_name(layer, group) for layer, groups in enumerate(arch.groups()) for group in groups if branch in group
+    ]
     return ["stem", *cells, *join_names(arch, branch), "fuse", "head"]
 
 
@@ -116,8 +160,10 @@ def edges(arch: Architecture) -> list[Edge]:
     for index, branch in enumerate(arch.branches):
         names = branch_boxes(arch, index)
         found += [Edge(a, b, index) for a, b in zip(names, names[1:], strict=False)]
-        found += [Edge(names[layer], f"join 1/{STRIDES[branch.scales[layer]]} [{index}]", index,
-                       "lateral") for layer in branch.steps]
+        found += [
+            Edge(names[layer], f"join 1/{STRIDES[branch.scales[layer]]} [{index}]", index, "lateral")
+            for layer in branch.steps
+        ]
     return found
 
 # %% ../../nbs/viz/03_architectures.ipynb #cell018
@@ -144,8 +190,9 @@ def place(boxes: list[Box], depth: list[int], box_height: int) -> tuple[list[Box
     placed = []
     for box in boxes:
         lane = sum(tracks[box.row][i] for i in box.branches) / len(box.branches)
-        placed.append(replace(box, x=LEFT + PITCH * (box.column + 0.5),
-                              y=bands[box.row][0] + ROW_GAP * 0.7 + step * (lane + 0.5)))
+        placed.append(
+            replace(box, x=LEFT + PITCH * (box.column + 0.5), y=bands[box.row][0] + ROW_GAP * 0.7 + step * (lane + 0.5))
+        )
     return placed, bands
 
 # %% ../../nbs/viz/03_architectures.ipynb #cell021
@@ -180,7 +227,11 @@ def route(source: Box, target: Box, *, shift: float, channel: float | None = Non
     turn = target.x - half - 0.4 * gap + shift
     if channel is None:
         return [start, end] if abs(start[1] - end[1]) < 0.5 else [start, (turn, start[1]), (turn, end[1]), end]
-    leave, turn, end = source.x + half + 0.22 * gap + 0.4 * shift, turn - 0.45 * gap, (target.x - half, target.y + shift - 9)
+    leave, turn, end = (
+        source.x + half + 0.22 * gap + 0.4 * shift,
+        turn - 0.45 * gap,
+        (target.x - half, target.y + shift - 9),
+    )
     return [start, (leave, start[1]), (leave, channel), (turn, channel), (turn, end[1]), end]
 
 # %% ../../nbs/viz/03_architectures.ipynb #cell023
@@ -191,13 +242,23 @@ def _edge_shapes(arch: Architecture, at: Mapping[str, Box], bands: list[tuple[fl
         source, target = at[edge.source], at[edge.target]
         shift = (edge.branch - (count - 1) / 2) * -4.0
         lateral = edge.kind == "lateral"
-        line = route(source, target, shift=shift if edge.target != "head" else 0,
-                     channel=bands[target.row][0] + 9 + shift if lateral else None)
+        line = route(
+            source,
+            target,
+            shift=shift if edge.target != "head" else 0,
+            channel=bands[target.row][0] + 9 + shift if lateral else None,
+        )
         color = BRANCH_COLORS[edge.branch] if edge.target != "head" else MUTED
-        shapes.append(dict(type="path", path=polyline(line), name=f"{edge.kind} [{edge.branch}]", layer="below",
-                           fillcolor="rgba(0,0,0,0)",
-                           line=dict(color=color, width=1.3 if lateral else 2.4,
-                                     dash="2px,2px" if lateral else "solid")))
+        shapes.append(
+            dict(
+                type="path",
+                path=polyline(line),
+                name=f"{edge.kind} [{edge.branch}]",
+                layer="below",
+                fillcolor="rgba(0,0,0,0)",
+                line=dict(color=color, width=1.3 if lateral else 2.4, dash="2px,2px" if lateral else "solid"),
+            )
+        )
     return shapes
 
 
@@ -205,12 +266,31 @@ def _box_shapes(box: Box, height: int) -> list[dict]:
     """The rounded box and the bar along its foot that shows the width."""
     x0, x1, y0, y1 = box.x - BOX_WIDTH / 2, box.x + BOX_WIDTH / 2, box.y - height / 2, box.y + height / 2
     edge = MUTED if box.color == FRAME else box.color
-    shapes = [dict(type="path", path=_rounded(x0, y0, x1, y1), name=box.name, layer="below", fillcolor=box.color,
-                   line=dict(color=tint(edge, 0.9), width=1))]
+    shapes = [
+        dict(
+            type="path",
+            path=_rounded(x0, y0, x1, y1),
+            name=box.name,
+            layer="below",
+            fillcolor=box.color,
+            line=dict(color=tint(edge, 0.9), width=1),
+        )
+    ]
     if box.share:
-        shapes.append(dict(type="rect", x0=x0 + 5, x1=x0 + 5 + (BOX_WIDTH - 10) * box.share, y0=y1 - 5, y1=y1 - 3,
-                           name=f"width of {box.name}",
-                           layer="below", fillcolor=INK, opacity=0.6, line=dict(width=0)))
+        shapes.append(
+            dict(
+                type="rect",
+                x0=x0 + 5,
+                x1=x0 + 5 + (BOX_WIDTH - 10) * box.share,
+                y0=y1 - 5,
+                y1=y1 - 3,
+                name=f"width of {box.name}",
+                layer="below",
+                fillcolor=INK,
+                opacity=0.6,
+                line=dict(width=0),
+            )
+        )
     return shapes
 
 # %% ../../nbs/viz/03_architectures.ipynb #cell025
@@ -220,53 +300,101 @@ def _legend(figure: go.Figure, arch: Architecture, boxes: list[Box]) -> None:
     for operator in ("conv", "conv_2x", "conv_downup", "conv_2x_downup", "skip"):
         if OPERATOR_COLORS[operator] in used:
             label = operator if SHORT[operator] == operator else f"{SHORT[operator]}  ({operator})"
-            figure.add_scatter(x=[None], y=[None], mode="markers", name=label,
-                               marker=dict(symbol="square", size=13, color=OPERATOR_COLORS[operator]))
+            figure.add_scatter(
+                x=[None],
+                y=[None],
+                mode="markers",
+                name=label,
+                marker=dict(symbol="square", size=13, color=OPERATOR_COLORS[operator]),
+            )
     for index, branch in enumerate(arch.branches):
-        figure.add_scatter(x=[None], y=[None], mode="lines", name=f"branch to 1/{STRIDES[branch.last]}",
-                           line=dict(color=BRANCH_COLORS[index], width=2.4))
-    figure.add_scatter(x=[None], y=[None], mode="lines", name="share of the full width",
-                       line=dict(color=MUTED, width=4))
+        figure.add_scatter(
+            x=[None],
+            y=[None],
+            mode="lines",
+            name=f"branch to 1/{STRIDES[branch.last]}",
+            line=dict(color=BRANCH_COLORS[index], width=2.4),
+        )
+    figure.add_scatter(
+        x=[None], y=[None], mode="lines", name="share of the full width", line=dict(color=MUTED, width=4)
+    )
     if any(b.title == "join" for b in boxes):
-        figure.add_scatter(x=[None], y=[None], mode="lines", name="last map of a scale",
-                           line=dict(color=MUTED, width=1.3, dash="2px,2px"))
+        figure.add_scatter(
+            x=[None],
+            y=[None],
+            mode="lines",
+            name="last map of a scale",
+            line=dict(color=MUTED, width=1.3, dash="2px,2px"),
+        )
 
 
 def _texts(figure: go.Figure, boxes: list[Box], bands: list[tuple[float, float]], layers: int) -> None:
     """Texts in the boxes with their hover, scale names at the left and layer numbers on top."""
-    figure.add_scatter(x=[b.x for b in boxes], y=[b.y - 2 for b in boxes], mode="text", name="boxes", showlegend=False,
-                       text=[f"{b.title}<br>{b.detail}" for b in boxes], textfont=dict(size=10.5, color=INK),
-                       hovertext=[b.hover for b in boxes], hoverinfo="text")
-    figure.add_scatter(x=[14] * len(bands), y=[(a + b) / 2 for a, b in bands], mode="text", name="scales",
-                       showlegend=False, hoverinfo="skip",
-                       text=[f"<b>1/{STRIDES[i]}</b>" for i in range(len(bands))], textposition="middle right",
-                       textfont=dict(size=12, color=MUTED))
-    figure.add_scatter(x=[LEFT + PITCH * (i + 1.5) for i in range(layers)], y=[TOP - 9] * layers, mode="text",
-                       name="layers", showlegend=False,
-                       hoverinfo="skip", text=[f"layer {i}" if i == 0 else str(i) for i in range(layers)],
-                       textfont=dict(size=10.5, color=MUTED))
+    figure.add_scatter(
+        x=[b.x for b in boxes],
+        y=[b.y - 2 for b in boxes],
+        mode="text",
+        name="boxes",
+        showlegend=False,
+        text=[f"{b.title}<br>{b.detail}" for b in boxes],
+        textfont=dict(size=10.5, color=INK),
+        hovertext=[b.hover for b in boxes],
+        hoverinfo="text",
+    )
+    figure.add_scatter(
+        x=[14] * len(bands),
+        y=[(a + b) / 2 for a, b in bands],
+        mode="text",
+        name="scales",
+        showlegend=False,
+        hoverinfo="skip",
+        text=[f"<b>1/{STRIDES[i]}</b>" for i in range(len(bands))],
+        textposition="middle right",
+        textfont=dict(size=12, color=MUTED),
+    )
+    figure.add_scatter(
+        x=[LEFT + PITCH * (i + 1.5) for i in range(layers)],
+        y=[TOP - 9] * layers,
+        mode="text",
+        name="layers",
+        showlegend=False,
+        hoverinfo="skip",
+        text=[f"layer {i}" if i == 0 else str(i) for i in range(layers)],
+        textfont=dict(size=10.5, color=MUTED),
+    )
 
 # %% ../../nbs/viz/03_architectures.ipynb #cell027
 LatencyLookup = LatencyTable | Callable[[OpSpec], float] | Mapping[str, float]
 
 
-def measured_for(latency: LatencyLookup | None, size: tuple[int, int] | None,
-                 num_classes: int | None) -> tuple[tuple[int, int], int]:
+def measured_for(
+    latency: LatencyLookup | None, size: tuple[int, int] | None, num_classes: int | None
+) -> tuple[tuple[int, int], int]:
     """Size and number of classes as given, else those of the latency table, else FasterSeg's 1024 x 2048 and 19."""
     header = latency.header if isinstance(latency, LatencyTable) else None
-    return (size or (tuple(header.size) if header else (1024, 2048)),
-            num_classes or (header.num_classes if header else 19))
+    return (
+        size or (tuple(header.size) if header else (1024, 2048)),
+        num_classes or (header.num_classes if header else 19),
+    )
 
 
-def box_times(arch: Architecture, latency: LatencyLookup, *, size: tuple[int, int],
-              num_classes: int) -> dict[str, float]:
+def box_times(
+    arch: Architecture, latency: LatencyLookup, *, size: tuple[int, int], num_classes: int
+) -> dict[str, float]:
     """Milliseconds by box name; ConfigError names an operator that the lookup does not know."""
-    lookup = latency.latency if isinstance(latency,
-                                           LatencyTable) else latency if callable(latency) else lambda spec: latency[spec.key()]
+    lookup = (
+        latency.latency
+        if isinstance(latency, LatencyTable)
+        else latency
+        if callable(latency)
+        else lambda spec: latency[spec.key()]
+    )
     try:
         times = [float(lookup(spec)) for spec in arch.op_specs(*size, num_classes)]
     except KeyError as error:
-        raise ConfigError(f"the latency lookup does not hold {error}: give one made for {size[0]} x {size[1]} and {num_classes} classes") from error
+        raise ConfigError(
+            f"the latency lookup does not hold {error}: give one made for {size[0]} x {size[1]} and {num_classes} classes"
+        ) from error
     cells = [cell_name(c.layer, c.branches) for c in arch.cells()]
     joins = [name for branch in range(len(arch.branches)) for name in join_names(arch, branch)]
     owners = ["stem"] * 3 + cells + [name for name in joins for _ in range(2)] + ["fuse", "head"]
@@ -276,42 +404,67 @@ def box_times(arch: Architecture, latency: LatencyLookup, *, size: tuple[int, in
     return total
 
 # %% ../../nbs/viz/03_architectures.ipynb #cell030
-def plot_architecture(arch: Architecture, *, latency: LatencyLookup | None = None, title: str | None = None,
-                      size: tuple[int, int] | None = None, num_classes: int | None = None) -> go.Figure:
+def plot_architecture(
+    arch: Architecture,
+    *,
+    latency: LatencyLookup | None = None,
+    title: str | None = None,
+    size: tuple[int, int] | None = None,
+    num_classes: int | None = None,
+) -> go.Figure:
     """Draw a network as FasterSeg's figures do; with `latency` every box shows its milliseconds at `size` (height, width)."""
     size, num_classes = measured_for(latency, size, num_classes)
     times = {} if latency is None else box_times(arch, latency, size=size, num_classes=num_classes)
-    boxes = [cell_box(arch, c, times.get(cell_name(c.layer, c.branches)))
-             for c in arch.cells()] + frame_boxes(arch, num_classes, times)
+    boxes = [cell_box(arch, c, times.get(cell_name(c.layer, c.branches))) for c in arch.cells()] + frame_boxes(
+        arch, num_classes, times
+    )
     height = 36 if latency is None else 48
     placed, bands = place(boxes, [b.last for b in arch.branches], height)
     width, depth = LEFT + PITCH * (max(b.column for b in boxes) + 1) + 10, bands[-1][1] + 8
     subtitle = " + ".join(f"1/{STRIDES[b.last]} ({len(b.ops)} layers)" for b in arch.branches)
     if latency is not None:
         subtitle += f" · {sum(times.values()):.2f} ms predicted at {size[0]} x {size[1]}"
-    figure = new_figure(title or f"Architecture {arch.id}", subtitle=subtitle, width=int(width),
-                        height=int(depth + 60 + 44))
-    figure.update_layout(margin=dict(l=0, r=0, t=60, b=44), legend=dict(orientation="h", x=0.012, y=0, yanchor="top",
-                                                                        font_size=11, itemclick=False,
-                                                                        itemdoubleclick=False))
+    figure = new_figure(
+        title or f"Architecture {arch.id}", subtitle=subtitle, width=int(width), height=int(depth + 60 + 44)
+    )
+    figure.update_layout(
+        margin=dict(l=0, r=0, t=60, b=44),
+        legend=dict(orientation="h", x=0.012, y=0, yanchor="top", font_size=11, itemclick=False, itemdoubleclick=False),
+    )
     figure.update_xaxes(visible=False, range=[0, width]).update_yaxes(visible=False, range=[depth, 0])
-    shapes = [dict(type="path", path=_rounded(8, a, width - 8, b, 8), layer="below", fillcolor="#f6f8fa", line_width=0,
-                   name="band") for a, b in bands]
-    shapes += _edge_shapes(arch, {b.name: b for b in placed},
-                           bands) + [s for b in placed for s in _box_shapes(b, height)]
+    shapes = [
+        dict(
+            type="path",
+            path=_rounded(8, a, width - 8, b, 8),
+            layer="below",
+            fillcolor="#f6f8fa",
+            line_width=0,
+            name="band",
+        )
+        for a, b in bands
+    ]
+    shapes += _edge_shapes(arch, {b.name: b for b in placed}, bands) + [
+        s for b in placed for s in _box_shapes(b, height)
+    ]
     figure.update_layout(shapes=shapes)
     _texts(figure, placed, bands, max(len(b.ops) for b in arch.branches))
     _legend(figure, arch, placed)
     return figure
 
 # %% ../../nbs/viz/03_architectures.ipynb #cell039
-def compare_architectures(named: Mapping[str, Architecture], *, latency: LatencyLookup | None = None,
-                          size: tuple[int, int] | None = None, num_classes: int | None = None) -> go.Figure:
+def compare_architectures(
+    named: Mapping[str, Architecture],
+    *,
+    latency: LatencyLookup | None = None,
+    size: tuple[int, int] | None = None,
+    num_classes: int | None = None,
+) -> go.Figure:
     """One figure with a drop-down of architectures; the first one is shown."""
     if not named:
         raise ConfigError("compare_architectures() was given no architecture: give name -> Architecture")
-    drawn = {n: plot_architecture(a, latency=latency, title=n, size=size, num_classes=num_classes) for n,
-             a in named.items()}
+    drawn = {
+        n: plot_architecture(a, latency=latency, title=n, size=size, num_classes=num_classes) for n, a in named.items()
+    }
     owner = [name for name, figure in drawn.items() for _ in figure.data]
     result = go.Figure(next(iter(drawn.values())))
     result.data = ()
@@ -324,5 +477,8 @@ def compare_architectures(named: Mapping[str, Architecture], *, latency: Latency
         buttons.append(dict(label=name, method="update", args=[{"visible": [n == name for n in owner]}, changes]))
     for trace, name in zip(result.data, owner, strict=True):
         trace.visible = name == owner[0]
-    return result.update_layout(updatemenus=[dict(buttons=buttons, x=1, xanchor="right", y=1, yanchor="bottom",
-                                                  pad=dict(b=24, r=12), font_size=11)])
+    return result.update_layout(
+        updatemenus=[
+            dict(buttons=buttons, x=1, xanchor="right", y=1, yanchor="bottom", pad=dict(b=24, r=12), font_size=11)
+        ]
+    )

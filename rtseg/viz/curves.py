@@ -39,7 +39,9 @@ def named_runs(runs: Rows | Mapping[str, Rows]) -> dict[str, Rows]:
     """Runs by name; a plain list of records is one run without a name. ConfigError if there is no record."""
     named = dict(runs) if isinstance(runs, Mapping) else {"": runs}
     if not named or not all(len(rows) for rows in named.values()):
-        raise ConfigError("a curve was given no records: give a list of one dictionary an epoch, or name -> such a list")
+        raise ConfigError(
+            "a curve was given no records: give a list of one dictionary an epoch, or name -> such a list"
+        )
     return named
 
 # %% ../../nbs/viz/08_curves.ipynb #cell007
@@ -47,14 +49,18 @@ def _lines(named: Mapping[str, Rows], x: str) -> list[tuple[int, str, tuple[list
     """(panel, name, series, colour number) of every line: losses, learning rate and score."""
     if len(named) == 1:
         run, rows = next(iter(named.items()))
-        losses = [(1, name, _series([{x: r[x], "v": (r.get("losses") or {}).get(name)} for r in rows], "v", x),
-                   i) for i, name in enumerate(_loss_names(rows))]
-        return (losses or [(1, "loss", _series(rows, "loss", x), 0)]) + [(2, "learning rate", _series(rows, "lr", x),
-                                                                          5),
-                                                                         (3, "mean IoU", _series(rows, "miou", x), 2)]
+        losses = [
+            (1, name, _series([{x: r[x], "v": (r.get("losses") or {}).get(name)} for r in rows], "v", x), i)
+            for i, name in enumerate(_loss_names(rows))
+        ]
+        return (losses or [(1, "loss", _series(rows, "loss", x), 0)]) + [
+            (2, "learning rate", _series(rows, "lr", x), 5),
+            (3, "mean IoU", _series(rows, "miou", x), 2),
+        ]
     keys = ((1, "loss"), (2, "lr"), (3, "miou"))
-    return [(panel, name, _series(rows, key, x), i) for i, (name, rows) in enumerate(named.items()) for panel,
-            key in keys]
+    return [
+        (panel, name, _series(rows, key, x), i) for i, (name, rows) in enumerate(named.items()) for panel, key in keys
+    ]
 
 
 def plot_training(runs: Rows | Mapping[str, Rows], *, title: str = "Training", x: str = "epoch") -> go.Figure:
@@ -62,15 +68,27 @@ def plot_training(runs: Rows | Mapping[str, Rows], *, title: str = "Training", x
     named = named_runs(runs)
     scores = [v for rows in named.values() for v in _series(rows, "miou", x)[1]]
     subtitle = f"best mean IoU {max(scores):.1%}" if scores and len(named) == 1 else ""
-    figure, shown = new_grid(["loss", "learning rate", "validation mean IoU"], title, subtitle=subtitle,
-                             gap=0.075), set()
+    figure, shown = (
+        new_grid(["loss", "learning rate", "validation mean IoU"], title, subtitle=subtitle, gap=0.075),
+        set(),
+    )
     for panel, name, (xs, ys), color in _lines(named, x):
         if xs:
             label = name in shown or (len(named) == 1 and panel > 1)
-            figure.add_trace(go.Scatter(x=xs, y=ys, name=name, legendgroup=name, showlegend=not label,
-                                        mode="lines+markers" if panel == 3 else "lines",
-                                        line=dict(color=series_color(color, name), width=2), marker_size=5), row=1,
-                             col=panel)
+            figure.add_trace(
+                go.Scatter(
+                    x=xs,
+                    y=ys,
+                    name=name,
+                    legendgroup=name,
+                    showlegend=not label,
+                    mode="lines+markers" if panel == 3 else "lines",
+                    line=dict(color=series_color(color, name), width=2),
+                    marker_size=5,
+                ),
+                row=1,
+                col=panel,
+            )
             shown.add(name)
     figure.update_xaxes(title_text=x)
     figure.update_yaxes(tickformat=".0%", col=3, rangemode="tozero").update_yaxes(rangemode="tozero", col=1)
@@ -85,18 +103,40 @@ def plot_iou(reports: EvalReport | Mapping[str, EvalReport], *, title: str = "Io
     if any(r.classes != first.classes for r in named.values()):
         raise DataError("the reports are about different classes: compare networks on one label set")
     order = sorted(range(len(first.classes)), key=lambda i: -1 if first.iou[i] is None else first.iou[i])
-    means = "mean: " + " · ".join(f"{name} {r.miou:.1%}".strip() for name, r in named.items()) + " · " if len(named) <= 4 else ""  # more do not fit on a line
-    figure = new_figure(title, subtitle=f"{means}{first.dataset} {first.split}, {first.images} images",
-                        x="IoU", width=720, height=130 + 21 * len(order))
+    means = (
+        "mean: " + " · ".join(f"{name} {r.miou:.1%}".strip() for name, r in named.items()) + " · "
+        if len(named) <= 4
+        else ""
+    )  # more do not fit on a line
+    figure = new_figure(
+        title,
+        subtitle=f"{means}{first.dataset} {first.split}, {first.images} images",
+        x="IoU",
+        width=720,
+        height=130 + 21 * len(order),
+    )
     for index in order:  # a thin line joins the networks of a class, so that the eye can follow the row
         values = [r.iou[index] for r in named.values() if r.iou[index] is not None]
         if values:
-            figure.add_shape(type="line", x0=0, x1=max(values), y0=first.classes[index], y1=first.classes[index],
-                             line=dict(color="#e7eaee", width=1.5), layer="below")
+            figure.add_shape(
+                type="line",
+                x0=0,
+                x1=max(values),
+                y0=first.classes[index],
+                y1=first.classes[index],
+                line=dict(color="#e7eaee", width=1.5),
+                layer="below",
+            )
     for i, (name, r) in enumerate(named.items()):
-        figure.add_scatter(x=[r.iou[k] for k in order], y=[r.classes[k] for k in order], name=name, mode="markers",
-                           marker=dict(size=9, color=series_color(i, name), line=dict(color="white", width=1)),
-                           hovertemplate="%{y}: %{x:.1%}", showlegend=bool(name))
+        figure.add_scatter(
+            x=[r.iou[k] for k in order],
+            y=[r.classes[k] for k in order],
+            name=name,
+            mode="markers",
+            marker=dict(size=9, color=series_color(i, name), line=dict(color="white", width=1)),
+            hovertemplate="%{y}: %{x:.1%}",
+            showlegend=bool(name),
+        )
     figure.update_xaxes(range=[0, 1], tickformat=".0%", showgrid=True)
     figure.update_yaxes(type="category", categoryarray=[first.classes[k] for k in order], showgrid=False)
     return legend_on_top(figure)
@@ -114,13 +154,29 @@ def plot_confusion(report: EvalReport, *, title: str = "Confusion") -> go.Figure
     shares, names = confusion_shares(report), list(report.classes)
     text = [["" if np.isnan(v) or v < 0.005 else f"{100 * v:.0f}" for v in row] for row in shares]
     side = max(300, 34 * len(names))
-    figure = new_figure(title,
-                        subtitle=f"percent of the true class's pixels · pixel accuracy {report.pixel_accuracy:.1%}",
-                        x="predicted", y="true", width=side + 160, height=side + 150)
-    figure.add_heatmap(z=[[None if np.isnan(v) else round(float(v), 5) for v in row] for row in shares], x=names,
-                       y=names, zmin=0, zmax=1, colorscale=[list(s) for s in SEQUENTIAL], text=text,
-                       texttemplate="%{text}", textfont_size=10, xgap=1, ygap=1,
-                       hovertemplate="true %{y}, predicted %{x}: %{z:.1%}<extra></extra>", showscale=False)
+    figure = new_figure(
+        title,
+        subtitle=f"percent of the true class's pixels · pixel accuracy {report.pixel_accuracy:.1%}",
+        x="predicted",
+        y="true",
+        width=side + 160,
+        height=side + 150,
+    )
+    figure.add_heatmap(
+        z=[[None if np.isnan(v) else round(float(v), 5) for v in row] for row in shares],
+        x=names,
+        y=names,
+        zmin=0,
+        zmax=1,
+        colorscale=[list(s) for s in SEQUENTIAL],
+        text=text,
+        texttemplate="%{text}",
+        textfont_size=10,
+        xgap=1,
+        ygap=1,
+        hovertemplate="true %{y}, predicted %{x}: %{z:.1%}<extra></extra>",
+        showscale=False,
+    )
     figure.update_xaxes(tickangle=-40, showline=False, ticks="")
     return figure.update_yaxes(autorange="reversed", showgrid=False, ticks="")
 
@@ -131,7 +187,11 @@ class LiveCurves:
     def __init__(self, *, title: str = "Training", seconds: float = 2.0):
         self.title, self.seconds, self.rows, self.drawn = title, seconds, [], float("-inf")
         shell = get_ipython()
-        self.handle = display(HTML("the first steps ..."), display_id=True) if shell is not None and hasattr(shell, "kernel") else None
+        self.handle = (
+            display(HTML("the first steps ..."), display_id=True)
+            if shell is not None and hasattr(shell, "kernel")
+            else None
+        )
 
     def add(self, record: Mapping) -> None:
         """One more step or epoch: `step`, `lr`, `losses`, and `miou` where there is one."""

@@ -22,20 +22,34 @@ def plot_class_shares(report: DataReport, *, title: str = "") -> go.Figure:
     positive = [v for s in report.splits for v in s.shares if v > 0] or [1e-3]
     floor = min(positive) / 3
     images = " · ".join(f"{s.split} {s.images} images, {s.void_share:.1%} ignored" for s in report.splits)
-    figure = new_figure(title or f"Class shares of {report.dataset}", subtitle=images, x="share of the labelled pixels",
-                        width=720, height=130 + 21 * len(order))
+    figure = new_figure(
+        title or f"Class shares of {report.dataset}",
+        subtitle=images,
+        x="share of the labelled pixels",
+        width=720,
+        height=130 + 21 * len(order),
+    )
     for index, s in enumerate(report.splits):
         here = [k for k in order if s.pixels[k]]
         color = series_color(index)
-        figure.add_scatter(x=[s.shares[k] for k in here], y=[report.classes[k] for k in here], name=s.split,
-                           mode="markers", marker=dict(size=9, color=color, opacity=0.9,
-                                                       line=dict(color="white", width=1)),
-                           hovertemplate="%{y}: %{x:.3%}")
+        figure.add_scatter(
+            x=[s.shares[k] for k in here],
+            y=[report.classes[k] for k in here],
+            name=s.split,
+            mode="markers",
+            marker=dict(size=9, color=color, opacity=0.9, line=dict(color="white", width=1)),
+            hovertemplate="%{y}: %{x:.3%}",
+        )
         absent = [k for k in order if not s.pixels[k]]
         if absent:
-            figure.add_scatter(x=[floor] * len(absent), y=[report.classes[k] for k in absent],
-                               name=f"absent from {s.split}", mode="markers", hoverinfo="name+y",
-                               marker=dict(size=9, symbol="x-thin", line=dict(color=color, width=2)))
+            figure.add_scatter(
+                x=[floor] * len(absent),
+                y=[report.classes[k] for k in absent],
+                name=f"absent from {s.split}",
+                mode="markers",
+                hoverinfo="name+y",
+                marker=dict(size=9, symbol="x-thin", line=dict(color=color, width=2)),
+            )
     figure.update_xaxes(type="log", tickformat=".4~p", showgrid=True, dtick=1)
     figure.update_yaxes(type="category", categoryarray=[report.classes[k] for k in order], showgrid=True)
     return legend_on_top(figure)
@@ -46,12 +60,25 @@ def plot_presence(report: DataReport, *, title: str = "") -> go.Figure:
     if not report.splits:
         raise DataError(f"the data report of {report.dataset} has no split: nothing to draw")
     z = [[count / max(s.labelled, 1) for count in s.present] for s in report.splits]
-    figure = new_figure(title or f"Images that show a class: {report.dataset}",
-                        width=max(520, 52 * len(report.classes) + 140), height=170 + 34 * len(report.splits))
-    figure.add_heatmap(z=z, x=list(report.classes), y=[s.split for s in report.splits], zmin=0, zmax=1,
-                       colorscale=[list(s) for s in SEQUENTIAL], xgap=1, ygap=1, showscale=False,
-                       text=[[f"{v:.0%}" if 0 < v < 0.995 else "all" if v else "none" for v in row] for row in z],
-                       texttemplate="%{text}", textfont_size=11,
-                       hovertemplate="%{y}: %{x} in %{z:.1%} of the images<extra></extra>")
+    figure = new_figure(
+        title or f"Images that show a class: {report.dataset}",
+        width=max(520, 52 * len(report.classes) + 140),
+        height=170 + 34 * len(report.splits),
+    )
+    figure.add_heatmap(
+        z=z,
+        x=list(report.classes),
+        y=[s.split for s in report.splits],
+        zmin=0,
+        zmax=1,
+        colorscale=[list(s) for s in SEQUENTIAL],
+        xgap=1,
+        ygap=1,
+        showscale=False,
+        text=[[f"{v:.0%}" if 0 < v < 0.995 else "all" if v else "none" for v in row] for row in z],
+        texttemplate="%{text}",
+        textfont_size=11,
+        hovertemplate="%{y}: %{x} in %{z:.1%} of the images<extra></extra>",
+    )
     figure.update_xaxes(tickangle=-40, showline=False, ticks="")
     return figure.update_yaxes(autorange="reversed", showgrid=False)

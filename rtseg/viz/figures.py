@@ -31,7 +31,11 @@ INK, MUTED, GRID, PAPER = "#1f2933", "#6b7785", "#e7eaee", "#ffffff"
 SERIES = ("#2f6db0", "#c8553d", "#3a8f7b", "#d49b33", "#7d5ba6", "#8a939e", "#c9709f", "#1f3b57")
 BRANCH_COLORS = ("#8a3b8f", "#1d8a6b", "#4b5b6e")
 OPERATOR_COLORS = {
-    "skip": "#d8dde3", "conv": "#b5d0ec", "conv_2x": "#6ba0d6", "conv_downup": "#f8d9ad", "conv_2x_downup": "#eba651",
+    "skip": "#d8dde3",
+    "conv": "#b5d0ec",
+    "conv_2x": "#6ba0d6",
+    "conv_downup": "#f8d9ad",
+    "conv_2x_downup": "#eba651",
 }
 ROLE_COLORS = {"teacher": "#52606d", "student": "#2f6db0", "random": "#d49b33"}
 SEQUENTIAL = ((0.0, "#f4f7fb"), (0.35, "#b5d0ec"), (0.7, "#3f7fc1"), (1.0, "#163a66"))
@@ -60,26 +64,46 @@ def series_color(index: int, name: str = "") -> str:
 # %% ../../nbs/viz/01_figures.ipynb #cell008
 def _axis() -> dict:
     """Axis settings that both axes share."""
-    return dict(linecolor=MUTED, linewidth=1, tickcolor=MUTED, ticks="outside", ticklen=4, gridcolor=GRID,
-                zeroline=False,
-                automargin=True, title=dict(standoff=8, font=dict(size=12, color=MUTED)), tickfont=dict(size=11))
+    return dict(
+        linecolor=MUTED,
+        linewidth=1,
+        tickcolor=MUTED,
+        ticks="outside",
+        ticklen=4,
+        gridcolor=GRID,
+        zeroline=False,
+        automargin=True,
+        title=dict(standoff=8, font=dict(size=12, color=MUTED)),
+        tickfont=dict(size=11),
+    )
 
 
-TEMPLATE = go.layout.Template(layout=dict(
-    font=dict(family=FONT, size=12, color=INK), paper_bgcolor=PAPER, plot_bgcolor=PAPER, colorway=list(SERIES),
-    title=dict(x=0, xref="container", xanchor="left", yref="container", yanchor="top", pad=dict(l=16),
-               font=dict(size=15)),
-    margin=dict(l=60, r=24, t=56, b=48), hoverlabel=dict(font=dict(family=FONT, size=12), bgcolor=PAPER,
-                                                         bordercolor=GRID),
-    legend=dict(font=dict(size=11), bgcolor="rgba(255,255,255,0)"), barcornerradius=2, bargap=0.28,
-    colorscale=dict(sequential=[list(stop) for stop in SEQUENTIAL]),
-    xaxis=dict(_axis(), showgrid=False, showline=True), yaxis=dict(_axis(), showline=False, ticks=""),
-    hovermode="closest", modebar=dict(remove=["lasso2d", "select2d"]),
-))
+TEMPLATE = go.layout.Template(
+    layout=dict(
+        font=dict(family=FONT, size=12, color=INK),
+        paper_bgcolor=PAPER,
+        plot_bgcolor=PAPER,
+        colorway=list(SERIES),
+        title=dict(
+            x=0, xref="container", xanchor="left", yref="container", yanchor="top", pad=dict(l=16), font=dict(size=15)
+        ),
+        margin=dict(l=60, r=24, t=56, b=48),
+        hoverlabel=dict(font=dict(family=FONT, size=12), bgcolor=PAPER, bordercolor=GRID),
+        legend=dict(font=dict(size=11), bgcolor="rgba(255,255,255,0)"),
+        barcornerradius=2,
+        bargap=0.28,
+        colorscale=dict(sequential=[list(stop) for stop in SEQUENTIAL]),
+        xaxis=dict(_axis(), showgrid=False, showline=True),
+        yaxis=dict(_axis(), showline=False, ticks=""),
+        hovermode="closest",
+        modebar=dict(remove=["lasso2d", "select2d"]),
+    )
+)
 
 # %% ../../nbs/viz/01_figures.ipynb #cell009
-def new_figure(title: str = "", *, subtitle: str = "", x: str = "", y: str = "", width: int = 860,
-               height: int = 380) -> go.Figure:
+def new_figure(
+    title: str = "", *, subtitle: str = "", x: str = "", y: str = "", width: int = 860, height: int = 380
+) -> go.Figure:
     """An empty figure in the house style; sizes in CSS pixels, `x` and `y` are the axis titles."""
     heading = f"<b>{title}</b>" if title else ""
     if subtitle:
@@ -91,13 +115,28 @@ def new_figure(title: str = "", *, subtitle: str = "", x: str = "", y: str = "",
     return figure
 
 
-def new_grid(panels: Sequence[str], title: str = "", *, subtitle: str = "", rows: int = 1, width: int = 980,
-             height: int = 330, gap: float = 0.06,
-             share_x: bool = False, share_y: bool = False) -> go.Figure:
+def new_grid(
+    panels: Sequence[str],
+    title: str = "",
+    *,
+    subtitle: str = "",
+    rows: int = 1,
+    width: int = 980,
+    height: int = 330,
+    gap: float = 0.06,
+    share_x: bool = False,
+    share_y: bool = False,
+) -> go.Figure:
     """Panels in the house style, `rows` rows of equal length; `panels` are their headings, `gap` the share of the width between two."""
-    figure = make_subplots(rows=rows, cols=len(panels) // rows, subplot_titles=list(panels), horizontal_spacing=gap,
-                           vertical_spacing=0.05,
-                           shared_xaxes=share_x, shared_yaxes=share_y)
+    figure = make_subplots(
+        rows=rows,
+        cols=len(panels) // rows,
+        subplot_titles=list(panels),
+        horizontal_spacing=gap,
+        vertical_spacing=0.05,
+        shared_xaxes=share_x,
+        shared_yaxes=share_y,
+    )
     layout = new_figure(title, subtitle=subtitle, width=width, height=height).layout.to_plotly_json()
     figure.layout.template = TEMPLATE  # replaced and not merged: plotly's own weighs 7 kB
     figure.update_layout({key: value for key, value in layout.items() if key not in ("template", "xaxis", "yaxis")})
@@ -146,13 +185,19 @@ def render_png(figure: go.Figure, *, scale: float = 1.4, limit: int = 100_000) -
         _BROWSER.failure = "the package kaleido is not installed"
     if _BROWSER.failure is None:
         try:
-            raw = _BROWSER.draw(figure, dict(format="png", scale=scale, width=figure.layout.width or 860,
-                                             height=figure.layout.height or 380))
-        except Exception as error:  # an external program: whatever stops it, the answer is the same, and the reason is kept
+            raw = _BROWSER.draw(
+                figure,
+                dict(format="png", scale=scale, width=figure.layout.width or 860, height=figure.layout.height or 380),
+            )
+        except (
+            Exception
+        ) as error:  # an external program: whatever stops it, the answer is the same, and the reason is kept
             reason = str(error).strip().splitlines() or [""]
             _BROWSER.failure = f"{type(error).__name__} {reason[0]}".strip()[:120]
     if _BROWSER.failure is not None:
-        raise RtsegError(f"no PNG of the figure ({_BROWSER.failure}): `pip install kaleido` and have Chrome or Chromium on the PATH")
+        raise RtsegError(
+            f"no PNG of the figure ({_BROWSER.failure}): `pip install kaleido` and have Chrome or Chromium on the PATH"
+        )
     return squeeze_png(Image.open(io.BytesIO(raw)), limit=limit)
 
 # %% ../../nbs/viz/01_figures.ipynb #cell015
@@ -186,7 +231,9 @@ def squeeze_png(image: Image.Image, *, limit: int = 100_000) -> bytes:
             if buffer.tell() <= limit:
                 return buffer.getvalue()
         if min(image.size) <= 16:
-            raise RtsegError(f"no PNG of {image.size[0]} x {image.size[1]} pixels fits into {limit} bytes: give a larger limit")
+            raise RtsegError(
+                f"no PNG of {image.size[0]} x {image.size[1]} pixels fits into {limit} bytes: give a larger limit"
+            )
         image = image.resize([max(16, round(side * 0.8)) for side in image.size], Image.Resampling.LANCZOS)
 
 # %% ../../nbs/viz/01_figures.ipynb #cell018
@@ -196,8 +243,10 @@ _NOTED: list[str] = []  # one note a process, not one a figure
 def mime_bundle(figure: go.Figure | Image.Image, *, png: bool = True) -> dict[str, object]:
     """What `show` displays: MIME type -> content, for a plotly figure or a PIL image."""
     if isinstance(figure, Image.Image):
-        return {"image/png": base64.b64encode(squeeze_png(figure)).decode(),
-                "text/plain": f"<image {figure.width} x {figure.height}>"}
+        return {
+            "image/png": base64.b64encode(squeeze_png(figure)).decode(),
+            "text/plain": f"<image {figure.width} x {figure.height}>",
+        }
     title = (figure.layout.title.text or "figure").split("<br>")[0].replace("<b>", "").replace("</b>", "")
     bundle = {"application/vnd.plotly.v1+json": json.loads(figure.to_json()), "text/plain": f"<{title}>"}
     if png:
@@ -217,8 +266,9 @@ def show(figure: go.Figure | Image.Image, *, png: bool = True) -> None:
 # %% ../../nbs/viz/01_figures.ipynb #cell025
 def to_html(figure: go.Figure) -> str:
     """A `<div>` with the figure, without plotly's script: the page carries that once, as `plotly_script()`."""
-    return plotly_io.to_html(figure, include_plotlyjs=False, full_html=False,
-                             config=dict(displaylogo=False, responsive=True))
+    return plotly_io.to_html(
+        figure, include_plotlyjs=False, full_html=False, config=dict(displaylogo=False, responsive=True)
+    )
 
 
 def image_html(image: Image.Image, *, alt: str, limit: int = 400_000) -> str:

@@ -23,17 +23,31 @@ def gallery_table(rows: Sequence[dict]) -> Table:
     return table(rows, COLUMNS, formats=FORMATS)
 
 # %% ../../nbs/viz/12_gallery.ipynb #cell008
-PLACES = {"top center": (-0.5, 0.7), "middle right": (0.15, -0.5), "bottom center": (-0.5, -1.7), "middle left": (-1.15, -0.5)}
+PLACES = {
+    "top center": (-0.5, 0.7),
+    "middle right": (0.15, -0.5),
+    "bottom center": (-0.5, -1.7),
+    "middle left": (-1.15, -0.5),
+}
 
 
-def place_names(points: Sequence[tuple[float, float]], names: Sequence[str], *, letter: float = 6.0, height: float = 12.0) -> list[str]:
+def place_names(
+    points: Sequence[tuple[float, float]], names: Sequence[str], *, letter: float = 6.0, height: float = 12.0
+) -> list[str]:
     """A place of PLACES for the name of each point (pixels, y upward), or "" where none is free; earlier points choose first."""
     taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in points]
     chosen = []
     for own, ((x, y), name) in enumerate(zip(points, names, strict=True)):
         width = letter * len(name) + 12
-        boxes = {place: (x + dx * width, y + dy * height, x + dx * width + width, y + dy * height + height) for place, (dx, dy) in PLACES.items()}
-        free = [place for place, box in boxes.items() if not any(i != own and _overlap(box, other) for i, other in enumerate(taken))]
+        boxes = {
+            place: (x + dx * width, y + dy * height, x + dx * width + width, y + dy * height + height)
+            for place, (dx, dy) in PLACES.items()
+        }
+        free = [
+            place
+            for place, box in boxes.items()
+            if not any(i != own and _overlap(box, other) for i, other in enumerate(taken))
+        ]
         taken += [boxes[free[0]]] if free else []
         chosen.append(free[0] if free else "")
     return chosen
@@ -43,7 +57,13 @@ def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 # %% ../../nbs/viz/12_gallery.ipynb #cell012
-AXES = {"fps": "published frames per second", "gmacs": "GMAC at 512 x 1024", "params": "parameters (M)", "miou": "mIoU, Cityscapes (%)", "year": "year"}
+AXES = {
+    "fps": "published frames per second",
+    "gmacs": "GMAC at 512 x 1024",
+    "params": "parameters (M)",
+    "miou": "mIoU, Cityscapes (%)",
+    "year": "year",
+}
 
 
 def plot_gallery(rows: Sequence[dict], *, x: str = "fps", y: str = "miou") -> go.Figure:
@@ -53,34 +73,73 @@ def plot_gallery(rows: Sequence[dict], *, x: str = "fps", y: str = "miou") -> go
     known = sorted((r for r in rows if r[x] is not None and r[y] is not None), key=lambda r: -r[y])
     if not known:
         raise ConfigError(f"no network has both {AXES[x]} and {AXES[y]}: choose other axes or wider limits")
-    figure = new_figure(f"{AXES[y]} over {AXES[x]}", subtitle=f"{len(known)} of {len(rows)} networks have both figures", x=AXES[x], y=AXES[y], width=900, height=520)
-    hover = [f"<b>{r['title']}</b> ({r['year']}), {r['encoder']}<br>{r['params'] or 0:.2f} M, {r['gmacs'] or 0:.1f} GMAC<br>mIoU {r['miou']} ({r['miou_of']})<br>{r['fps']} fps: {r['fps_note']}" for r in known]
-    marker = dict(size=[7 + 3 * (r["params"] or 0) ** 0.5 for r in known], color=[r["year"] for r in known], colorscale=SEQUENTIAL, showscale=True, colorbar=dict(title="year", thickness=10, dtick=1),
-                  line=dict(width=1, color="#52606d"))
+    figure = new_figure(
+        f"{AXES[y]} over {AXES[x]}",
+        subtitle=f"{len(known)} of {len(rows)} networks have both figures",
+        x=AXES[x],
+        y=AXES[y],
+        width=900,
+        height=520,
+    )
+    hover = [
+        f"<b>{r['title']}</b> ({r['year']}), {r['encoder']}<br>{r['params'] or 0:.2f} M, {r['gmacs'] or 0:.1f} GMAC<br>mIoU {r['miou']} ({r['miou_of']})<br>{r['fps']} fps: {r['fps_note']}"
+        for r in known
+    ]
+    marker = dict(
+        size=[7 + 3 * (r["params"] or 0) ** 0.5 for r in known],
+        color=[r["year"] for r in known],
+        colorscale=SEQUENTIAL,
+        showscale=True,
+        colorbar=dict(title="year", thickness=10, dtick=1),
+        line=dict(width=1, color="#52606d"),
+    )
     places = place_names(_pixels([(r[x], r[y]) for r in known]), [r["title"] for r in known])
-    figure.add_scatter(x=[r[x] for r in known], y=[r[y] for r in known], mode="markers+text", text=[r["title"] if place else "" for r, place in zip(known, places, strict=True)],
-                       textposition=[place or "top center" for place in places], textfont_size=9, marker=marker, hovertext=hover, hoverinfo="text")
+    figure.add_scatter(
+        x=[r[x] for r in known],
+        y=[r[y] for r in known],
+        mode="markers+text",
+        text=[r["title"] if place else "" for r, place in zip(known, places, strict=True)],
+        textposition=[place or "top center" for place in places],
+        textfont_size=9,
+        marker=marker,
+        hovertext=hover,
+        hoverinfo="text",
+    )
     return figure
 
 
 def _pixels(points: Sequence[tuple[float, float]], size: tuple[int, int] = (740, 390)) -> list[tuple[float, float]]:
     """Points in the pixels of a plot of `size`."""
     lows, highs = zip(*((min(axis), max(axis)) for axis in zip(*points, strict=True)), strict=True)
-    return [tuple((v - low) / ((high - low) or 1) * side for v, low, high, side in zip(point, lows, highs, size, strict=True)) for point in points]
+    return [
+        tuple(
+            (v - low) / ((high - low) or 1) * side for v, low, high, side in zip(point, lows, highs, size, strict=True)
+        )
+        for point in points
+    ]
 
 # %% ../../nbs/viz/12_gallery.ipynb #cell017
 def explore_gallery() -> widgets.Widget:
     """Table and plot of all networks with controls for order, axes, parameters, operations and year."""
     rows = gallery()
-    sort = widgets.Dropdown(options={heading: key for key, heading in COLUMNS.items()}, value="year", description="sort by")
+    sort = widgets.Dropdown(
+        options={heading: key for key, heading in COLUMNS.items()}, value="year", description="sort by"
+    )
     x = widgets.Dropdown(options={label: key for key, label in AXES.items()}, value="fps", description="x axis")
     params = _limit("params ≤ M", max(r["params"] or 0 for r in rows))
     gmacs = _limit("GMAC ≤", max(r["gmacs"] or 0 for r in rows))
-    since = widgets.IntSlider(min=min(r["year"] for r in rows), max=max(r["year"] for r in rows), value=min(r["year"] for r in rows), description="since")
+    since = widgets.IntSlider(
+        min=min(r["year"] for r in rows),
+        max=max(r["year"] for r in rows),
+        value=min(r["year"] for r in rows),
+        description="since",
+    )
     shown, plot = widgets.HTML(), widgets.Output()
 
     def redraw(_change: object = None) -> None:
-        kept = gallery(sort=sort.value, max_params=params.value or None, max_gmacs=gmacs.value or None, since=since.value)
+        kept = gallery(
+            sort=sort.value, max_params=params.value or None, max_gmacs=gmacs.value or None, since=since.value
+        )
         shown.value = gallery_table(kept).html
         drawable = [r for r in kept if r[x.value] is not None and r["miou"] is not None]
         with plot:
@@ -96,4 +155,6 @@ def explore_gallery() -> widgets.Widget:
 
 def _limit(description: str, largest: float) -> widgets.FloatSlider:
     top = float(int(largest) + 1)
-    return widgets.FloatSlider(min=top / 100, max=top, step=top / 100, value=top, description=description, continuous_update=False)
+    return widgets.FloatSlider(
+        min=top / 100, max=top, step=top / 100, value=top, description=description, continuous_update=False
+    )

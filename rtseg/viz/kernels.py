@@ -23,17 +23,35 @@ def norm_curve(layer: torch.nn.Module, *, criterion: str = "l1") -> tuple[list[f
     norms = kernel_norms(layer, criterion=criterion).sort(descending=True).values
     count = len(norms)
     places = sorted({round(i * (count - 1) / (POINTS - 1)) for i in range(POINTS)})
-    return [round(i / max(1, count - 1), 2) for i in places], [round(float(norms[i] / norms[0].clamp_min(1e-12)), 2) for i in places]
+    return [round(i / max(1, count - 1), 2) for i in places], [
+        round(float(norms[i] / norms[0].clamp_min(1e-12)), 2) for i in places
+    ]
 
 
 def plot_kernels(network: SegNetwork, *, criterion: str = "l1", ratio: float = 0.5) -> go.Figure:
     """Norms ('l1' or 'l2') of the kernels of every convolution, a line each, darker deeper in the network; a dotted line where a cut by `ratio` falls."""
-    layers = [(name, layer) for name, layer in network.named_modules() if isinstance(layer, torch.nn.Conv2d) and layer.out_channels > 1 and not network.trains_only(f"{name}.")]
-    figure = new_figure("Kernels of each convolution", subtitle=f"{criterion.upper()} norms, {len(layers)} convolutions, darker is deeper; dotted: a cut by {ratio:.0%}",
-                        x="kernels, largest first (share)", y="norm, relative to the largest", height=420)
+    layers = [
+        (name, layer)
+        for name, layer in network.named_modules()
+        if isinstance(layer, torch.nn.Conv2d) and layer.out_channels > 1 and not network.trains_only(f"{name}.")
+    ]
+    figure = new_figure(
+        "Kernels of each convolution",
+        subtitle=f"{criterion.upper()} norms, {len(layers)} convolutions, darker is deeper; dotted: a cut by {ratio:.0%}",
+        x="kernels, largest first (share)",
+        y="norm, relative to the largest",
+        height=420,
+    )
     for place, (name, layer) in enumerate(layers):
         share, norms = norm_curve(layer, criterion=criterion)
         color = sample_colorscale("Viridis", [1 - place / max(1, len(layers) - 1)])[0]
-        figure.add_scatter(x=share, y=norms, mode="lines", name=name, line={"width": 1.2, "color": color}, hovertemplate=f"{name}: %{{y:.2f}}<extra>{layer.out_channels} kernels</extra>")
+        figure.add_scatter(
+            x=share,
+            y=norms,
+            mode="lines",
+            name=name,
+            line={"width": 1.2, "color": color},
+            hovertemplate=f"{name}: %{{y:.2f}}<extra>{layer.out_channels} kernels</extra>",
+        )
     figure.add_vline(x=1 - ratio, line={"dash": "dot", "color": MUTED})
     return figure.update_layout(showlegend=False)

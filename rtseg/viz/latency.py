@@ -28,16 +28,24 @@ def table_panels(table: Mapping[str, float]) -> dict[tuple[int, int], dict[tuple
             cell = panels.setdefault((spec.height, spec.width), {}).setdefault((spec.kind, spec.stride), {})
             cell.setdefault(spec.out_channels // spec.stride, []).append(float(ms))
     if not panels:
-        raise ConfigError(f"the latency table holds none of {', '.join(OPERATORS)} among its {len(table)} entries: nothing to draw")
+        raise ConfigError(
+            f"the latency table holds none of {', '.join(OPERATORS)} among its {len(table)} entries: nothing to draw"
+        )
     busiest = max(map(len, panels.values()))
-    kept = {size: rows for size, rows in panels.items() if len(rows) > 1 or busiest == 1}  # the stem's sizes have one operator
+    kept = {
+        size: rows for size, rows in panels.items() if len(rows) > 1 or busiest == 1
+    }  # the stem's sizes have one operator
     return dict(sorted(kept.items(), reverse=True))
 
 # %% ../../nbs/viz/06_latency.ipynb #cell008
 def _row_order(panels: Mapping[tuple[int, int], Mapping[tuple[str, int], object]]) -> list[tuple[str, int]]:
     """(operator, stride) pairs that occur in any panel: stride 1 first, single operators before double ones."""
-    return [(kind, stride) for stride in (1, 2) for kind in ("skip", "conv", "conv_downup", "conv_2x", "conv_2x_downup")
-            if any((kind, stride) in rows for rows in panels.values())]
+    return [
+        (kind, stride)
+        for stride in (1, 2)
+        for kind in ("skip", "conv", "conv_downup", "conv_2x", "conv_2x_downup")
+        if any((kind, stride) in rows for rows in panels.values())
+    ]
 
 
 def _panel(rows: Mapping[tuple[str, int], Mapping[int, list[float]]], order: Sequence[tuple[str, int]]) -> go.Heatmap:
@@ -46,21 +54,49 @@ def _panel(rows: Mapping[tuple[str, int], Mapping[int, list[float]]], order: Seq
     columns = sorted({c for cells in rows.values() for c in cells})
     z = [[float(np.mean(rows[row][c])) if c in rows[row] else None for c in columns] for row in order]
     names = [SHORT[kind] + (" ↓" if stride == 2 else "") for kind, stride in order]
-    hover = [[f"<b>{kind}</b>, stride {stride}<br>{c * stride} output channels<br>{min(rows[kind, stride][c]):.3g} to {max(rows[kind, stride][c]):.3g} ms" if c in rows[kind, stride] else ""
-              for c in columns] for kind, stride in order]
+    hover = [
+        [
+            f"<b>{kind}</b>, stride {stride}<br>{c * stride} output channels<br>{min(rows[kind, stride][c]):.3g} to {max(rows[kind, stride][c]):.3g} ms"
+            if c in rows[kind, stride]
+            else ""
+            for c in columns
+        ]
+        for kind, stride in order
+    ]
     text = [["" if v is None else f"{v:.2f}" if v < 10 else f"{v:.0f}" for v in row] for row in z]
-    return go.Heatmap(z=z, x=[str(c) for c in columns], y=names, coloraxis="coloraxis", text=text,
-                      texttemplate="%{text}", textfont_size=10,
-                      hovertext=hover, hoverinfo="text", xgap=1, ygap=1)
+    return go.Heatmap(
+        z=z,
+        x=[str(c) for c in columns],
+        y=names,
+        coloraxis="coloraxis",
+        text=text,
+        texttemplate="%{text}",
+        textfont_size=10,
+        hovertext=hover,
+        hoverinfo="text",
+        xgap=1,
+        ygap=1,
+    )
 
 
-def plot_latency_table(table: LatencyTable | Mapping[str, float], *, title: str = "Latency table",
-                       subtitle: str = "Mean over the input widths, ms; ↓ halves the size and doubles the channels") -> go.Figure:
+def plot_latency_table(
+    table: LatencyTable | Mapping[str, float],
+    *,
+    title: str = "Latency table",
+    subtitle: str = "Mean over the input widths, ms; ↓ halves the size and doubles the channels",
+) -> go.Figure:
     """Heat maps of a latency table (operator key -> ms): one panel an input size, operators by output channels."""
     panels = table_panels(table.ms if isinstance(table, LatencyTable) else table)
     order = _row_order(panels)
-    figure = new_grid([f"input {h} x {w}" for h, w in panels], title, subtitle=subtitle, width=260 * len(panels) + 160,
-                      height=150 + 25 * len(order), gap=0.03, share_y=True)
+    figure = new_grid(
+        [f"input {h} x {w}" for h, w in panels],
+        title,
+        subtitle=subtitle,
+        width=260 * len(panels) + 160,
+        height=150 + 25 * len(order),
+        gap=0.03,
+        share_y=True,
+    )
     for column, rows in enumerate(panels.values(), start=1):
         figure.add_trace(_panel(rows, order), row=1, col=column)
     figure.update_layout(coloraxis=dict(colorscale=SEQUENTIAL, colorbar=dict(title="ms", thickness=10, outlinewidth=0)))
@@ -76,29 +112,66 @@ def agreement(predicted: Sequence[float], measured: Sequence[float]) -> tuple[fl
     return float(np.corrcoef(p, m)[0, 1]), float(np.mean(np.abs(p - m) / m))
 
 
-def plot_agreement(predicted: Sequence[float], measured: Sequence[float | Latency], *,
-                   names: Sequence[str] | None = None,
-                   title: str = "Predicted and measured latency") -> go.Figure:
+def plot_agreement(
+    predicted: Sequence[float],
+    measured: Sequence[float | Latency],
+    *,
+    names: Sequence[str] | None = None,
+    title: str = "Predicted and measured latency",
+) -> go.Figure:
     """Scatter of predicted (x) against measured (y) milliseconds with identity line, 10 % band, r and mean error."""
     medians = [m.median_ms if isinstance(m, Latency) else float(m) for m in measured]
     r, error = agreement(predicted, medians)
     low, high = 0.92 * min(*predicted, *medians), 1.08 * max(*predicted, *medians)
-    figure = new_figure(title, subtitle=f"{len(medians)} networks · r = {r:.3f} · mean absolute error {error:.1%}",
-                        x="predicted, ms", y="measured, ms", width=520, height=480)
-    figure.add_scatter(x=[low, high, high, low], y=[0.9 * low, 0.9 * high, 1.1 * high, 1.1 * low], fill="toself",
-                       fillcolor=GRID, line_width=0, mode="lines", opacity=0.55, name="± 10 %", hoverinfo="skip")
-    figure.add_scatter(x=[low, high], y=[low, high], mode="lines", line=dict(color=MUTED, width=1, dash="4px,3px"),
-                       name="identity", hoverinfo="skip")
+    figure = new_figure(
+        title,
+        subtitle=f"{len(medians)} networks · r = {r:.3f} · mean absolute error {error:.1%}",
+        x="predicted, ms",
+        y="measured, ms",
+        width=520,
+        height=480,
+    )
+    figure.add_scatter(
+        x=[low, high, high, low],
+        y=[0.9 * low, 0.9 * high, 1.1 * high, 1.1 * low],
+        fill="toself",
+        fillcolor=GRID,
+        line_width=0,
+        mode="lines",
+        opacity=0.55,
+        name="± 10 %",
+        hoverinfo="skip",
+    )
+    figure.add_scatter(
+        x=[low, high],
+        y=[low, high],
+        mode="lines",
+        line=dict(color=MUTED, width=1, dash="4px,3px"),
+        name="identity",
+        hoverinfo="skip",
+    )
     whiskers = None
     if all(isinstance(m, Latency) for m in measured):
-        whiskers = dict(array=[m.q3_ms - m.median_ms for m in measured],
-                        arrayminus=[m.median_ms - m.q1_ms for m in measured], width=0, thickness=1, color=SERIES[0])
-    figure.add_scatter(x=list(predicted), y=medians, mode="markers",
-                       marker=dict(size=8, color=SERIES[0], line=dict(color="white", width=1)), error_y=whiskers,
-                       name="networks",
-                       hovertext=[f"{n}<br>predicted {p:.2f} ms, measured {m:.2f} ms" for n, p,
-                                  m in zip(names or range(1, len(medians) + 1), predicted, medians, strict=True)],
-                       hoverinfo="text")
+        whiskers = dict(
+            array=[m.q3_ms - m.median_ms for m in measured],
+            arrayminus=[m.median_ms - m.q1_ms for m in measured],
+            width=0,
+            thickness=1,
+            color=SERIES[0],
+        )
+    figure.add_scatter(
+        x=list(predicted),
+        y=medians,
+        mode="markers",
+        marker=dict(size=8, color=SERIES[0], line=dict(color="white", width=1)),
+        error_y=whiskers,
+        name="networks",
+        hovertext=[
+            f"{n}<br>predicted {p:.2f} ms, measured {m:.2f} ms"
+            for n, p, m in zip(names or range(1, len(medians) + 1), predicted, medians, strict=True)
+        ],
+        hoverinfo="text",
+    )
     figure.update_xaxes(range=[low, high], nticks=7, showgrid=True)
     figure.update_yaxes(range=[low, high], nticks=7, showline=True)
     return figure.update_layout(showlegend=False)
@@ -109,31 +182,58 @@ def circumstances(latency: Latency) -> str:
     return f"{latency.runtime} {latency.precision}, {' x '.join(map(str, latency.shape))}, {latency.threads} thread{'s' * (latency.threads != 1)}, {latency.device}"
 
 
-def plot_latencies(named: Mapping[str, Latency], *, title: str = "Latency",
-                   target_ms: float | None = None) -> go.Figure:
+def plot_latencies(
+    named: Mapping[str, Latency], *, title: str = "Latency", target_ms: float | None = None
+) -> go.Figure:
     """Horizontal bars of medians with quartile whiskers, in the order given; `target_ms` draws a line."""
     if not named:
         raise ConfigError("plot_latencies() was given no measurement: give name -> Latency")
     shared = {circumstances(m) for m in named.values()}
     one = len(shared) == 1
-    names = [n if one else f"{n}<br><span style='font-size:10px;color:{MUTED}'>{circumstances(m)}</span>" for n,
-             m in named.items()]
-    figure = new_figure(title, subtitle=shared.pop() if one else "", x="milliseconds (median, quartiles)", width=720,
-                        height=130 + (34 if one else 46) * len(named))
+    names = [
+        n if one else f"{n}<br><span style='font-size:10px;color:{MUTED}'>{circumstances(m)}</span>"
+        for n, m in named.items()
+    ]
+    figure = new_figure(
+        title,
+        subtitle=shared.pop() if one else "",
+        x="milliseconds (median, quartiles)",
+        width=720,
+        height=130 + (34 if one else 46) * len(named),
+    )
     values = list(named.values())
-    figure.add_bar(y=names, x=[m.median_ms for m in values], orientation="h",
-                   marker_color=[series_color(0, n) for n in named],
-                   error_x=dict(array=[m.q3_ms - m.median_ms for m in values],
-                                arrayminus=[m.median_ms - m.q1_ms for m in values], color=INK, thickness=1.2, width=4),
-                   hovertext=[str(m) for m in values], hoverinfo="text")
+    figure.add_bar(
+        y=names,
+        x=[m.median_ms for m in values],
+        orientation="h",
+        marker_color=[series_color(0, n) for n in named],
+        error_x=dict(
+            array=[m.q3_ms - m.median_ms for m in values],
+            arrayminus=[m.median_ms - m.q1_ms for m in values],
+            color=INK,
+            thickness=1.2,
+            width=4,
+        ),
+        hovertext=[str(m) for m in values],
+        hoverinfo="text",
+    )
     for name, m in zip(names, values, strict=True):
-        figure.add_annotation(x=max(m.q3_ms, m.median_ms, target_ms if target_ms
-                                    and 0.7 * target_ms < m.q3_ms < target_ms else 0), y=name,
-                              text=f"{m.median_ms:.2f} ms · {m.fps:.0f}/s", showarrow=False, xanchor="left", xshift=8,
-                              font_size=11)
+        figure.add_annotation(
+            x=max(m.q3_ms, m.median_ms, target_ms if target_ms and 0.7 * target_ms < m.q3_ms < target_ms else 0),
+            y=name,
+            text=f"{m.median_ms:.2f} ms · {m.fps:.0f}/s",
+            showarrow=False,
+            xanchor="left",
+            xshift=8,
+            font_size=11,
+        )
     if target_ms is not None:
-        figure.add_vline(x=target_ms, line=dict(color=SERIES[1], width=1.2, dash="4px,3px"),
-                         annotation=dict(text=f"target {target_ms:g} ms", font=dict(size=11, color=SERIES[1]),
-                                         yanchor="bottom", xanchor="center"))
+        figure.add_vline(
+            x=target_ms,
+            line=dict(color=SERIES[1], width=1.2, dash="4px,3px"),
+            annotation=dict(
+                text=f"target {target_ms:g} ms", font=dict(size=11, color=SERIES[1]), yanchor="bottom", xanchor="center"
+            ),
+        )
     figure.update_xaxes(range=[0, 1.28 * max(*(m.q3_ms for m in values), target_ms or 0)], showgrid=True)
     return figure.update_yaxes(autorange="reversed", showgrid=False, ticks="")

@@ -27,7 +27,9 @@ def as_rgb(image: np.ndarray) -> np.ndarray:
     if array.ndim == 3 and array.shape[0] == 3 and array.shape[2] != 3:
         array = array.transpose(1, 2, 0)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
-        raise DataError(f"an image to be shown has shape {array.shape} and type {array.dtype}: give H x W x 3 or 3 x H x W of uint8, before normalisation")
+        raise DataError(
+            f"an image to be shown has shape {array.shape} and type {array.dtype}: give H x W x 3 or 3 x H x W of uint8, before normalisation"
+        )
     return array
 
 
@@ -36,8 +38,12 @@ def error_map(image: np.ndarray, mask: np.ndarray, prediction: np.ndarray, label
     grey = as_rgb(image).mean(-1, keepdims=True) * 0.45 + 120
     mask, prediction = np.asarray(mask), np.asarray(prediction)
     ignored, wrong = (mask == labels.ignore_index)[..., None], (mask != prediction)[..., None]
-    return np.where(ignored, grey * 0.35, np.where(wrong, grey * 0.2 + np.array(rgb(WRONG)) * 0.8,
-                                                   grey)).round().clip(0, 255).astype(np.uint8)
+    return (
+        np.where(ignored, grey * 0.35, np.where(wrong, grey * 0.2 + np.array(rgb(WRONG)) * 0.8, grey))
+        .round()
+        .clip(0, 255)
+        .astype(np.uint8)
+    )
 
 # %% ../../nbs/viz/05_masks.ipynb #cell010
 def _font(size: int) -> ImageFont.FreeTypeFont:
@@ -50,8 +56,9 @@ def occurring(masks: Sequence[np.ndarray], labels: LabelSet) -> list[int]:
     return sorted(v for v in seen if v < labels.num_classes)
 
 
-def legend_strip(labels: LabelSet, ids: Sequence[int], *, width: int,
-                 extra: Sequence[tuple[str, tuple[int, int, int]]] = ()) -> Image.Image:
+def legend_strip(
+    labels: LabelSet, ids: Sequence[int], *, width: int, extra: Sequence[tuple[str, tuple[int, int, int]]] = ()
+) -> Image.Image:
     """Swatches and class names in rows of at most `width` pixels; `extra` are (name, colour) pairs behind the classes."""
     entries = [(labels.classes[i], labels.palette[i]) for i in ids] + list(extra)
     font, x, y, places = _font(13), 0, 4, []
@@ -69,12 +76,15 @@ def legend_strip(labels: LabelSet, ids: Sequence[int], *, width: int,
     return strip
 
 # %% ../../nbs/viz/05_masks.ipynb #cell013
-def _columns(image: np.ndarray, mask: np.ndarray | None, prediction: np.ndarray | None,
-             labels: LabelSet) -> list[tuple[np.ndarray, bool]]:
+def _columns(
+    image: np.ndarray, mask: np.ndarray | None, prediction: np.ndarray | None, labels: LabelSet
+) -> list[tuple[np.ndarray, bool]]:
     """The pictures of one row, with whether each is a mask (and is reduced by the nearest pixel)."""
     for name, other in (("label", mask), ("prediction", prediction)):
         if other is not None and np.asarray(other).shape != image.shape[:2]:
-            raise DataError(f"a {name} of {np.asarray(other).shape} does not fit its image of {image.shape[:2]}: both must have the same height and width")
+            raise DataError(
+                f"a {name} of {np.asarray(other).shape} does not fit its image of {image.shape[:2]}: both must have the same height and width"
+            )
     row = [(image, False)]
     if mask is not None:
         row.append((labels.colorize(np.asarray(mask)), True))
@@ -85,34 +95,53 @@ def _columns(image: np.ndarray, mask: np.ndarray | None, prediction: np.ndarray 
     return row
 
 
-def _paste_row(canvas: Image.Image, y: int, row: list[tuple[np.ndarray, bool]], cell: tuple[int, int],
-               gap: int) -> None:
+def _paste_row(
+    canvas: Image.Image, y: int, row: list[tuple[np.ndarray, bool]], cell: tuple[int, int], gap: int
+) -> None:
     for column, (pixels, nearest) in enumerate(row):
         method = Image.Resampling.NEAREST if nearest else Image.Resampling.LANCZOS
         canvas.paste(Image.fromarray(pixels).resize(cell, method), (column * (cell[0] + gap), y))
 
 # %% ../../nbs/viz/05_masks.ipynb #cell014
 def _check_lengths(images: Sequence, masks: Sequence | None, predictions: Sequence | None) -> None:
-    counts = {"images": len(images)} | {n: len(s) for n, s in (("masks", masks),
-                                                               ("predictions", predictions)) if s is not None}
+    counts = {"images": len(images)} | {
+        n: len(s) for n, s in (("masks", masks), ("predictions", predictions)) if s is not None
+    }
     if not images or len(set(counts.values())) > 1:
-        raise DataError(f"show_masks() was given {', '.join(f'{n} {name}' for name, n in counts.items())}: give at least one, and equally many of each")
+        raise DataError(
+            f"show_masks() was given {', '.join(f'{n} {name}' for name, n in counts.items())}: give at least one, and equally many of each"
+        )
 
 
-def show_masks(images: Sequence[np.ndarray], masks: Sequence[np.ndarray] | None = None,
-               predictions: Sequence[np.ndarray] | None = None, *,
-               labels: LabelSet, names: Sequence[str] | None = None, width: int = 1000) -> Image.Image:
+def show_masks(
+    images: Sequence[np.ndarray],
+    masks: Sequence[np.ndarray] | None = None,
+    predictions: Sequence[np.ndarray] | None = None,
+    *,
+    labels: LabelSet,
+    names: Sequence[str] | None = None,
+    width: int = 1000,
+) -> Image.Image:
     """A grid, one row an image: image, label, prediction, errors, with a legend; masks are train ids (H x W), `width` is in pixels."""
     images = [as_rgb(image) for image in images]
     _check_lengths(images, masks, predictions)
     none = [None] * len(images)
     rows = [_columns(i, m, p, labels) for i, m, p in zip(images, masks or none, predictions or none, strict=True)]
-    heads = ["image"] + ["label"] * (masks is not None) + ["prediction"] * (predictions is not None) + ["errors"] * (masks is not None and predictions is not None)
+    heads = (
+        ["image"]
+        + ["label"] * (masks is not None)
+        + ["prediction"] * (predictions is not None)
+        + ["errors"] * (masks is not None and predictions is not None)
+    )
     gap, caption = 6, 18 if names else 0
     side = (width - gap * (len(heads) - 1)) // len(heads)
     cells = [(side, round(side * i.shape[0] / i.shape[1])) for i in images]
-    legend = legend_strip(labels, occurring([*(masks or []), *(predictions or [])], labels), width=width,
-                          extra=[("wrong", rgb(WRONG))] if "errors" in heads else [])
+    legend = legend_strip(
+        labels,
+        occurring([*(masks or []), *(predictions or [])], labels),
+        width=width,
+        extra=[("wrong", rgb(WRONG))] if "errors" in heads else [],
+    )
     top = 24
     canvas = Image.new("RGB", (width, top + sum(h + gap + caption for _, h in cells) + legend.height), PAPER)
     draw, y = ImageDraw.Draw(canvas), top
@@ -138,7 +167,9 @@ def with_palette(labels: LabelSet, palette: str, *, focus: int = 0) -> LabelSet:
     if palette == "data set":
         return labels
     if not 0 <= focus < labels.num_classes:
-        raise ConfigError(f"class {focus} is not in label set '{labels.name}': allowed are 0 to {labels.num_classes - 1}")
+        raise ConfigError(
+            f"class {focus} is not in label set '{labels.name}': allowed are 0 to {labels.num_classes - 1}"
+        )
     rounds = -(-labels.num_classes // len(SAFE))
     safe = [rgb(tint(SAFE[k % len(SAFE)], 1 - 0.75 * (k // len(SAFE)) / rounds)) for k in range(labels.num_classes)]
     alone = [rgb(CHOSEN) if k == focus else OTHERS for k in range(labels.num_classes)]
@@ -148,7 +179,9 @@ def with_palette(labels: LabelSet, palette: str, *, focus: int = 0) -> LabelSet:
 def shades(values: np.ndarray) -> np.ndarray:
     """Numbers from 0 to 1 in the colours of SEQUENTIAL (light to dark): a further axis of 3, uint8."""
     stops = [place for place, _ in SEQUENTIAL]
-    table = np.stack([np.interp(np.linspace(0, 1, 256), stops, [rgb(color)[c] for _, color in SEQUENTIAL]) for c in range(3)], 1)
+    table = np.stack(
+        [np.interp(np.linspace(0, 1, 256), stops, [rgb(color)[c] for _, color in SEQUENTIAL]) for c in range(3)], 1
+    )
     return table.round().astype(np.uint8)[(np.clip(values, 0, 1) * 255).round().astype(np.uint8)]
 
 

@@ -98,9 +98,16 @@ def trace_flow(model: SegNetwork, size: tuple[int, int], blocks: Sequence[str] |
     names = [check_choice(b, modules, what="block") for b in (default_blocks(model) if blocks is None else blocks)]
     flow, modes = Flow(), {m: m.training for m in model.modules()}
     flow.nodes["image"] = Node("image", (), model.in_channels, size)
-    handles = [h for name in names for h in (
-        modules[name].register_forward_pre_hook(lambda m, args, kwargs, name=name: flow.enter(name, (args, kwargs)), with_kwargs=True),
-        modules[name].register_forward_hook(lambda m, args, out: flow.leave(out)))]
+    handles = [
+        h
+        for name in names
+        for h in (
+            modules[name].register_forward_pre_hook(
+                lambda m, args, kwargs, name=name: flow.enter(name, (args, kwargs)), with_kwargs=True
+            ),
+            modules[name].register_forward_hook(lambda m, args, out: flow.leave(out)),
+        )
+    ]
     meta = {n: torch.empty_like(t, device="meta") for n, t in [*model.named_parameters(), *model.named_buffers()]}
     try:
         model.eval()
@@ -156,13 +163,48 @@ PITCH_X, PITCH_Y, BOX_W, BOX_H = 104, 52, 84, 36
 def _shapes(nodes: dict[str, Node], at: dict, bands: list) -> list[dict]:
     """Bands, boxes and the bars of their channels."""
     right, widest = max(x for x, _ in at.values()) * PITCH_X + 140, max(n.channels for n in nodes.values())
-    shapes = [dict(type="rect", x0=-70, x1=right - 70, y0=a * PITCH_Y, y1=b * PITCH_Y, fillcolor="#f6f8fa", line_width=0, layer="below") for _, a, b in bands]
+    shapes = [
+        dict(
+            type="rect",
+            x0=-70,
+            x1=right - 70,
+            y0=a * PITCH_Y,
+            y1=b * PITCH_Y,
+            fillcolor="#f6f8fa",
+            line_width=0,
+            layer="below",
+        )
+        for _, a, b in bands
+    ]
     for name, node in nodes.items():
         x, y = at[name][0] * PITCH_X, at[name][1] * PITCH_Y
         color = "#eef1f4" if name in ("image", "logits") else rgba(series_color(_scale(node, nodes)), 0.25)
-        shapes.append(dict(type="rect", x0=x - BOX_W / 2, x1=x + BOX_W / 2, y0=y - BOX_H / 2, y1=y + BOX_H / 2, fillcolor=color, line=dict(color=MUTED, width=1), layer="below"))
+        shapes.append(
+            dict(
+                type="rect",
+                x0=x - BOX_W / 2,
+                x1=x + BOX_W / 2,
+                y0=y - BOX_H / 2,
+                y1=y + BOX_H / 2,
+                fillcolor=color,
+                line=dict(color=MUTED, width=1),
+                layer="below",
+            )
+        )
         length = (BOX_W - 10) * (node.channels / widest) ** 0.5
-        shapes.append(dict(type="rect", x0=x - BOX_W / 2 + 5, x1=x - BOX_W / 2 + 5 + length, y0=y + BOX_H / 2 - 5, y1=y + BOX_H / 2 - 3, fillcolor=INK, opacity=0.6, line_width=0, layer="below"))
+        shapes.append(
+            dict(
+                type="rect",
+                x0=x - BOX_W / 2 + 5,
+                x1=x - BOX_W / 2 + 5 + length,
+                y0=y + BOX_H / 2 - 5,
+                y1=y + BOX_H / 2 - 3,
+                fillcolor=INK,
+                opacity=0.6,
+                line_width=0,
+                layer="below",
+            )
+        )
     return shapes
 
 
@@ -186,8 +228,24 @@ def _arrows(nodes: dict[str, Node], at: dict) -> tuple[list[dict], list[dict]]:
                 path = f"M {x0 + 20} {top} L {x0 + 26} {top - 6} L {x1 - 26} {top - 6} L {x1 - 20} {top}"
                 bypasses.append(dict(type="path", path=path, line=dict(color=rgba(INK, 0.55), width=1)))
             else:
-                arrows.append(dict(x=x1 - BOX_W / 2, y=y1, ax=x0 + BOX_W / 2, ay=y0, xref="x", yref="y", axref="x", ayref="y",
-                                   showarrow=True, arrowhead=2, arrowsize=0.8, arrowwidth=1, arrowcolor=rgba(INK, 0.55), text=""))
+                arrows.append(
+                    dict(
+                        x=x1 - BOX_W / 2,
+                        y=y1,
+                        ax=x0 + BOX_W / 2,
+                        ay=y0,
+                        xref="x",
+                        yref="y",
+                        axref="x",
+                        ayref="y",
+                        showarrow=True,
+                        arrowhead=2,
+                        arrowsize=0.8,
+                        arrowwidth=1,
+                        arrowcolor=rgba(INK, 0.55),
+                        text="",
+                    )
+                )
     return arrows, bypasses
 
 
@@ -195,22 +253,53 @@ def _short(name: str, limit: int = 13) -> str:
     if len(name) <= limit:
         return name
     tail = name.split(".", 1)[-1]
-    return tail if len(tail) <= limit else "…" + tail[-(limit - 1):]
+    return tail if len(tail) <= limit else "…" + tail[-(limit - 1) :]
 
 # %% ../../nbs/viz/11_networks.ipynb #cell016
-def plot_network(model: SegNetwork, size: tuple[int, int] = (512, 1024), *, blocks: Sequence[str] | None = None, title: str | None = None) -> go.Figure:
+def plot_network(
+    model: SegNetwork,
+    size: tuple[int, int] = (512, 1024),
+    *,
+    blocks: Sequence[str] | None = None,
+    title: str | None = None,
+) -> go.Figure:
     """Draw what runs in evaluation: boxes are `blocks` (dotted names of submodules), rows are scales, bars are channels (by their root)."""
     nodes = trace_flow(model, size, blocks)
     at, bands = place_nodes(nodes)
     arrows, bypasses = _arrows(nodes, at)
     width, height = (max(x for x, _ in at.values()) + 1) * PITCH_X + 70, bands[-1][2] * PITCH_Y
-    figure = new_figure(title or type(model).__name__, subtitle=f"channels in the boxes, for an image of {size[0]} x {size[1]}", width=max(480, int(width)), height=int(height + 90))
-    figure.update_layout(margin=dict(l=0, r=0, t=70, b=20), shapes=_shapes(nodes, at, bands) + bypasses, annotations=arrows, showlegend=False)
+    figure = new_figure(
+        title or type(model).__name__,
+        subtitle=f"channels in the boxes, for an image of {size[0]} x {size[1]}",
+        width=max(480, int(width)),
+        height=int(height + 90),
+    )
+    figure.update_layout(
+        margin=dict(l=0, r=0, t=70, b=20),
+        shapes=_shapes(nodes, at, bands) + bypasses,
+        annotations=arrows,
+        showlegend=False,
+    )
     figure.update_xaxes(visible=False, range=[-110, width - 110]).update_yaxes(visible=False, range=[height, 0])
     labels = [f"{_short(n)}<br>{node.channels}" for n, node in nodes.items()]
     hover = [f"{n}: {node.channels} x {node.size[0]} x {node.size[1]}" for n, node in nodes.items()]
-    figure.add_scatter(x=[at[n][0] * PITCH_X for n in nodes], y=[at[n][1] * PITCH_Y - 2 for n in nodes], text=labels, mode="text", textfont=dict(size=10, color=INK), hovertext=hover, hoverinfo="text")
-    figure.add_scatter(x=[-90] * len(bands), y=[(a + b) / 2 * PITCH_Y for _, a, b in bands], text=[r for r, _, _ in bands], mode="text", textfont=dict(size=11, color=MUTED), hoverinfo="skip")
+    figure.add_scatter(
+        x=[at[n][0] * PITCH_X for n in nodes],
+        y=[at[n][1] * PITCH_Y - 2 for n in nodes],
+        text=labels,
+        mode="text",
+        textfont=dict(size=10, color=INK),
+        hovertext=hover,
+        hoverinfo="text",
+    )
+    figure.add_scatter(
+        x=[-90] * len(bands),
+        y=[(a + b) / 2 * PITCH_Y for _, a, b in bands],
+        text=[r for r, _, _ in bands],
+        mode="text",
+        textfont=dict(size=11, color=MUTED),
+        hoverinfo="skip",
+    )
     return figure
 
 # %% ../../nbs/viz/11_networks.ipynb #cell020
@@ -218,9 +307,11 @@ def network_numbers(name: str, **options: Any) -> Table:
     """Parameters, operations, published accuracy and speed of a network as a table: ours | paper; `options` go to `create_model`."""
     info, model = model_info(name), create_model(name, **options)
     height, width = info.get("gmacs_size", (512, 1024))
-    rows = [("parameters (M)", count_parameters(model) / 1e6, info.get("params_paper")),
-            (f"GMAC at {height} x {width}", count_macs(model, (1, 3, height, width)) / 1e9, None),
-            ("mIoU, Cityscapes val (%)", info.get("miou_reference"), info.get("miou_val")),
-            ("mIoU, Cityscapes test (%)", None, info.get("miou_test")),
-            (f"frames per second ({info.get('fps_note', 'unknown')})", info.get("fps"), None)]
+    rows = [
+        ("parameters (M)", count_parameters(model) / 1e6, info.get("params_paper")),
+        (f"GMAC at {height} x {width}", count_macs(model, (1, 3, height, width)) / 1e9, None),
+        ("mIoU, Cityscapes val (%)", info.get("miou_reference"), info.get("miou_val")),
+        ("mIoU, Cityscapes test (%)", None, info.get("miou_test")),
+        (f"frames per second ({info.get('fps_note', 'unknown')})", info.get("fps"), None),
+    ]
     return table(rows, ["", "here, or the reference", "paper"], caption=f"{info['title']} ({info['year']})")

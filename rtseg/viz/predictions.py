@@ -18,39 +18,110 @@ from ..search.tables import Comparison
 from .figures import INK, MUTED, SERIES, new_figure, tint
 
 # %% ../../nbs/viz/07_predictions.ipynb #cell005
-KIND_COLORS = {"skip": SERIES[5], "conv": SERIES[0], "conv_2x": SERIES[0], "conv_downup": SERIES[3], "conv_2x_downup": SERIES[3], "conv_bn_act": SERIES[2], "fusion": SERIES[4], "head": SERIES[1]}
-KIND_NAMES = {SERIES[5]: "skip", SERIES[0]: "convolutions", SERIES[3]: "zoomed convolutions", SERIES[2]: "stem and climbs", SERIES[4]: "fusion", SERIES[1]: "head"}
+KIND_COLORS = {
+    "skip": SERIES[5],
+    "conv": SERIES[0],
+    "conv_2x": SERIES[0],
+    "conv_downup": SERIES[3],
+    "conv_2x_downup": SERIES[3],
+    "conv_bn_act": SERIES[2],
+    "fusion": SERIES[4],
+    "head": SERIES[1],
+}
+KIND_NAMES = {
+    SERIES[5]: "skip",
+    SERIES[0]: "convolutions",
+    SERIES[3]: "zoomed convolutions",
+    SERIES[2]: "stem and climbs",
+    SERIES[4]: "fusion",
+    SERIES[1]: "head",
+}
 
 
 def plot_tables(comparison: Comparison, *, title: str = "Two latency tables") -> go.Figure:
     """Scatter (log-log) of the rows that two tables share: first (x) against second (y), ms, by kind, with the line of the median ratio."""
-    specs, x, y = [OpSpec.parse(key) for key in comparison.keys], np.array(comparison.first_ms), np.array(comparison.second_ms)
-    figure = new_figure(title, subtitle=str(comparison), x=f"ms, {comparison.first}", y=f"ms, {comparison.second}", width=620, height=540)
+    specs, x, y = (
+        [OpSpec.parse(key) for key in comparison.keys],
+        np.array(comparison.first_ms),
+        np.array(comparison.second_ms),
+    )
+    figure = new_figure(
+        title,
+        subtitle=str(comparison),
+        x=f"ms, {comparison.first}",
+        y=f"ms, {comparison.second}",
+        width=620,
+        height=540,
+    )
     reach = np.array([x.min() * 0.8, x.max() * 1.25])
-    figure.add_scatter(x=reach, y=comparison.ratio[1] * reach, mode="lines", line=dict(color=MUTED, width=1, dash="4px,3px"), showlegend=False, hoverinfo="skip")
+    figure.add_scatter(
+        x=reach,
+        y=comparison.ratio[1] * reach,
+        mode="lines",
+        line=dict(color=MUTED, width=1, dash="4px,3px"),
+        showlegend=False,
+        hoverinfo="skip",
+    )
     for color, name in KIND_NAMES.items():
         mine = [i for i, spec in enumerate(specs) if KIND_COLORS[spec.kind] == color]
         if mine:
-            figure.add_scatter(x=x[mine], y=y[mine], mode="markers", name=name, marker=dict(size=6, color=color, opacity=0.7, line=dict(color="white", width=0.5)),
-                               hovertext=[f"{comparison.keys[i]}<br>{x[i]:.3g} and {y[i]:.3g} ms" for i in mine], hoverinfo="text")
+            figure.add_scatter(
+                x=x[mine],
+                y=y[mine],
+                mode="markers",
+                name=name,
+                marker=dict(size=6, color=color, opacity=0.7, line=dict(color="white", width=0.5)),
+                hovertext=[f"{comparison.keys[i]}<br>{x[i]:.3g} and {y[i]:.3g} ms" for i in mine],
+                hoverinfo="text",
+            )
     figure.update_xaxes(type="log", showgrid=True, title_font_size=11)
     return figure.update_yaxes(type="log", showline=True, title_font_size=11)
 
 # %% ../../nbs/viz/07_predictions.ipynb #cell008
-def plot_intervals(predictions: Sequence[Prediction], measured: Sequence[float], *, names: Sequence[str] | None = None, title: str = "Predictions and their intervals") -> go.Figure:
+def plot_intervals(
+    predictions: Sequence[Prediction],
+    measured: Sequence[float],
+    *,
+    names: Sequence[str] | None = None,
+    title: str = "Predictions and their intervals",
+) -> go.Figure:
     """Each network's interval and prediction relative to its measured time (ms), fastest first; those that missed in red."""
     if len(predictions) != len(measured) or not predictions:
-        raise ConfigError(f"got {len(predictions)} predictions and {len(measured)} measured latencies: give equally many, at least one")
+        raise ConfigError(
+            f"got {len(predictions)} predictions and {len(measured)} measured latencies: give equally many, at least one"
+        )
     order = sorted(range(len(measured)), key=lambda i: measured[i])
     inside = sum(measured[i] in predictions[i] for i in order)
     promised = predictions[0].coverage
-    figure = new_figure(title, subtitle=f"{inside} of {len(order)} inside ({inside / len(order):.0%}); promised {promised:.0%}", x="networks, fastest first", y="predicted / measured", width=720, height=380)
+    figure = new_figure(
+        title,
+        subtitle=f"{inside} of {len(order)} inside ({inside / len(order):.0%}); promised {promised:.0%}",
+        x="networks, fastest first",
+        y="predicted / measured",
+        width=720,
+        height=380,
+    )
     figure.add_hline(y=1, line=dict(color=INK, width=1, dash="4px,3px"))
     for hit, color in ((True, SERIES[0]), (False, SERIES[1])):
         mine = [(at, i) for at, i in enumerate(order, start=1) if (measured[i] in predictions[i]) == hit]
         ratio = [predictions[i].ms / measured[i] for _, i in mine]
-        figure.add_scatter(x=[at for at, _ in mine], y=ratio, mode="markers", marker=dict(size=6, color=color), name="inside" if hit else "missed",
-                           error_y=dict(array=[(predictions[i].high - predictions[i].ms) / measured[i] for _, i in mine],
-                                        arrayminus=[(predictions[i].ms - predictions[i].low) / measured[i] for _, i in mine], color=tint(color, 0.5), thickness=3, width=0),
-                           hovertext=[f"{names[i] if names else f'network {i + 1}'}<br>{predictions[i]}, measured {measured[i]:.2f} ms" for _, i in mine], hoverinfo="text")
+        figure.add_scatter(
+            x=[at for at, _ in mine],
+            y=ratio,
+            mode="markers",
+            marker=dict(size=6, color=color),
+            name="inside" if hit else "missed",
+            error_y=dict(
+                array=[(predictions[i].high - predictions[i].ms) / measured[i] for _, i in mine],
+                arrayminus=[(predictions[i].ms - predictions[i].low) / measured[i] for _, i in mine],
+                color=tint(color, 0.5),
+                thickness=3,
+                width=0,
+            ),
+            hovertext=[
+                f"{names[i] if names else f'network {i + 1}'}<br>{predictions[i]}, measured {measured[i]:.2f} ms"
+                for _, i in mine
+            ],
+            hoverinfo="text",
+        )
     return figure.update_yaxes(tickformat=".2f", showline=True)

@@ -16,19 +16,43 @@ from ..core.errors import ConfigError
 from ..search.logits import ArchLogits
 from .architectures import SHORT
 from .curves import Rows, named_runs
-from .figures import INK, MUTED, OPERATOR_COLORS, SEQUENTIAL, SERIES, legend_on_top, new_figure, new_grid, series_color, tint
+from rtseg.viz.figures import (
+    INK,
+    MUTED,
+    OPERATOR_COLORS,
+    SEQUENTIAL,
+    SERIES,
+    legend_on_top,
+    new_figure,
+    new_grid,
+    series_color,
+    tint,
+)
 from .supernets import cell_probabilities
 
 # %% ../../nbs/viz/09_search.ipynb #cell005
 PANELS = (
-    ("entropy (1 is undecided)", (("entropy_operators", "operators", "solid"), ("entropy_paths", "paths", "dash"),
-                                  ("entropy_widths", "widths", "dot"))),
+    (
+        "entropy (1 is undecided)",
+        (
+            ("entropy_operators", "operators", "solid"),
+            ("entropy_paths", "paths", "dash"),
+            ("entropy_widths", "widths", "dot"),
+        ),
+    ),
     ("share of skips", (("skip_share", "skips", "solid"),)),
     ("latency, ms", (("decoded_ms", "decoded", "solid"), ("expected_ms", "expected", "dash"))),
     ("loss", (("loss", "loss", "solid"),)),
 )
-SINGLE_COLORS = {"operators": SERIES[0], "paths": SERIES[1], "widths": SERIES[2], "skips": MUTED, "decoded": SERIES[3],
-                 "expected": SERIES[3], "loss": INK}
+SINGLE_COLORS = {
+    "operators": SERIES[0],
+    "paths": SERIES[1],
+    "widths": SERIES[2],
+    "skips": MUTED,
+    "decoded": SERIES[3],
+    "expected": SERIES[3],
+    "loss": INK,
+}
 
 
 def health_row(record: Mapping) -> Mapping:
@@ -36,10 +60,14 @@ def health_row(record: Mapping) -> Mapping:
     if "health" not in record:
         return record
     vital = record["health"]
-    renamed = {"entropy_operators": "operator_entropy", "entropy_paths": "beta_entropy",
-               "entropy_widths": "width_entropy"}
-    flat = {name: vital.get(key) for name, key in renamed.items()} | {k: vital.get(k)
-                                                                      for k in ("skip_share", "verdict")}
+    renamed = {
+        "entropy_operators": "operator_entropy",
+        "entropy_paths": "beta_entropy",
+        "entropy_widths": "width_entropy",
+    }
+    flat = {name: vital.get(key) for name, key in renamed.items()} | {
+        k: vital.get(k) for k in ("skip_share", "verdict")
+    }
     flat |= {k: record.get(k, vital.get(k)) for k in ("expected_ms", "decoded_ms")}
     losses = record.get("weight_losses")
     return {"epoch": record["epoch"], "loss": sum(losses.values()) if losses else None, **flat}
@@ -56,8 +84,9 @@ def health_lines(rows: Rows) -> list[tuple[int, str, str, list, list]]:
     return lines
 
 # %% ../../nbs/viz/09_search.ipynb #cell007
-def plot_health(runs: Rows | Mapping[str, Rows], *, title: str = "Search health",
-                target_ms: float | None = None) -> go.Figure:
+def plot_health(
+    runs: Rows | Mapping[str, Rows], *, title: str = "Search health", target_ms: float | None = None
+) -> go.Figure:
     """Entropies, skip share, latencies and loss by epoch, of one search or of several by name, with the last verdicts."""
     named = named_runs(runs)
     verdicts = {run: health_row(rows[-1]).get("verdict") for run, rows in named.items()}
@@ -69,11 +98,20 @@ def plot_health(runs: Rows | Mapping[str, Rows], *, title: str = "Search health"
             color = series_color(i, run) if len(named) > 1 else SINGLE_COLORS[label]
             legend = (panel, name) if len(named) == 1 else name
             wanted = legend not in labelled and (len(named) > 1 or panel in (1, 3))
-            figure.add_trace(go.Scatter(x=xs, y=ys, name=name, legendgroup=str(legend), showlegend=wanted, mode="lines",
-                                        hovertemplate=f"{label}: %{{y:.3g}}",
-                                        line=dict(color=color, width=2,
-                                                  dash=dash if len(named) > 1 or panel == 3 else "solid")), row=1,
-                             col=panel)
+            figure.add_trace(
+                go.Scatter(
+                    x=xs,
+                    y=ys,
+                    name=name,
+                    legendgroup=str(legend),
+                    showlegend=wanted,
+                    mode="lines",
+                    hovertemplate=f"{label}: %{{y:.3g}}",
+                    line=dict(color=color, width=2, dash=dash if len(named) > 1 or panel == 3 else "solid"),
+                ),
+                row=1,
+                col=panel,
+            )
             labelled.add(legend)
     figure.update_xaxes(title_text="epoch").update_yaxes(rangemode="tozero")
     figure.update_yaxes(range=[0, 1.03], col=1).update_yaxes(range=[0, 1.03], tickformat=".0%", col=2)
@@ -90,58 +128,114 @@ def logit_history(history: Sequence[ArchLogits], scale: int, *, widths: Sequence
     layers = history[0].layers
     p = [[cell_probabilities(logits, layer, scale) for logits in history] for layer in range(scale, layers)]
     best = [[max(range(len(c["operators"])), key=c["operators"].__getitem__) for c in row] for row in p]
-    expected = [[sum(w * q for w, q in zip(widths, c["widths"], strict=True)) if len(c["widths"]) > 1 else None
-                 for c in row] for row in p]
-    return {"operator": best, "probability": [[c["operators"][b] for c, b in zip(row, picks, strict=True)] for row,
-                                              picks in zip(p, best, strict=True)],
-            "down": [[c["inputs"][0] for c in row] for row in p], "width": expected}
+    expected = [
+        [sum(w * q for w, q in zip(widths, c["widths"], strict=True)) if len(c["widths"]) > 1 else None for c in row]
+        for row in p
+    ]
+    return {
+        "operator": best,
+        "probability": [
+            [c["operators"][b] for c, b in zip(row, picks, strict=True)] for row, picks in zip(p, best, strict=True)
+        ],
+        "down": [[c["inputs"][0] for c in row] for row in p],
+        "width": expected,
+    }
 
 # %% ../../nbs/viz/09_search.ipynb #cell014
-def _operator_maps(found: dict[str, list[list]], epochs: Sequence[int], layers: Sequence[int],
-                   operators: Sequence[str]) -> list[go.Heatmap]:
+def _operator_maps(
+    found: dict[str, list[list]], epochs: Sequence[int], layers: Sequence[int], operators: Sequence[str]
+) -> list[go.Heatmap]:
     """One heat map an operator, blank where another one leads; from pale to the operator's colour."""
     maps = []
     for index, name in enumerate(operators):
-        z = [[round(p, 3) if o == index else None for o, p in zip(*rows, strict=True)]
-             for rows in zip(found["operator"], found["probability"], strict=True)]
+        z = [
+            [round(p, 3) if o == index else None for o, p in zip(*rows, strict=True)]
+            for rows in zip(found["operator"], found["probability"], strict=True)
+        ]
         if any(v is not None for row in z for v in row):
-            maps.append(go.Heatmap(z=z, x=list(epochs), y=list(layers), zmin=1 / len(operators), zmax=0.85,
-                                   colorscale=[[0, tint(OPERATOR_COLORS[name], 0.2)], [1, OPERATOR_COLORS[name]]],
-                                   showscale=False, xgap=0.5, ygap=1, hoverongaps=False,
-                                   name=name,
-                                   hovertemplate=f"layer %{{y}}, epoch %{{x}}<br>{name} %{{z:.0%}}<extra></extra>"))
+            maps.append(
+                go.Heatmap(
+                    z=z,
+                    x=list(epochs),
+                    y=list(layers),
+                    zmin=1 / len(operators),
+                    zmax=0.85,
+                    colorscale=[[0, tint(OPERATOR_COLORS[name], 0.2)], [1, OPERATOR_COLORS[name]]],
+                    showscale=False,
+                    xgap=0.5,
+                    ygap=1,
+                    hoverongaps=False,
+                    name=name,
+                    hovertemplate=f"layer %{{y}}, epoch %{{x}}<br>{name} %{{z:.0%}}<extra></extra>",
+                )
+            )
     return maps
 
 
-def _value_map(z: list[list], epochs: Sequence[int], layers: Sequence[int], what: str, limits: tuple[float, float],
-               bar: float | None) -> go.Heatmap:
+def _value_map(
+    z: list[list],
+    epochs: Sequence[int],
+    layers: Sequence[int],
+    what: str,
+    limits: tuple[float, float],
+    bar: float | None,
+) -> go.Heatmap:
     z = [[None if v is None else round(v, 3) for v in row] for row in z]
-    return go.Heatmap(z=z, x=list(epochs), y=list(layers), zmin=limits[0], zmax=limits[1],
-                      colorscale=[list(s) for s in SEQUENTIAL], xgap=0.5, ygap=1, hoverongaps=False,
-                      showscale=bar is not None, name=what,
-                      colorbar=dict(len=0.27, y=bar, thickness=9, outlinewidth=0, tickfont_size=10),
-                      hovertemplate=f"layer %{{y}}, epoch %{{x}}<br>{what} %{{z:.2f}}<extra></extra>")
+    return go.Heatmap(
+        z=z,
+        x=list(epochs),
+        y=list(layers),
+        zmin=limits[0],
+        zmax=limits[1],
+        colorscale=[list(s) for s in SEQUENTIAL],
+        xgap=0.5,
+        ygap=1,
+        hoverongaps=False,
+        showscale=bar is not None,
+        name=what,
+        colorbar=dict(len=0.27, y=bar, thickness=9, outlinewidth=0, tickfont_size=10),
+        hovertemplate=f"layer %{{y}}, epoch %{{x}}<br>{what} %{{z:.2f}}<extra></extra>",
+    )
 
 # %% ../../nbs/viz/09_search.ipynb #cell015
-def plot_logits(history: Sequence[ArchLogits], *, epochs: Sequence[int] | None = None,
-                operators: Sequence[str] = OPERATORS, widths: Sequence[int] = (4, 6, 8, 10, 12),
-                title: str = "Architecture parameters over the search") -> go.Figure:
+def plot_logits(
+    history: Sequence[ArchLogits],
+    *,
+    epochs: Sequence[int] | None = None,
+    operators: Sequence[str] = OPERATORS,
+    widths: Sequence[int] = (4, 6, 8, 10, 12),
+    title: str = "Architecture parameters over the search",
+) -> go.Figure:
     """Small multiples, scales by kinds of parameters: leading operator, input from the finer scale, expected width; x is the epoch."""
     if not history:
         raise ConfigError("plot_logits() was given no logits: give the ArchLogits of each epoch")
     epochs = list(range(len(history))) if epochs is None else list(epochs)
-    figure = new_grid([f"1/{s}" for s in STRIDES] + [""] * 6, title,
-                      subtitle=f"{len(history)} epochs, {history[0].layers} layers", rows=3,
-                      height=160 + 3 * max(100, 13 * history[0].layers), gap=0.05, share_x=True)
+    figure = new_grid(
+        [f"1/{s}" for s in STRIDES] + [""] * 6,
+        title,
+        subtitle=f"{len(history)} epochs, {history[0].layers} layers",
+        rows=3,
+        height=160 + 3 * max(100, 13 * history[0].layers),
+        gap=0.05,
+        share_x=True,
+    )
     for scale in range(3):
         found, layers = logit_history(history, scale, widths=widths), range(scale, history[0].layers)
         figure.add_traces(_operator_maps(found, epochs, layers, operators), rows=1, cols=scale + 1)
         if scale:
-            figure.add_trace(_value_map(found["down"], epochs, layers, "from the finer scale", (0, 1),
-                                        0.5 if scale == 2 else None), row=2, col=scale + 1)
+            figure.add_trace(
+                _value_map(found["down"], epochs, layers, "from the finer scale", (0, 1), 0.5 if scale == 2 else None),
+                row=2,
+                col=scale + 1,
+            )
         if history[0].widths > 1:
-            figure.add_trace(_value_map(found["width"], epochs, layers, "width", (min(widths), max(widths)),
-                                        0.13 if scale == 2 else None), row=3, col=scale + 1)
+            figure.add_trace(
+                _value_map(
+                    found["width"], epochs, layers, "width", (min(widths), max(widths)), 0.13 if scale == 2 else None
+                ),
+                row=3,
+                col=scale + 1,
+            )
     figure.update_yaxes(autorange="reversed", showgrid=False, range=[history[0].layers - 0.5, -0.5], nticks=5)
     figure.update_xaxes(showline=False, ticks="")
     figure.update_xaxes(title_text="epoch", row=3)
@@ -151,10 +245,16 @@ def plot_logits(history: Sequence[ArchLogits], *, epochs: Sequence[int] | None =
         figure.update_yaxes(title_text=text, row=row, col=1)
     figure.update_yaxes(title_text="from finer scale<br>layer", row=2, col=2)
     for name in operators:
-        figure.add_scatter(x=[None], y=[None], mode="markers",
-                           marker=dict(symbol="square", size=12, color=OPERATOR_COLORS[name]), name=SHORT[name])
-    return figure.update_layout(margin=dict(l=76), legend=dict(orientation="h", x=1, xanchor="right", y=1.06,
-                                                               yanchor="bottom"))
+        figure.add_scatter(
+            x=[None],
+            y=[None],
+            mode="markers",
+            marker=dict(symbol="square", size=12, color=OPERATOR_COLORS[name]),
+            name=SHORT[name],
+        )
+    return figure.update_layout(
+        margin=dict(l=76), legend=dict(orientation="h", x=1, xanchor="right", y=1.06, yanchor="bottom")
+    )
 
 # %% ../../nbs/viz/09_search.ipynb #cell019
 def frontier(points: Sequence[Mapping]) -> list[Mapping]:
@@ -175,35 +275,59 @@ def _error_bar(points: Sequence[Mapping], plus: str, minus: str, middle: str | N
     return dict(array=upper, arrayminus=lower, width=0, thickness=1.2)
 
 # %% ../../nbs/viz/09_search.ipynb #cell021
-def plot_frontier(points: Sequence[Mapping], *, title: str = "Accuracy against latency",
-                  ceiling_ms: float | None = None, subtitle: str = "") -> go.Figure:
+def plot_frontier(
+    points: Sequence[Mapping],
+    *,
+    title: str = "Accuracy against latency",
+    ceiling_ms: float | None = None,
+    subtitle: str = "",
+) -> go.Figure:
     """Mean IoU against latency for records with name, ms and miou, with the line of the points that no other beats."""
     if not points:
         raise ConfigError("plot_frontier() was given no points: give records with name, ms and miou")
     figure = new_figure(title, subtitle=subtitle, x="latency, ms", y="mean IoU", width=720, height=420)
     best = frontier(points)
-    figure.add_scatter(x=[p["ms"] for p in best], y=[p["miou"] for p in best], mode="lines",
-                       line=dict(color="#c3cad2", width=1.5, shape="hv"), name="frontier", hoverinfo="skip",
-                       showlegend=False)
+    figure.add_scatter(
+        x=[p["ms"] for p in best],
+        y=[p["miou"] for p in best],
+        mode="lines",
+        line=dict(color="#c3cad2", width=1.5, shape="hv"),
+        name="frontier",
+        hoverinfo="skip",
+        showlegend=False,
+    )
     roles = list(dict.fromkeys(p.get("role", p["name"]) for p in points))
     for i, role in enumerate(roles):
         mine = [p for p in points if p.get("role", p["name"]) == role]
         alone = len(mine) == 1
-        figure.add_scatter(x=[p["ms"] for p in mine], y=[p["miou"] for p in mine], name=role,
-                           mode="markers+text" if alone else "markers",
-                           text=[f"<b>{p['name']}</b>" for p in mine] if alone else None,
-                           textposition="top center", textfont=dict(size=12, color=series_color(i, role)),
-                           marker=dict(size=11 if alone else 9, color=series_color(i, role),
-                                       line=dict(color="white", width=1)),
-                           error_x=_error_bar(mine, "q3_ms", "q1_ms", "ms"),
-                           error_y=_error_bar(mine, "miou_std", "miou_std", None), showlegend=not alone,
-                           hovertext=[f"<b>{p['name']}</b><br>{p['miou']:.1%} at {p['ms']:.2f} ms ({1000 / p['ms']:.0f}/s)" for p in mine], hoverinfo="text")
+        figure.add_scatter(
+            x=[p["ms"] for p in mine],
+            y=[p["miou"] for p in mine],
+            name=role,
+            mode="markers+text" if alone else "markers",
+            text=[f"<b>{p['name']}</b>" for p in mine] if alone else None,
+            textposition="top center",
+            textfont=dict(size=12, color=series_color(i, role)),
+            marker=dict(size=11 if alone else 9, color=series_color(i, role), line=dict(color="white", width=1)),
+            error_x=_error_bar(mine, "q3_ms", "q1_ms", "ms"),
+            error_y=_error_bar(mine, "miou_std", "miou_std", None),
+            showlegend=not alone,
+            hovertext=[
+                f"<b>{p['name']}</b><br>{p['miou']:.1%} at {p['ms']:.2f} ms ({1000 / p['ms']:.0f}/s)" for p in mine
+            ],
+            hoverinfo="text",
+        )
     if ceiling_ms is not None:
-        figure.add_vline(x=ceiling_ms, line=dict(color=INK, width=1, dash="4px,3px"),
-                         annotation=dict(text=f"ceiling {ceiling_ms:g} ms", font=dict(size=11, color=MUTED),
-                                         yanchor="bottom", xanchor="center"))
+        figure.add_vline(
+            x=ceiling_ms,
+            line=dict(color=INK, width=1, dash="4px,3px"),
+            annotation=dict(
+                text=f"ceiling {ceiling_ms:g} ms", font=dict(size=11, color=MUTED), yanchor="bottom", xanchor="center"
+            ),
+        )
     span, low, high = max(p["ms"] for p in points), min(p["miou"] for p in points), max(p["miou"] for p in points)
     figure.update_xaxes(range=[0, 1.12 * max(span, ceiling_ms or 0)])
-    figure.update_yaxes(tickformat=".0%", range=[max(0, low - 0.35 * (high - low) - 0.01),
-                                                 high + 0.25 * (high - low) + 0.01])
+    figure.update_yaxes(
+        tickformat=".0%", range=[max(0, low - 0.35 * (high - low) - 0.01), high + 0.25 * (high - low) + 0.01]
+    )
     return legend_on_top(figure)

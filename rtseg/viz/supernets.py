@@ -20,12 +20,17 @@ def cell_probabilities(logits: ArchLogits, layer: int, scale: int) -> dict[str, 
     """Softmax of a cell's logits: 'operators', 'inputs' [from the finer scale, from the same scale], 'widths' of the input ([] if fixed)."""
     row = layer - scale
     if not 0 <= row < logits.layers - scale:
-        raise ConfigError(f"there is no cell at layer {layer}, scale {scale}: 1/{STRIDES[scale]} begins at layer {scale} of {logits.layers}")
+        raise ConfigError(
+            f"there is no cell at layer {layer}, scale {scale}: 1/{STRIDES[scale]} begins at layer {scale} of {logits.layers}"
+        )
     soft = lambda tensor, index: torch.softmax(tensor[index].detach().float(), -1).tolist()  # noqa: E731
     inputs = [0.0, 1.0] if scale == 0 else [1.0, 0.0] if row == 0 else soft(logits.beta[scale - 1], row - 1)
     width_row = layer - max(scale, 1)
-    return {"operators": soft(logits.alpha[scale], row), "inputs": inputs,
-            "widths": soft(logits.ratio[scale], width_row) if width_row >= 0 else []}
+    return {
+        "operators": soft(logits.alpha[scale], row),
+        "inputs": inputs,
+        "widths": soft(logits.ratio[scale], width_row) if width_row >= 0 else [],
+    }
 
 # %% ../../nbs/viz/04_supernets.ipynb #cell008
 CELL, CELL_HEIGHT, STEP_X, STEP_Y, ORIGIN = 46, 22, 66, 78, (64, 40)  # pixels
@@ -50,15 +55,34 @@ def _cell_shapes(layer: int, scale: int, p: dict[str, list[float]], colors: list
     x, y = _corner(layer, scale)
     shapes, left = [], float(x)
     for index, share in enumerate(p["operators"]):
-        shapes.append(dict(type="rect", x0=round(left, 1), x1=round(left + CELL * share, 1), y0=y, y1=y + CELL_HEIGHT,
-                           fillcolor=colors[index], line_width=0, name=f"operator {layer} {scale} {index}"))
+        shapes.append(
+            dict(
+                type="rect",
+                x0=round(left, 1),
+                x1=round(left + CELL * share, 1),
+                y0=y,
+                y1=y + CELL_HEIGHT,
+                fillcolor=colors[index],
+                line_width=0,
+                name=f"operator {layer} {scale} {index}",
+            )
+        )
         left += CELL * share
     side = CELL / max(1, len(p["widths"]))
     if len(p["widths"]) > 1:  # one width is no choice
         for index, share in enumerate(p["widths"]):
-            shapes.append(dict(type="rect", x0=round(x + index * side, 1), x1=round(x + (index + 1) * side - 1, 1),
-                               y0=y + CELL_HEIGHT + 3, y1=y + CELL_HEIGHT + 10,
-                               fillcolor=shade(share), line_width=0, name=f"width {layer} {scale} {index}"))
+            shapes.append(
+                dict(
+                    type="rect",
+                    x0=round(x + index * side, 1),
+                    x1=round(x + (index + 1) * side - 1, 1),
+                    y0=y + CELL_HEIGHT + 3,
+                    y1=y + CELL_HEIGHT + 10,
+                    fillcolor=shade(share),
+                    line_width=0,
+                    name=f"width {layer} {scale} {index}",
+                )
+            )
     return shapes
 
 
@@ -66,55 +90,94 @@ def _input_shapes(layer: int, scale: int, inputs: list[float]) -> list[dict]:
     """Lines from the two cells that may feed this one; thickness and opacity follow the probability."""
     x, y = _corner(layer, scale)
     middle, shapes = y + CELL_HEIGHT / 2, []
-    for name, share, x0, y0 in (("down", inputs[0], x - STEP_X + CELL, middle - STEP_Y),
-                                ("keep", inputs[1], x - STEP_X + CELL, middle)):
+    for name, share, x0, y0 in (
+        ("down", inputs[0], x - STEP_X + CELL, middle - STEP_Y),
+        ("keep", inputs[1], x - STEP_X + CELL, middle),
+    ):
         if share > 0 and layer > 0:
-            shapes.append(dict(type="line", x0=x0, y0=y0, x1=x, y1=middle, layer="below",
-                               name=f"{name} {layer} {scale}", opacity=round(0.08 + 0.92 * share, 3),
-                               line=dict(color=INK, width=round(0.6 + 2.4 * share, 2))))
+            shapes.append(
+                dict(
+                    type="line",
+                    x0=x0,
+                    y0=y0,
+                    x1=x,
+                    y1=middle,
+                    layer="below",
+                    name=f"{name} {layer} {scale}",
+                    opacity=round(0.08 + 0.92 * share, 3),
+                    line=dict(color=INK, width=round(0.6 + 2.4 * share, 2)),
+                )
+            )
     return shapes
 
 # %% ../../nbs/viz/04_supernets.ipynb #cell010
-def _hover(layer: int, scale: int, p: dict[str, list[float]], operators: tuple[str, ...],
-           widths: tuple[int, ...]) -> str:
-    lines = [f"<b>layer {layer}, 1/{STRIDES[scale]}</b>"] + [f"{name}: {share:.0%}" for name,
-                                                             share in zip(operators, p["operators"], strict=True)]
+def _hover(
+    layer: int, scale: int, p: dict[str, list[float]], operators: tuple[str, ...], widths: tuple[int, ...]
+) -> str:
+    lines = [f"<b>layer {layer}, 1/{STRIDES[scale]}</b>"] + [
+        f"{name}: {share:.0%}" for name, share in zip(operators, p["operators"], strict=True)
+    ]
     lines.append(f"input: {p['inputs'][0]:.0%} finer scale, {p['inputs'][1]:.0%} same scale")
     if len(p["widths"]) > 1:
         lines.append("width: " + ", ".join(f"{w}/12 {share:.0%}" for w, share in zip(widths, p["widths"], strict=True)))
     return "<br>".join(lines)
 
 
-def plot_supernet(logits: ArchLogits, *, operators: tuple[str, ...] = OPERATORS,
-                  widths: tuple[int, ...] = (4, 6, 8, 10, 12), title: str = "Supernet",
-                  subtitle: str = "") -> go.Figure:
+def plot_supernet(
+    logits: ArchLogits,
+    *,
+    operators: tuple[str, ...] = OPERATORS,
+    widths: tuple[int, ...] = (4, 6, 8, 10, 12),
+    title: str = "Supernet",
+    subtitle: str = "",
+) -> go.Figure:
     """The grid of a search space with the probabilities of operators (bars), inputs (lines) and widths (strips)."""
     if len(operators) != logits.operators or logits.widths not in (1, len(widths)):
-        raise ConfigError(f"the logits choose among {logits.operators} operators and {logits.widths} widths: {len(operators)} and {len(widths)} names were given")
+        raise ConfigError(
+            f"the logits choose among {logits.operators} operators and {logits.widths} widths: {len(operators)} and {len(widths)} names were given"
+        )
     where = [(layer, scale) for scale in range(3) for layer in range(scale, logits.layers)]
     p = {at: cell_probabilities(logits, *at) for at in where}
     colors = [OPERATOR_COLORS[name] for name in operators]
     width, height = ORIGIN[0] + logits.layers * STEP_X, ORIGIN[1] + 3 * STEP_Y - 30
     figure = new_figure(title, subtitle=subtitle, width=width + 10, height=height + 104)
-    figure.update_layout(margin=dict(l=0, r=10, t=60, b=44),
-                         legend=dict(orientation="h", x=0.012, y=0, yanchor="top", itemclick=False,
-                                     itemdoubleclick=False),
-                         shapes=[s for at in where for s in _input_shapes(*at,
-                                                                          p[at]["inputs"])
-                                 + _cell_shapes(*at, p[at], colors)])
+    figure.update_layout(
+        margin=dict(l=0, r=10, t=60, b=44),
+        legend=dict(orientation="h", x=0.012, y=0, yanchor="top", itemclick=False, itemdoubleclick=False),
+        shapes=[s for at in where for s in _input_shapes(*at, p[at]["inputs"]) + _cell_shapes(*at, p[at], colors)],
+    )
     figure.update_xaxes(visible=False, range=[0, width]).update_yaxes(visible=False, range=[height, 0])
     corners = [_corner(*at) for at in where]
-    figure.add_scatter(x=[x + CELL / 2 for x, _ in corners], y=[y + CELL_HEIGHT / 2 for _, y in corners],
-                       mode="markers", marker=dict(size=20, opacity=0), name="cells",
-                       showlegend=False, hovertext=[_hover(*at, p[at], operators, widths) for at in where],
-                       hoverinfo="text")
+    figure.add_scatter(
+        x=[x + CELL / 2 for x, _ in corners],
+        y=[y + CELL_HEIGHT / 2 for _, y in corners],
+        mode="markers",
+        marker=dict(size=20, opacity=0),
+        name="cells",
+        showlegend=False,
+        hovertext=[_hover(*at, p[at], operators, widths) for at in where],
+        hoverinfo="text",
+    )
     marks = [(14, ORIGIN[1] + s * STEP_Y + CELL_HEIGHT / 2, f"<b>1/{STRIDES[s]}</b>") for s in range(3)]
-    marks += [(ORIGIN[0] + i * STEP_X + CELL / 2, ORIGIN[1] - 16,
-               f"layer {i}" if i == 0 else str(i)) for i in range(logits.layers)]
+    marks += [
+        (ORIGIN[0] + i * STEP_X + CELL / 2, ORIGIN[1] - 16, f"layer {i}" if i == 0 else str(i))
+        for i in range(logits.layers)
+    ]
     for x, y, text in marks:
-        figure.add_annotation(x=x, y=y, text=text, showarrow=False, font=dict(size=11, color=MUTED),
-                              xanchor="left" if x == 14 else "center")
+        figure.add_annotation(
+            x=x,
+            y=y,
+            text=text,
+            showarrow=False,
+            font=dict(size=11, color=MUTED),
+            xanchor="left" if x == 14 else "center",
+        )
     for name, color in zip(operators, colors, strict=True):
-        figure.add_scatter(x=[None], y=[None], mode="markers", marker=dict(symbol="square", size=13, color=color),
-                           name=SHORT[name] if SHORT[name] == name else f"{SHORT[name]}  ({name})")
+        figure.add_scatter(
+            x=[None],
+            y=[None],
+            mode="markers",
+            marker=dict(symbol="square", size=13, color=color),
+            name=SHORT[name] if SHORT[name] == name else f"{SHORT[name]}  ({name})",
+        )
     return figure

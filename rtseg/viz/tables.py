@@ -41,11 +41,14 @@ class Table:
     def __str__(self) -> str:
         lines = [self.headings, *self.cells]
         widths = [max(len(line[i]) for line in lines) for i in range(len(self.headings))]
-        pad = [[t.rjust(w) if n else t.ljust(w) for t, w, n in zip(line, widths, self.numeric, strict=True)]
-               for line in lines]
+        pad = [
+            [t.rjust(w) if n else t.ljust(w) for t, w, n in zip(line, widths, self.numeric, strict=True)]
+            for line in lines
+        ]
         body = ["  ".join(line).rstrip() for line in pad]
-        return "\n".join([*([self.caption] if self.caption else []), body[0], "  ".join("-" * w for w in widths),
-                          *body[1:]])
+        return "\n".join(
+            [*([self.caption] if self.caption else []), body[0], "  ".join("-" * w for w in widths), *body[1:]]
+        )
 
     __repr__ = __str__
 
@@ -54,11 +57,15 @@ class Table:
         """A `<table>` with its style inside, so that it looks the same in a notebook and in a report."""
         head = _row(self.headings, self.numeric, "th", f"color:{MUTED};font-weight:600;border-bottom:1.5px solid {INK}")
         style = f"border-bottom:1px solid {GRID}"
-        body = "".join(_row(c, self.numeric, "td", style + (";font-weight:700" if i in self.bold else "")) for i,
-                       c in enumerate(self.cells))
+        body = "".join(
+            _row(c, self.numeric, "td", style + (";font-weight:700" if i in self.bold else ""))
+            for i, c in enumerate(self.cells)
+        )
         caption = f'<caption style="caption-side:top;text-align:left;padding:4px 10px 6px;color:{INK};font-weight:700">{escape(self.caption)}</caption>'
-        return (f'<table style="border-collapse:collapse;font:13px {FONT};color:{INK};font-variant-numeric:tabular-nums;background:#fff">'
-                f"{caption if self.caption else ''}<thead>{head}</thead><tbody>{body}</tbody></table>")
+        return (
+            f'<table style="border-collapse:collapse;font:13px {FONT};color:{INK};font-variant-numeric:tabular-nums;background:#fff">'
+            f"{caption if self.caption else ''}<thead>{head}</thead><tbody>{body}</tbody></table>"
+        )
 
     def _repr_html_(self) -> str:
         return self.html
@@ -66,24 +73,40 @@ class Table:
 
 def _row(texts: Sequence[str], numeric: Sequence[bool], tag: str, style: str) -> str:
     align = ["right" if n else "left" for n in numeric]
-    return "<tr>" + "".join(f'<{tag} style="padding:4px 10px;text-align:{a};background:#fff;{style}">{escape(t)}</{tag}>'
-                            for t, a in zip(texts, align, strict=True)) + "</tr>"
+    return (
+        "<tr>"
+        + "".join(
+            f'<{tag} style="padding:4px 10px;text-align:{a};background:#fff;{style}">{escape(t)}</{tag}>'
+            for t, a in zip(texts, align, strict=True)
+        )
+        + "</tr>"
+    )
 
 # %% ../../nbs/viz/02_tables.ipynb #cell008
 def _as_records(rows: Sequence, columns: Mapping[str, str]) -> list[dict]:
     """Rows as dictionaries by column key; ConfigError names a row of the wrong length or a key that no row has."""
     for i, row in enumerate(rows):
         if not isinstance(row, Mapping) and len(row) != len(columns):
-            raise ConfigError(f"row {i} of the table has {len(row)} cells: there are {len(columns)} columns ({', '.join(columns)})")
+            raise ConfigError(
+                f"row {i} of the table has {len(row)} cells: there are {len(columns)} columns ({', '.join(columns)})"
+            )
     records = [dict(r) if isinstance(r, Mapping) else dict(zip(columns, r, strict=True)) for r in rows]
     known = {key for record in records for key in record}
     if missing := [key for key in columns if records and key not in known]:
-        raise ConfigError(f"no row of the table has {missing[0]!r}: the rows have {', '.join(sorted(known))}{suggest(missing[0], known)}")
+        raise ConfigError(
+            f"no row of the table has {missing[0]!r}: the rows have {', '.join(sorted(known))}{suggest(missing[0], known)}"
+        )
     return records
 
 
-def table(rows: Sequence[Mapping | Sequence], columns: Sequence[str] | Mapping[str, str] | None = None, *,
-          formats: Mapping[str, str] | None = None, caption: str = "", bold: Sequence[int] = ()) -> Table:
+def table(
+    rows: Sequence[Mapping | Sequence],
+    columns: Sequence[str] | Mapping[str, str] | None = None,
+    *,
+    formats: Mapping[str, str] | None = None,
+    caption: str = "",
+    bold: Sequence[int] = (),
+) -> Table:
     """A table of `rows`; `columns` are keys or key -> heading (None: the first row's keys), `formats` key -> '.1f', `bold` row numbers."""
     if columns is None:
         if not rows or not isinstance(rows[0], Mapping):
@@ -91,7 +114,8 @@ def table(rows: Sequence[Mapping | Sequence], columns: Sequence[str] | Mapping[s
         columns = list(rows[0])
     columns = dict(columns) if isinstance(columns, Mapping) else {key: key for key in columns}
     records, formats = _as_records(rows, columns), formats or {}
-    numeric = tuple(any(isinstance(r.get(k), Real) and not isinstance(r.get(k), bool) for r in records)
-                    for k in columns)
+    numeric = tuple(
+        any(isinstance(r.get(k), Real) and not isinstance(r.get(k), bool) for r in records) for k in columns
+    )
     cells = tuple(tuple(cell_text(r.get(k), formats.get(k, "")) for k in columns) for r in records)
     return Table(tuple(columns.values()), cells, numeric, caption, tuple(bold))

@@ -18,8 +18,11 @@ from .figures import INK, MUTED, SEQUENTIAL, SERIES, legend_on_top, new_figure
 
 # %% ../../nbs/viz/14_tuning.ipynb #cell006
 NAMES = {"miou": "mean IoU", "latency": "latency, ms"}
-MARKS = {"complete": dict(symbol="circle", color=SERIES[0], size=8), "pruned": dict(symbol="circle-open", color=SERIES[3], size=8),
-         "failed": dict(symbol="x", color=SERIES[1], size=8)}
+MARKS = {
+    "complete": dict(symbol="circle", color=SERIES[0], size=8),
+    "pruned": dict(symbol="circle-open", color=SERIES[3], size=8),
+    "failed": dict(symbol="x", color=SERIES[1], size=8),
+}
 
 
 def best_so_far(trials: Sequence[TrialRecord], objective: str) -> list[float]:
@@ -44,13 +47,33 @@ def _heights(result: TuneResult, state: str, objective: str) -> tuple[list[Trial
 def plot_history(result: TuneResult, *, objective: str = "miou", title: str = "History") -> go.Figure:
     """Score of each trial in the order of their numbers, and the best so far."""
     check_choice(objective, result.objectives, what="objective")
-    figure = new_figure(title, subtitle=", ".join(f"{n} {state}" for state, n in result.count().items()), x="trial", y=NAMES[objective], height=360)
+    figure = new_figure(
+        title,
+        subtitle=", ".join(f"{n} {state}" for state, n in result.count().items()),
+        x="trial",
+        y=NAMES[objective],
+        height=360,
+    )
     done = result.complete
-    figure.add_scatter(x=[t.number for t in done], y=best_so_far(done, objective), mode="lines", line=dict(shape="hv", color=INK, width=1.5), name="best so far")
+    figure.add_scatter(
+        x=[t.number for t in done],
+        y=best_so_far(done, objective),
+        mode="lines",
+        line=dict(shape="hv", color=INK, width=1.5),
+        name="best so far",
+    )
     for state, mark in MARKS.items():
         chosen, heights = _heights(result, state, objective)
         if chosen:
-            figure.add_scatter(x=[t.number for t in chosen], y=heights, mode="markers", name=state, marker=mark, text=[hover(t) for t in chosen], hovertemplate="%{text}<extra></extra>")
+            figure.add_scatter(
+                x=[t.number for t in chosen],
+                y=heights,
+                mode="markers",
+                name=state,
+                marker=mark,
+                text=[hover(t) for t in chosen],
+                hovertemplate="%{text}<extra></extra>",
+            )
     figure.update_yaxes(tickformat=".0%" if objective == "miou" else None)
     return legend_on_top(figure)
 
@@ -58,7 +81,12 @@ def plot_history(result: TuneResult, *, objective: str = "miou", title: str = "H
 def hover(trial: TrialRecord) -> str:
     """What a dot says: number, scores, settings, and why it failed."""
     scores = [f"{name} {value:.4g}" for name, value in trial.scores.items()]
-    settings = [f"{key} = {value:.4g}" if isinstance(value, float) else f"{key} = {label(list(value) if isinstance(value, tuple) else value)}" for key, value in trial.values.items()]
+    settings = [
+        f"{key} = {value:.4g}"
+        if isinstance(value, float)
+        else f"{key} = {label(list(value) if isinstance(value, tuple) else value)}"
+        for key, value in trial.values.items()
+    ]
     return "<br>".join([f"<b>trial {trial.number}</b>: {', '.join(scores) or trial.reason or trial.state}", *settings])
 
 # %% ../../nbs/viz/14_tuning.ipynb #cell009
@@ -67,38 +95,82 @@ def axis_of(key: str, parameter: Parameter, values: Sequence) -> dict:
     if parameter.kind == "choice":
         words = list(parameter.labels())
         places = [words.index(label(list(v) if isinstance(v, tuple) else v)) for v in values]
-        return dict(label=key, values=places, range=[-0.3, len(words) - 0.7], tickvals=list(range(len(words))), ticktext=words)
+        return dict(
+            label=key, values=places, range=[-0.3, len(words) - 0.7], tickvals=list(range(len(words))), ticktext=words
+        )
     if not parameter.log:
         return dict(label=key, values=[float(v) for v in values], range=[parameter.low, parameter.high])
     low, high = math.log10(parameter.low), math.log10(parameter.high)
     ticks = [e for e in range(math.floor(low), math.ceil(high) + 1) if low - 1e-9 <= e <= high + 1e-9] or [low, high]
-    return dict(label=key, values=[round(math.log10(v), 4) for v in values], range=[low, high], tickvals=ticks, ticktext=[f"{10.0 ** e:g}" for e in ticks])
+    return dict(
+        label=key,
+        values=[round(math.log10(v), 4) for v in values],
+        range=[low, high],
+        tickvals=ticks,
+        ticktext=[f"{10.0**e:g}" for e in ticks],
+    )
 
 
 def plot_parallel(result: TuneResult, *, objective: str = "miou", title: str = "Settings and score") -> go.Figure:
     """Parallel coordinates of the complete trials; `DataError` if there is none."""
     check_choice(objective, result.objectives, what="objective")
-    done = sorted(result.complete, key=lambda t: t.scores[objective], reverse=objective == "latency")  # the best is drawn last, on top
+    done = sorted(
+        result.complete, key=lambda t: t.scores[objective], reverse=objective == "latency"
+    )  # the best is drawn last, on top
     if not done:
         raise DataError("no trial is complete yet: there is nothing to draw")
     scores = [t.scores[objective] for t in done]
-    axes = [axis_of(key, parameter, [t.values[key] for t in done]) for key, parameter in result.space.parameters.items()]
+    axes = [
+        axis_of(key, parameter, [t.values[key] for t in done]) for key, parameter in result.space.parameters.items()
+    ]
     spread = [min(scores), max(scores)] if min(scores) < max(scores) else [scores[0] - 0.01, scores[0] + 0.01]
-    axes.append(dict(label=NAMES[objective], values=scores, range=spread, tickformat=".1%" if objective == "miou" else ".1f"))
-    figure = new_figure(title, subtitle=f"{len(done)} complete trials of {len(result.trials)}; darker is better", width=max(700, 150 * len(axes)), height=400)
+    axes.append(
+        dict(label=NAMES[objective], values=scores, range=spread, tickformat=".1%" if objective == "miou" else ".1f")
+    )
+    figure = new_figure(
+        title,
+        subtitle=f"{len(done)} complete trials of {len(result.trials)}; darker is better",
+        width=max(700, 150 * len(axes)),
+        height=400,
+    )
     shades = [list(stop) for stop in SEQUENTIAL[1:]]
     shades[0][0] = 0.0
-    figure.add_trace(go.Parcoords(dimensions=axes, labelfont=dict(size=12, color=INK), tickfont=dict(size=11, color=INK), rangefont=dict(size=1, color="rgba(0,0,0,0)"),
-                                  line=dict(color=scores, colorscale=shades, reversescale=objective == "latency", cmin=spread[0], cmax=spread[1])))
+    figure.add_trace(
+        go.Parcoords(
+            dimensions=axes,
+            labelfont=dict(size=12, color=INK),
+            tickfont=dict(size=11, color=INK),
+            rangefont=dict(size=1, color="rgba(0,0,0,0)"),
+            line=dict(
+                color=scores, colorscale=shades, reversescale=objective == "latency", cmin=spread[0], cmax=spread[1]
+            ),
+        )
+    )
     return figure.update_layout(margin=dict(l=70, r=70, t=120, b=30))
 
 # %% ../../nbs/viz/14_tuning.ipynb #cell012
-def plot_importance(result: TuneResult, *, objective: str = "miou", method: str = "ped-anova", title: str = "Importance of the settings") -> go.Figure:
+def plot_importance(
+    result: TuneResult, *, objective: str = "miou", method: str = "ped-anova", title: str = "Importance of the settings"
+) -> go.Figure:
     """One bar a setting, the most important on top; `DataError` for too few trials."""
     shares = importance(result, objective=objective, method=method)
-    figure = new_figure(title, subtitle=f"for {NAMES[objective]}, by {method}, from {len(result.complete)} complete trials", x="share of the importance", width=720, height=150 + 26 * len(shares))
+    figure = new_figure(
+        title,
+        subtitle=f"for {NAMES[objective]}, by {method}, from {len(result.complete)} complete trials",
+        x="share of the importance",
+        width=720,
+        height=150 + 26 * len(shares),
+    )
     keys = list(shares)[::-1]
-    figure.add_bar(y=keys, x=[shares[key] for key in keys], orientation="h", marker_color=SERIES[0], text=[f"{shares[key]:.0%}" for key in keys], textposition="outside", cliponaxis=False)
+    figure.add_bar(
+        y=keys,
+        x=[shares[key] for key in keys],
+        orientation="h",
+        marker_color=SERIES[0],
+        text=[f"{shares[key]:.0%}" for key in keys],
+        textposition="outside",
+        cliponaxis=False,
+    )
     return figure.update_xaxes(tickformat=".0%", range=[0, max(shares.values()) * 1.12 or 1])
 
 # %% ../../nbs/viz/14_tuning.ipynb #cell015
@@ -108,10 +180,27 @@ def plot_front(result: TuneResult, *, title: str = "Accuracy and time") -> go.Fi
         raise DataError(f"the study has the objectives {', '.join(result.objectives)}: a front needs miou and latency")
     front = sorted(result.front, key=lambda t: t.scores["latency"])
     rest = [t for t in result.complete if t not in front]
-    figure = new_figure(title, subtitle=f"{len(front)} of {len(result.complete)} complete trials are beaten by no other", x=NAMES["latency"], y=NAMES["miou"], height=400)
-    for name, chosen, color, mode in (("beaten", rest, MUTED, "markers"), ("on the front", front, SERIES[0], "lines+markers")):
+    figure = new_figure(
+        title,
+        subtitle=f"{len(front)} of {len(result.complete)} complete trials are beaten by no other",
+        x=NAMES["latency"],
+        y=NAMES["miou"],
+        height=400,
+    )
+    for name, chosen, color, mode in (
+        ("beaten", rest, MUTED, "markers"),
+        ("on the front", front, SERIES[0], "lines+markers"),
+    ):
         if chosen:
-            figure.add_scatter(x=[t.scores["latency"] for t in chosen], y=[t.scores["miou"] for t in chosen], mode=mode, name=name, line=dict(color=color, width=1.5, shape="hv"),
-                               marker=dict(size=10 if chosen is front else 7, color=color, opacity=1 if chosen is front else 0.5), text=[hover(t) for t in chosen], hovertemplate="%{text}<extra></extra>")
+            figure.add_scatter(
+                x=[t.scores["latency"] for t in chosen],
+                y=[t.scores["miou"] for t in chosen],
+                mode=mode,
+                name=name,
+                line=dict(color=color, width=1.5, shape="hv"),
+                marker=dict(size=10 if chosen is front else 7, color=color, opacity=1 if chosen is front else 0.5),
+                text=[hover(t) for t in chosen],
+                hovertemplate="%{text}<extra></extra>",
+            )
     figure.update_yaxes(tickformat=".0%").update_xaxes(rangemode="tozero")
     return legend_on_top(figure)

@@ -20,7 +20,12 @@ from rtseg.viz.figures import squeeze_png
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TOKEN = "browser-test"
-PAGES = ("index.ipynb", "guides/11_from_other_projects.ipynb", "explore/02_architecture_explorer.ipynb", "explore/07_mask_viewer.ipynb")
+PAGES = (
+    "index.ipynb",
+    "guides/11_from_other_projects.ipynb",
+    "explore/02_architecture_explorer.ipynb",
+    "explore/07_mask_viewer.ipynb",
+)
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 MINUTES = float(os.environ.get("RTSEG_BROWSER_MINUTES", 6))  # how long one page may take to run
 
@@ -33,7 +38,9 @@ def find_chromium():
 
 @pytest.fixture(scope="module")
 def chromium():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install 'rtseg[browser]'")
+    sync_api = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: pip install 'rtseg[browser]'"
+    )
     path = find_chromium()
     if path is None or not Path(path).exists():
         pytest.skip("no Chromium: install one, or say where it is with RTSEG_CHROMIUM")
@@ -51,16 +58,35 @@ def lab(tmp_path_factory):
         (home / "nbs" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / "nbs" / name, home / "nbs" / name)
     settings = home / "settings/@jupyterlab"
-    for name, text in (("notebook-extension/tracker", '{"windowingMode": "none"}'), ("apputils-extension/notification", '{"fetchNews": "false"}')):
+    for name, text in (
+        ("notebook-extension/tracker", '{"windowingMode": "none"}'),
+        ("apputils-extension/notification", '{"fetchNews": "false"}'),
+    ):
         path = settings / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    folders = {f"JUPYTER{key}": str(home / value) for key, value in {"LAB_SETTINGS_DIR": "settings", "LAB_WORKSPACES_DIR": "workspaces", "_RUNTIME_DIR": "runtime", "_CONFIG_DIR": "config"}.items()}
-    environment = {key: value for key, value in os.environ.items() if key != "RTSEG_STILL"} | folders | {"IPYTHONDIR": str(home / "ipython"), "OMP_NUM_THREADS": "1", "JUPYTER_PREFER_ENV_PATH": "1"}
-    words = [*lab_words(home, port=port, browser=False, page="nbs/index.ipynb"), f"--IdentityProvider.token={TOKEN}", "--ServerApp.port_retries=0"]
+    folders = {
+        f"JUPYTER{key}": str(home / value)
+        for key, value in {
+            "LAB_SETTINGS_DIR": "settings",
+            "LAB_WORKSPACES_DIR": "workspaces",
+            "_RUNTIME_DIR": "runtime",
+            "_CONFIG_DIR": "config",
+        }.items()
+    }
+    environment = (
+        {key: value for key, value in os.environ.items() if key != "RTSEG_STILL"}
+        | folders
+        | {"IPYTHONDIR": str(home / "ipython"), "OMP_NUM_THREADS": "1", "JUPYTER_PREFER_ENV_PATH": "1"}
+    )
+    words = [
+        *lab_words(home, port=port, browser=False, page="nbs/index.ipynb"),
+        f"--IdentityProvider.token={TOKEN}",
+        "--ServerApp.port_retries=0",
+    ]
     with open(home / "log", "w") as log:
         server = subprocess.Popen(words, env=environment, stdout=log, stderr=log, cwd=home)
         try:
@@ -102,7 +128,9 @@ def open_page(tab, lab, name):
     """Open a notebook in JupyterLab and put the side bar away."""
     tab.goto(f"{lab}/lab/tree/nbs/{name}?token={TOKEN}&reset")
     tab.wait_for_selector(".jp-Notebook .jp-Cell")
-    tab.locator("#jp-main-statusbar").get_by_text(re.compile(r"\| Idle$")).wait_for()  # cells that are run before the kernel answers are not run
+    tab.locator("#jp-main-statusbar").get_by_text(
+        re.compile(r"\| Idle$")
+    ).wait_for()  # cells that are run before the kernel answers are not run
     if tab.locator("#jp-left-stack").is_visible():
         tab.keyboard.press("Control+b")
     return tab
@@ -114,7 +142,7 @@ def run_all(tab):
     tab.get_by_text("Run All Cells", exact=True).click()
     cells = tab.locator(".jp-Notebook .jp-CodeCell").count()
     done = "() => { const p = [...document.querySelectorAll('.jp-Notebook .jp-CodeCell .jp-InputPrompt')].map(e => e.textContent); return p.length && p.every(t => /\\[\\d+\\]/.test(t)) }"
-    failed = "() => document.querySelector('.jp-OutputArea-output[data-mime-type=\"application/vnd.jupyter.error\"], .jp-OutputArea-output[data-mime-type=\"application/vnd.jupyter.stderr\"] .ansi-red-fg') !== null"
+    failed = '() => document.querySelector(\'.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.error"], .jp-OutputArea-output[data-mime-type="application/vnd.jupyter.stderr"] .ansi-red-fg\') !== null'
     tab.wait_for_function(f"() => ({done})() || ({failed})()", timeout=60_000 * MINUTES)
     errors = tab.locator('[data-mime-type="application/vnd.jupyter.error"]')
     assert errors.count() == 0, errors.first.inner_text()[-800:]
@@ -123,7 +151,10 @@ def run_all(tab):
 
 def explorer_with(tab, description, kind):
     """The output that holds the explorer with such a control."""
-    output = tab.locator(".jp-OutputArea-output", has=tab.locator(f".{kind} .widget-label", has_text=re.compile(f"^{re.escape(description)}$"))).first
+    output = tab.locator(
+        ".jp-OutputArea-output",
+        has=tab.locator(f".{kind} .widget-label", has_text=re.compile(f"^{re.escape(description)}$")),
+    ).first
     output.scroll_into_view_if_needed()
     output.locator(".js-plotly-plot .main-svg").first.wait_for(state="attached")
     return output
@@ -134,13 +165,19 @@ def keep(what, path):
     path.write_bytes(squeeze_png(Image.open(io.BytesIO(what.screenshot())), limit=195_000))
     page, record = getattr(what, "page", what), path.with_name("screenshots.json")
     known = read_json(record) if record.exists() else {}
-    facts = {"page": page.url.split("?")[0].partition("/tree/")[2], "browser": page.context.browser.version, "git": git_state(ROOT)}
+    facts = {
+        "page": page.url.split("?")[0].partition("/tree/")[2],
+        "browser": page.context.browser.version,
+        "git": git_state(ROOT),
+    }
     write_json(record, {**known, path.name: facts})
 
 
 def drag(output, tab, description, to):
     """Drag the handle of a slider with the mouse to a share (0 to 1) of its length. Arrow keys belong to JupyterLab, which folds headings with them."""
-    slider = output.locator(".widget-slider", has=tab.locator(".widget-label", has_text=re.compile(f"^{re.escape(description)}$"))).first
+    slider = output.locator(
+        ".widget-slider", has=tab.locator(".widget-label", has_text=re.compile(f"^{re.escape(description)}$"))
+    ).first
     slider.scroll_into_view_if_needed()
     handle, base = slider.locator(".noUi-handle").bounding_box(), slider.locator(".noUi-base").bounding_box()
     tab.mouse.move(handle["x"] + handle["width"] / 2, handle["y"] + handle["height"] / 2)
@@ -200,7 +237,11 @@ def test_a_guide_runs_from_top_to_bottom(tab, lab, shots):
     open_page(tab, lab, PAGES[1])
     assert run_all(tab) > 3
     tables = tab.locator(".jp-OutputArea-output table")
-    assert tables.count() >= 4 and "rtseg train --recipe" in tab.locator(".jp-OutputArea-output").filter(has_text="max_iter").first.inner_text()
+    assert (
+        tables.count() >= 4
+        and "rtseg train --recipe"
+        in tab.locator(".jp-OutputArea-output").filter(has_text="max_iter").first.inner_text()
+    )
     tables.first.scroll_into_view_if_needed()
     keep(tab, shots / "guide.png")
 
@@ -217,13 +258,17 @@ def test_a_layer_is_chosen_and_edited(tab, lab, shots):
     picture_moved = changed(output, tab, picture_before, "the slider")
     new = text_of(output, r"layer \d+ at")
     assert int(re.search(r"layer (\d+) at", new)[1]) not in (place, 0) and text_of(output, r"given\s*now") == totals
-    operator = output.locator(".widget-dropdown", has=tab.locator(".widget-label", has_text=re.compile("^operator$"))).first.locator("select")
+    operator = output.locator(
+        ".widget-dropdown", has=tab.locator(".widget-label", has_text=re.compile("^operator$"))
+    ).first.locator("select")
     other = "conv_2x" if "conv_2x," not in new else "skip"
     operator.select_option(other)
     edited = wait_text(output, tab, r"given\s*now", totals)
     picture_edited = changed(output, tab, picture_moved, "the operator")
     numbers = [re.findall(r"[\d.,]+ (?:ms|GMAC|parameters)", line) for line in edited.splitlines()]
-    assert any(line[0] != line[1] for line in numbers if len(line) == 2) and f": {other}," in text_of(output, r"layer \d+ at")
+    assert any(line[0] != line[1] for line in numbers if len(line) == 2) and f": {other}," in text_of(
+        output, r"layer \d+ at"
+    )
     keep(output, shots / "architecture_explorer.png")
     output.get_by_role("button", name="Undo").click()
     assert wait_text(output, tab, r"given\s*now", edited) == totals
@@ -244,7 +289,9 @@ def test_masks_are_stepped_and_coloured(tab, lab, shots):
     stepped_to = wait_text(output, tab, r"\d+ of \d+", now)
     assert int(re.search(r"(\d+) of", stepped_to)[1]) == (2 if place == many else many - 1)
     stepped = changed(output, tab, slid, "the step")
-    palette = output.locator(".widget-dropdown", has=tab.locator(".widget-label", has_text=re.compile("^palette$"))).first.locator("select")
+    palette = output.locator(
+        ".widget-dropdown", has=tab.locator(".widget-label", has_text=re.compile("^palette$"))
+    ).first.locator("select")
     chosen = palette.input_value()
     palette.select_option("data set" if chosen != "data set" else "colour-blind")
     changed(output, tab, stepped, "the palette")

@@ -67,11 +67,23 @@ def test_every_help_shows_an_example(typed, command):
         ("run --preset icnet-demo --stages serach", 1, ["stage 'serach' is unknown"]),
         ("run --preset icnet-demo --set student.lr=1", 1, ["'student.lr' is unknown", "'student' is no group"]),
         ("run --preset icnet", 1, ["data set 'cityscapes' needs its folder", "--data"]),
-        ("train --model fastscnn --data /none --out x --recipe icnte", 1, ["recipe 'icnte' is unknown", "did you mean 'icnet'"]),
+        (
+            "train --model fastscnn --data /none --out x --recipe icnte",
+            1,
+            ["recipe 'icnte' is unknown", "did you mean 'icnet'"],
+        ),
         ("train --model fastscnn --data /none --out x --recipe icnet --config y.yaml", 1, ["give one of them"]),
-        ("compress --model fastscnn --weights w --data /none --out x --ratio 0.5 --latency-ms 3", 1, ["give one of them"]),
+        (
+            "compress --model fastscnn --weights w --data /none --out x --ratio 0.5 --latency-ms 3",
+            1,
+            ["give one of them"],
+        ),
         ("bench --models fastscn", 1, ["model 'fastscn' is unknown", "did you mean 'fastscnn'"]),
-        ("bench --models fastscnn --runtimes onxruntime", 1, ["runtime 'onxruntime' is unknown", "did you mean 'onnxruntime'"]),
+        (
+            "bench --models fastscnn --runtimes onxruntime",
+            1,
+            ["runtime 'onxruntime' is unknown", "did you mean 'onnxruntime'"],
+        ),
         ("bench --models fastscnn --precision fp31", 1, ["precision 'fp31' is unknown"]),
         ("bench --models fastscnn --sizes 512", 1, ["512x1024"]),
         ("bench --models fastscnn --against none.json", 1, ["none.json does not exist"]),
@@ -92,12 +104,17 @@ def test_a_disk_that_refuses_is_one_line(typed, tmp_path):
     (tmp_path / "file").write_text("not a folder")
     code, out, err = typed(f"data synthetic {tmp_path}/file/scenes")
     assert code == 1 and out == "" and err.count("\n") == 1
-    assert err == f"error: {tmp_path}/file/scenes cannot be used (Not a directory): make room or choose another folder, the same command goes on\n"
+    assert (
+        err
+        == f"error: {tmp_path}/file/scenes cannot be used (Not a directory): make room or choose another folder, the same command goes on\n"
+    )
 
 
 def test_scenes_are_drawn_and_checked(typed, tmp_path):
     assert typed(f"data synthetic {tmp_path}/scenes --train 3 --val 2 --test 2 --size 64x128")[0] == 0
-    code, out, _ = typed(f"data check synthetic --data {tmp_path}/scenes --splits train,val,test --out {tmp_path}/report.json")
+    code, out, _ = typed(
+        f"data check synthetic --data {tmp_path}/scenes --splits train,val,test --out {tmp_path}/report.json"
+    )
     assert code == 0 and "road" in out and json.loads((tmp_path / "report.json").read_text())["errors"] == []
     image = next((tmp_path / "scenes/leftImg8bit/train").rglob("*.png"))
     twin = next((tmp_path / "scenes/leftImg8bit/val").rglob("*.png"))
@@ -114,9 +131,13 @@ def test_a_published_network_is_exported(typed, tmp_path):
     arch = Architecture((Branch((1, 1), (0, 0), (4,)),), base_width=4, stem_width=4, head_width=4)
     arch.save(tmp_path / "arch.json")
     save_tensors(tmp_path / "w.safetensors", FasterSeg(arch, 5).state_dict())
-    code, out, _ = typed(f"export {tmp_path}/w.safetensors {tmp_path}/x.onnx --model {tmp_path}/arch.json --classes 5 --size 64x64")
+    code, out, _ = typed(
+        f"export {tmp_path}/w.safetensors {tmp_path}/x.onnx --model {tmp_path}/arch.json --classes 5 --size 64x64"
+    )
     assert code == 0 and (tmp_path / "x.onnx").is_file() and "nodes" in out
-    code, _, err = typed(f"export {tmp_path}/w.safetensors {tmp_path}/y.onnx --model {tmp_path}/arch.json --classes 6 --size 64x64")
+    code, _, err = typed(
+        f"export {tmp_path}/w.safetensors {tmp_path}/y.onnx --model {tmp_path}/arch.json --classes 6 --size 64x64"
+    )
     assert code == 1 and "do not fit" in err and not (tmp_path / "y.onnx").exists()
 
 

@@ -36,7 +36,9 @@ def one_thread(monkeypatch):
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
-    return make_scenes(tmp_path_factory.mktemp("scenes"), counts={"train": 3, "val": 2, "test": 1}, size=(64, 64), cast="plain")
+    return make_scenes(
+        tmp_path_factory.mktemp("scenes"), counts={"train": 3, "val": 2, "test": 1}, size=(64, 64), cast="plain"
+    )
 
 
 def test_icnet_takes_over_all_of_pspnets_encoder_and_pyramid_or_nothing():
@@ -50,7 +52,9 @@ def test_icnet_takes_over_all_of_pspnets_encoder_and_pyramid_or_nothing():
     assert start.fresh == ("shallow", "fusion16", "fusion8", "head", "aux_heads")
     untouched = create_model("icnet", 19, encoder="resnet18")
     before = {k: v.clone() for k, v in untouched.state_dict().items()}
-    with pytest.raises(ArtifactError, match=r"encoder 'resnet18'.*encoder\.body\.\S+ \(.*train a PSPNet with encoder='resnet18'") as caught:
+    with pytest.raises(
+        ArtifactError, match=r"encoder 'resnet18'.*encoder\.body\.\S+ \(.*train a PSPNet with encoder='resnet18'"
+    ) as caught:
         start_from_pspnet(untouched, pspnet.state_dict())
     assert "\n" not in str(caught.value) and all(torch.equal(v, before[k]) for k, v in untouched.state_dict().items())
     half = {k: v for k, v in pspnet.state_dict().items() if k != "pyramid.mix.conv.weight"}
@@ -79,11 +83,20 @@ def test_icnets_plan_from_end_to_end(tmp_path, typed):
         assert all(RunFolder(out).verify(name).is_file() for name in stage.makes)
     results = json.loads((out / "results.json").read_text())
     names = ["PSPNet", "ICNet", "cut, before training", "compressed"]
-    assert [row["name"] for row in results["networks"]] == names and results["hero"] == "compressed" and results["deployment"]["fps"] > 0
+    assert (
+        [row["name"] for row in results["networks"]] == names
+        and results["hero"] == "compressed"
+        and results["deployment"]["fps"] > 0
+    )
     params = {row["name"]: row["params"] for row in results["networks"]}
     assert params["compressed"] == params[names[2]] and 0.2 < params["compressed"] / params["ICNet"] < 0.32
     origins = [row["origin"]["pretrained_on"] for row in results["networks"]]
-    assert origins[0] == "none" and origins[1].startswith("PSPNet resnet18") and "50% of the kernels" in origins[3] and origins[3].endswith(origins[1])
+    assert (
+        origins[0] == "none"
+        and origins[1].startswith("PSPNet resnet18")
+        and "50% of the kernels" in origins[3]
+        and origins[3].endswith(origins[1])
+    )
     page = re.sub(r"<script>.*?</script>", "", (out / "report.html").read_text(), flags=re.DOTALL)
     assert all(f"<section id='{stage.name}'>" in page for stage in ICNET[:-1]) and results["verdict"] in page
     again = config.with_values({"retrain.lr": 0.002})
@@ -96,8 +109,18 @@ def test_icnets_plan_from_end_to_end(tmp_path, typed):
     code, text, _ = typed(f"evaluate {weights} --dataset synthetic --data {data}")
     assert code == 0 and "mIoU" in text
     image = next((data / "leftImg8bit/val").rglob("*.png"))
-    assert typed(f"predict {out}/retrain/model.safetensors {image} --model {out}/retrain/model.json --out {tmp_path}/masks")[0] == 0
-    assert typed(f"export {out}/retrain/model.safetensors {tmp_path}/small.onnx --model {out}/retrain/model.json --size 64x128")[0] == 0
+    assert (
+        typed(
+            f"predict {out}/retrain/model.safetensors {image} --model {out}/retrain/model.json --out {tmp_path}/masks"
+        )[0]
+        == 0
+    )
+    assert (
+        typed(
+            f"export {out}/retrain/model.safetensors {tmp_path}/small.onnx --model {out}/retrain/model.json --size 64x128"
+        )[0]
+        == 0
+    )
 
 
 PAGES = {
@@ -116,31 +139,50 @@ def test_every_recipe_page_is_tried():
 @pytest.mark.parametrize("page", PAGES)
 def test_a_recipe_page_runs(page, scenes, tmp_path):
     given = {"root": str(scenes), "out": str(tmp_path / "out"), "changes": FAST, **PAGES[page]}
-    papermill.execute_notebook(RECIPES / page, tmp_path / page, parameters=given, kernel_name="python3", progress_bar=False)
+    papermill.execute_notebook(
+        RECIPES / page, tmp_path / page, parameters=given, kernel_name="python3", progress_bar=False
+    )
     executed = nbformat.read(tmp_path / page, as_version=4)
     assert not any(output.output_type == "error" for cell in executed.cells for output in cell.get("outputs", []))
     if page == "03_compression.ipynb":
         record = PrunedRecord.load(tmp_path / "out/compressed.json")
         small = record.build()
-        assert record.layers["downsample.0.conv"][1] == 24 and count_parameters(small) < 0.4 * count_parameters(create_model("fastscnn", 19))
+        assert record.layers["downsample.0.conv"][1] == 24 and count_parameters(small) < 0.4 * count_parameters(
+            create_model("fastscnn", 19)
+        )
         assert "50% of the kernels cut" in load_trained(tmp_path / "out/small").origin.pretrained_on
 
 
 def test_training_starts_from_weights_of_other_classes_and_says_so(typed, scenes, tmp_path):
-    save_trained(tmp_path / "camvid.safetensors", create_model("fastscnn", 11).state_dict(), epoch=7, which="best", seed=0, pretrained_on="ImageNet")
-    code, out, err = typed(f"train --model fastscnn --dataset synthetic --data {scenes} --out {tmp_path}/t --weights {tmp_path}/camvid.safetensors --detail {TINY}")
+    save_trained(
+        tmp_path / "camvid.safetensors",
+        create_model("fastscnn", 11).state_dict(),
+        epoch=7,
+        which="best",
+        seed=0,
+        pretrained_on="ImageNet",
+    )
+    code, out, err = typed(
+        f"train --model fastscnn --dataset synthetic --data {scenes} --out {tmp_path}/t --weights {tmp_path}/camvid.safetensors --detail {TINY}"
+    )
     assert code == 0, err
-    assert "taken over; fresh: head.2" in out and out.count("\n") == 3 and re.search(r": (fp32|bf16) [^\n]*\n1 steps", out)
+    assert (
+        "taken over; fresh: head.2" in out and out.count("\n") == 3 and re.search(r": (fp32|bf16) [^\n]*\n1 steps", out)
+    )
     origin = load_trained(tmp_path / "t").origin
     assert re.fullmatch(r"camvid.safetensors [0-9a-f]{8} \(best, epoch 7, from ImageNet\)", origin.pretrained_on)
     losses = json.loads((tmp_path / "t/metrics.jsonl").read_text().splitlines()[-1])["losses"]
     assert any(name.startswith("detail") for name in losses)
-    code, _, err = typed(f"train --model dabnet --dataset synthetic --data {scenes} --out {tmp_path}/u --weights {tmp_path}/camvid.safetensors {TINY}")
+    code, _, err = typed(
+        f"train --model dabnet --dataset synthetic --data {scenes} --out {tmp_path}/u --weights {tmp_path}/camvid.safetensors {TINY}"
+    )
     assert code == 1 and "are no start for DABNet" in err and err.count("\n") == 1 and not (tmp_path / "u").exists()
 
 
 def test_a_teacher_teaches_from_the_command_line(typed, scenes, tmp_path):
-    save_trained(tmp_path / "teacher.safetensors", create_model("dabnet", 19).state_dict(), epoch=1, which="best", seed=0)
+    save_trained(
+        tmp_path / "teacher.safetensors", create_model("dabnet", 19).state_dict(), epoch=1, which="best", seed=0
+    )
     line = f"distill --model fastscnn --teacher dabnet --teacher-weights {tmp_path}/teacher.safetensors --dataset synthetic --data {scenes} --out {tmp_path}/s {TINY}"
     code, _, err = typed(f"{line} --set distillation.kind=cwd --set distillation.temperature=4")
     assert code == 0, err
@@ -159,7 +201,9 @@ def test_a_network_is_compressed_and_goes_on_being_a_network(typed, scenes, tmp_
     before = (tmp_path / "c/compressed.safetensors").read_bytes()
     assert typed(line)[0] == 0 and (tmp_path / "c/compressed.safetensors").read_bytes() == before
     assert typed(f"evaluate {small} --dataset synthetic --data {scenes}")[0] == 0
-    code, _, err = typed(f"export {tmp_path}/c/compressed.safetensors {tmp_path}/x.onnx --model {tmp_path}/c/compressed.json --classes 5")
+    code, _, err = typed(
+        f"export {tmp_path}/c/compressed.safetensors {tmp_path}/x.onnx --model {tmp_path}/c/compressed.json --classes 5"
+    )
     assert code == 1 and "19 classes" in err and err.count("\n") == 1
     again = f"compress --model {tmp_path}/c/compressed.json --weights {tmp_path}/c/compressed.safetensors --dataset synthetic --data {scenes} --out {tmp_path}/d --steps 1 --ratio 0.2 --size 64x64 {TINY}"
     code, _, err = typed(again)

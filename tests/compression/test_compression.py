@@ -29,16 +29,47 @@ from rtseg.models.checking import smallest_of_families
 NUM_CLASSES = 5
 EXPORTED = ("dabnet", "fastscnn")
 # the share of the parameters that a cut of 0.3 leaves; where it is far above 0.5 the network splits or shuffles its channels by position
-LEFT_OVER = {"litehrnet": 0.93, "sctnet_s": 0.75, "lmffnet": 0.68, "fpenet": 0.80, "aglnet": 0.72, "regseg": 0.72, "lednet": 0.72, "espnetv2": 0.65, "segnet": 0.65}
+LEFT_OVER = {
+    "litehrnet": 0.93,
+    "sctnet_s": 0.75,
+    "lmffnet": 0.68,
+    "fpenet": 0.80,
+    "aglnet": 0.72,
+    "regseg": 0.72,
+    "lednet": 0.72,
+    "espnetv2": 0.65,
+    "segnet": 0.65,
+}
 SMALL = {"segnet": {"width": 16}}
-REASONS = {"aglnet": "split by position", "enet": "does not run", "espnetv2": "in 4 groups", "fanet": "averaged", "farseenet": "does not run", "fpenet": "split by position",
-           "lednet": "split by position", "lmffnet": "split by position", "pidnet_s": "averaged", "sctnet_s": "free parameter", "litehrnet": "split by position", "ppliteseg": "hangs together", "regseg": "split by position", "segnet": "does not run", "dabnet": "does not run"}
+REASONS = {
+    "aglnet": "split by position",
+    "enet": "does not run",
+    "espnetv2": "in 4 groups",
+    "fanet": "averaged",
+    "farseenet": "does not run",
+    "fpenet": "split by position",
+    "lednet": "split by position",
+    "lmffnet": "split by position",
+    "pidnet_s": "averaged",
+    "sctnet_s": "free parameter",
+    "litehrnet": "split by position",
+    "ppliteseg": "hangs together",
+    "regseg": "split by position",
+    "segnet": "does not run",
+    "dabnet": "does not run",
+}
 EVERYWHERE = ("its channels are the network's output", "it has one channel")
 
 
 def chain() -> nn.Sequential:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 12, 3, padding=1), nn.ReLU(), nn.Conv2d(12, NUM_CLASSES, 1))
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 12, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(12, NUM_CLASSES, 1),
+    )
 
 
 def kernel_norms(weight: torch.Tensor, power: int = 1) -> np.ndarray:
@@ -72,7 +103,9 @@ def test_every_network_is_pruned_saved_and_loaded(name, tmp_path, one_thread):
         again = load_pruned(save_pruned(tmp_path, model, name=name, options=options))
         assert torch.equal(again(image), logits)
     if name in EXPORTED:
-        assert export_onnx(again, tmp_path / "pruned.onnx", shape=(1, 3, 64, 96)).max_abs_difference < 1e-3 * max(1.0, float(logits.abs().max()))
+        assert export_onnx(again, tmp_path / "pruned.onnx", shape=(1, 3, 64, 96)).max_abs_difference < 1e-3 * max(
+            1.0, float(logits.abs().max())
+        )
 
 
 def test_half_of_a_chain_is_its_largest_kernels():
@@ -105,7 +138,9 @@ def test_a_pruned_copy_leaves_the_original_alone(network):
     state = {k: v.clone() for k, v in network.state_dict().items()}
     random = torch.get_rng_state()
     prune(network, ratio=0.5, example_size=(64, 96))
-    assert all(torch.equal(v, state[k]) for k, v in network.state_dict().items()) and torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(v, state[k]) for k, v in network.state_dict().items()) and torch.equal(
+        torch.get_rng_state(), random
+    )
 
 
 def test_auxiliary_heads_stay_consistent_or_go(network, tmp_path):
@@ -130,7 +165,11 @@ def test_protected_parts_keep_their_kernels(network):
 def test_steps_multiply_to_the_ratio(network):
     for step in prune_steps(network, ratio=0.75, steps=2, example_size=(64, 96)):
         assert step.model is network
-    assert network.bottlenecks[0].narrow.conv.out_channels == 16 if hasattr(network.bottlenecks[0].narrow, "conv") else True
+    assert (
+        network.bottlenecks[0].narrow.conv.out_channels == 16
+        if hasattr(network.bottlenecks[0].narrow, "conv")
+        else True
+    )
     assert network.downsample[0].conv.out_channels == 8 and len(network.kept_channels["downsample.0.conv"]["out"]) == 8
 
 
@@ -157,8 +196,14 @@ def test_every_criterion_cuts_the_lowest_scores(network, criterion):
 
 
 def test_what_cannot_be_done_is_refused_in_one_line(network):
-    for options, words in (({"criterion": "l3"}, "did you mean"), ({"criterion": "taylor"}, "needs data"), ({"ratio": 1.0}, "below 1"), ({"round_to": 0}, "round_to"),
-                           ({"aux": "maybe"}, "keep, drop"), ({"steps": 0}, "at least 1")):
+    for options, words in (
+        ({"criterion": "l3"}, "did you mean"),
+        ({"criterion": "taylor"}, "needs data"),
+        ({"ratio": 1.0}, "below 1"),
+        ({"round_to": 0}, "round_to"),
+        ({"aux": "maybe"}, "keep, drop"),
+        ({"steps": 0}, "at least 1"),
+    ):
         with pytest.raises(ConfigError, match=words) as caught:
             prune(network, example_size=(64, 96), **options)
         assert "\n" not in str(caught.value)
@@ -191,7 +236,9 @@ def test_a_plan_is_json_and_can_be_edited(network, tmp_path):
     assert again == made and json.loads((tmp_path / "plan.json").read_text())["criterion"] == "l1"
     edited = made.with_ratio("downsample.0.conv", 0.25).with_keep("downsample.1.point.conv", [3, 1])
     apply(network, edited)
-    assert network.downsample[0].conv.out_channels == 24 and network.kept_channels["downsample.1.point.conv"]["out"] == [1, 3]
+    assert network.downsample[0].conv.out_channels == 24 and network.kept_channels["downsample.1.point.conv"][
+        "out"
+    ] == [1, 3]
     with pytest.raises(ConfigError, match="make a new plan"):
         apply(network, made)
 
@@ -210,8 +257,14 @@ def test_a_record_is_replayed_to_the_bit(network, tmp_path):
     prune(network, ratio=0.3, example_size=(64, 96), inplace=True)
     save_pruned(tmp_path / "net.safetensors", network, name="fastscnn", options={"aux": True})
     record = PrunedRecord.load(tmp_path / "net.json")
-    assert record.model == "fastscnn" and record.num_classes == NUM_CLASSES and record.layers["downsample.0.conv"] == [3, 23]
-    assert len(record.kept["downsample.0.conv"]["out"]) == 23 and record.parameters == count_parameters(network, training=True)
+    assert (
+        record.model == "fastscnn"
+        and record.num_classes == NUM_CLASSES
+        and record.layers["downsample.0.conv"] == [3, 23]
+    )
+    assert len(record.kept["downsample.0.conv"]["out"]) == 23 and record.parameters == count_parameters(
+        network, training=True
+    )
     image = torch.randn(1, 3, 71, 130)
     with torch.no_grad():
         assert torch.equal(load_pruned(tmp_path / "net.json")(image), network.eval()(image))

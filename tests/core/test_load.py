@@ -9,7 +9,17 @@ import pytest
 from torch import nn
 
 from rtseg.core.errors import ConfigError
-from rtseg.core.load import LoadRecord, LoadWatch, Reading, busy_text, cores_taken, in_stretches, longest_wait, measure_watched, read_load
+from rtseg.core.load import (
+    LoadRecord,
+    LoadWatch,
+    Reading,
+    busy_text,
+    cores_taken,
+    in_stretches,
+    longest_wait,
+    measure_watched,
+    read_load,
+)
 from rtseg.core.values import Latency
 from rtseg.latency.measuring import measure_latency
 from rtseg.latency.parts import measure_end_to_end
@@ -51,7 +61,10 @@ def test_two_readings_at_once_say_nothing():
     assert cores_taken(Reading(5.0, 1.0, 0.0, 2), Reading(5.0, 9.0, 0.0, 2)) == 0.0
 
 
-@pytest.mark.parametrize("taken, cores, word", [(0.0, 2, "quiet"), (0.19, 2, "quiet"), (0.21, 2, "busy"), (1.0, 64, "quiet"), (20.0, 64, "busy")])
+@pytest.mark.parametrize(
+    "taken, cores, word",
+    [(0.0, 2, "quiet"), (0.19, 2, "quiet"), (0.21, 2, "busy"), (1.0, 64, "quiet"), (20.0, 64, "busy")],
+)
 def test_a_tenth_of_the_cores_is_busy(taken, cores, word):
     assert busy_text(taken, cores).startswith(word)
 
@@ -71,7 +84,11 @@ def test_threads_and_children_are_ones_own():
     done = "import time\nwhile time.process_time() < 0.4: pass"
     subprocess.run([sys.executable, "-c", done], check=True)
     after_end = read_load()
-    alive = subprocess.Popen([sys.executable, "-c", f"{done}\nprint('worked', flush=True)\ninput()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    alive = subprocess.Popen(
+        [sys.executable, "-c", f"{done}\nprint('worked', flush=True)\ninput()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
     assert alive.stdout.readline().strip() == b"worked"
     beside = read_load()
     alive.communicate(b"\n")
@@ -144,7 +161,12 @@ def test_a_disturbed_measurement_is_repeated_and_the_quieter_one_counts():
 def test_two_disturbed_measurements_are_marked(during, kept):
     machine = Machine(0.0, during[0], 0.0, during[1])
     found, record = measure_watched(lambda: machine.work(1.0), machine.watch())
-    assert record.busy and record.during == kept and record.attempts == 2 and str(record) == "others used 0.5 of 2 cores meanwhile"
+    assert (
+        record.busy
+        and record.during == kept
+        and record.attempts == 2
+        and str(record) == "others used 0.5 of 2 cores meanwhile"
+    )
     assert found == pytest.approx(1.2 if during.index(kept) == 0 else 2.4)
 
 
@@ -179,16 +201,26 @@ def test_stretches_hold_every_item_once():
 def test_a_latency_says_that_it_was_disturbed():
     machine = Machine(*[1.5] * 500)
     network = nn.Conv2d(3, 4, 3, padding=1).eval()
-    latency = measure_latency(network, (1, 3, 16, 16), threads=1, max_seconds=0.05, rounds=1, min_runs=3, watch=machine.watch(wait_s=2.0))
-    assert latency.protocol["load"]["busy"] and latency.disturbance == "others used 1.5 of 2 cores meanwhile" and "busy: others used 1.5" in str(latency)
+    latency = measure_latency(
+        network, (1, 3, 16, 16), threads=1, max_seconds=0.05, rounds=1, min_runs=3, watch=machine.watch(wait_s=2.0)
+    )
+    assert (
+        latency.protocol["load"]["busy"]
+        and latency.disturbance == "others used 1.5 of 2 cores meanwhile"
+        and "busy: others used 1.5" in str(latency)
+    )
     assert Latency.from_dict(latency.to_dict()).disturbance == latency.disturbance
-    quiet = measure_latency(network, (1, 3, 16, 16), threads=1, max_seconds=0.05, rounds=1, min_runs=3, watch=Machine().watch())
+    quiet = measure_latency(
+        network, (1, 3, 16, 16), threads=1, max_seconds=0.05, rounds=1, min_runs=3, watch=Machine().watch()
+    )
     assert not quiet.protocol["load"]["busy"] and quiet.disturbance == "" and "busy" not in str(quiet)
 
 
 def test_end_to_end_says_it_in_both_of_its_latencies():
     runtime = load_runtime(nn.Conv2d(3, 4, 3, padding=1).eval(), runtime="torch", threads=1, shape=(1, 3, 16, 16))
-    record = measure_end_to_end(runtime, (16, 16), rounds=1, min_runs=3, max_seconds=0.1, watch=Machine(*[1.0] * 500).watch(wait_s=1.0))
+    record = measure_end_to_end(
+        runtime, (16, 16), rounds=1, min_runs=3, max_seconds=0.1, watch=Machine(*[1.0] * 500).watch(wait_s=1.0)
+    )
     assert record.whole.disturbance == record.network.disturbance == "others used 1.0 of 2 cores meanwhile"
 
 

@@ -59,22 +59,44 @@ def timer(**seconds):
     return lambda ways: {name: seconds[name.split()[0]] * (1.1 if "contiguous" in name else 1.0) for name in ways}
 
 
-LAPTOP, SERVER = dict(timer=timer(fp32=0.1, bf16=0.9), native=False), dict(timer=timer(fp32=0.24, bf16=0.1), native=True)
+LAPTOP, SERVER = (
+    dict(timer=timer(fp32=0.1, bf16=0.9), native=False),
+    dict(timer=timer(fp32=0.24, bf16=0.1), native=True),
+)
 
 
 # ---- the processor
 
 
-@pytest.mark.parametrize("sets, ceiling, expected", [
-    (("avx2",), "", False), (("avx512f", "avx512_vnni"), "", False), (("avx512_bf16",), "", True), (("amx_bf16",), "DEFAULT", True), (("bf16",), "", True),
-    (("avx512_bf16",), "AVX2", False), (("avx512_bf16",), "avx512_core_vnni", False), (("avx512_bf16",), "AVX512_CORE_BF16", True), ((), "", False)])
+@pytest.mark.parametrize(
+    "sets, ceiling, expected",
+    [
+        (("avx2",), "", False),
+        (("avx512f", "avx512_vnni"), "", False),
+        (("avx512_bf16",), "", True),
+        (("amx_bf16",), "DEFAULT", True),
+        (("bf16",), "", True),
+        (("avx512_bf16",), "AVX2", False),
+        (("avx512_bf16",), "avx512_core_vnni", False),
+        (("avx512_bf16",), "AVX512_CORE_BF16", True),
+        ((), "", False),
+    ],
+)
 def test_bf16_needs_instructions_that_may_be_used(sets, ceiling, expected):
     assert bf16_instructions(sets, ceiling=ceiling) is expected
 
 
-@pytest.mark.parametrize("files, most", [
-    ({"cpu.max": "50000 100000"}, 1), ({"cpu.max": "max 100000"}, None), ({}, None), ({"cpu.max": "what"}, None),
-    ({"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, 1), ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None)])
+@pytest.mark.parametrize(
+    "files, most",
+    [
+        ({"cpu.max": "50000 100000"}, 1),
+        ({"cpu.max": "max 100000"}, None),
+        ({}, None),
+        ({"cpu.max": "what"}, None),
+        ({"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+    ],
+)
 def test_cores_are_those_of_the_container(tmp_path, files, most):
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -87,7 +109,10 @@ def test_caches_have_one_home(monkeypatch, tmp_path):
     assert cache_folder("latency", "x.json") == tmp_path / "rtseg/latency/x.json"
 
 
-@pytest.mark.parametrize("device, processes, cores, expected", [("cpu", 1, 64, 0), (None, 1, 64, 0), ("cuda", 1, 2, 1), ("cuda", 1, 16, 8), ("cuda", 4, 16, 3), ("cuda", 8, 4, 1)])
+@pytest.mark.parametrize(
+    "device, processes, cores, expected",
+    [("cpu", 1, 64, 0), (None, 1, 64, 0), ("cuda", 1, 2, 1), ("cuda", 1, 16, 8), ("cuda", 4, 16, 3), ("cuda", 8, 4, 1)],
+)
 def test_reading_processes_follow_the_machine(device, processes, cores, expected):
     assert reading_workers(device, processes, cores=cores) == expected
 
@@ -98,7 +123,9 @@ def test_reading_processes_follow_the_machine(device, processes, cores, expected
 def test_a_disturbed_run_decides_nothing():
     clock = Clock()
     quick, slow = (1.0, 9.0, 0.2, 0.1), (1.0, 0.2, 0.3)
-    taken = time_ways({"quick": clock.way("quick", *quick), "slow": clock.way("slow", *slow)}, budget=0.0, rounds=(3, 9), clock=clock)
+    taken = time_ways(
+        {"quick": clock.way("quick", *quick), "slow": clock.way("slow", *slow)}, budget=0.0, rounds=(3, 9), clock=clock
+    )
     assert taken["quick"] == pytest.approx(0.1) and taken["slow"] == pytest.approx(0.2)
     assert clock.runs == ["quick", "slow"] * 4, "in turns"
 
@@ -116,7 +143,14 @@ def test_a_hopeless_way_runs_twice_and_others_until_the_budget_is_spent():
     assert clock.runs.count("bf16") == 2 and clock.now >= 2.0 and taken["bf16"] == pytest.approx(0.404)
 
 
-@pytest.mark.parametrize("seconds, taken", [({"fp32": 1.0, "bf16": 0.96}, "fp32"), ({"fp32": 1.0, "bf16": 0.94}, "bf16"), ({"bf16": 1.0, "fp32": 1.0}, "bf16")])
+@pytest.mark.parametrize(
+    "seconds, taken",
+    [
+        ({"fp32": 1.0, "bf16": 0.96}, "fp32"),
+        ({"fp32": 1.0, "bf16": 0.94}, "bf16"),
+        ({"bf16": 1.0, "fp32": 1.0}, "bf16"),
+    ],
+)
 def test_ties_go_to_the_way_that_is_named_first(seconds, taken):
     assert pick(seconds) == taken
 
@@ -136,7 +170,9 @@ def asking(tmp_path):
             timed.append(list(ways))
             return dict(zip(ways, seconds, strict=True))
 
-        return choose({"fp32": print, "bf16": print}, asked={"step": words}, folder=tmp_path, say=said.append, timer=timing)
+        return choose(
+            {"fp32": print, "bf16": print}, asked={"step": words}, folder=tmp_path, say=said.append, timer=timing
+        )
 
     return ask, said, timed, choice_path({"step": "a step"}, tmp_path)
 
@@ -144,7 +180,9 @@ def asking(tmp_path):
 def test_a_choice_is_timed_once(asking):
     ask, said, timed, path = asking
     first = ask()
-    assert ask(seconds=(0.9, 0.1)) == first and first.taken == "fp32" and len(timed) == 1 and path.is_file() and not said
+    assert (
+        ask(seconds=(0.9, 0.1)) == first and first.taken == "fp32" and len(timed) == 1 and path.is_file() and not said
+    )
     assert ask(words="another step", seconds=(0.9, 0.1)).taken == "bf16" and len(timed) == 2
     assert json.loads(path.read_text())["processor"] == processor_record()
 
@@ -154,13 +192,16 @@ def other_machine(data):
 
 
 DAMAGES = {
-    "half a file": lambda text: text[: len(text) // 2], "nothing": lambda text: "", "no object": lambda text: "[1, 2]",
+    "half a file": lambda text: text[: len(text) // 2],
+    "nothing": lambda text: "",
+    "no object": lambda text: "[1, 2]",
     "a field less": lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != "taken"}),
     "a field more": lambda text: json.dumps(json.loads(text) | {"colour": "blue"}),
     "other ways": lambda text: json.dumps(json.loads(text) | {"seconds": {"int8": 1.0}}),
     "words for seconds": lambda text: json.dumps(json.loads(text) | {"seconds": ["fp32", "bf16"]}),
     "a way that was not timed": lambda text: json.dumps(json.loads(text) | {"taken": "int8"}),
-    "another machine": lambda text: json.dumps(other_machine(json.loads(text)))}
+    "another machine": lambda text: json.dumps(other_machine(json.loads(text))),
+}
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -179,13 +220,22 @@ def test_a_cache_that_cannot_be_used_is_said_in_one_line_and_kept(asking, damage
 def test_a_cache_that_cannot_be_written_loses_nothing(tmp_path):
     (tmp_path / "file").write_text("in the way")
     said = []
-    found = choose({"fp32": print, "bf16": print}, asked={}, folder=tmp_path / "file", say=said.append, timer=lambda ways: {"fp32": 1.0, "bf16": 2.0})
+    found = choose(
+        {"fp32": print, "bf16": print},
+        asked={},
+        folder=tmp_path / "file",
+        say=said.append,
+        timer=lambda ways: {"fp32": 1.0, "bf16": 2.0},
+    )
     assert found.taken == "fp32" and len(said) == 1 and "\n" not in said[0] and "cannot be written" in said[0]
 
 
 def test_two_processes_may_put_the_same_file_aside(tmp_path):
     said = []
-    assert put_aside(tmp_path / "gone.json", "gone.json is damaged", say=said.append) == tmp_path / "gone.json.old" and len(said) == 1
+    assert (
+        put_aside(tmp_path / "gone.json", "gone.json is damaged", say=said.append) == tmp_path / "gone.json.old"
+        and len(said) == 1
+    )
 
 
 # ---- precision
@@ -196,28 +246,51 @@ def idle(way):
 
 
 def test_auto_is_what_is_fastest_here(tmp_path):
-    assert answer("auto", "auto", idle, asked={"x": 1}, folder=tmp_path / "a", **LAPTOP) == (Way("fp32", True), "bf16 is 9 times slower here: fp32 channels-last")
-    assert answer("auto", "auto", idle, asked={"x": 1}, folder=tmp_path / "b", **SERVER) == (Way("bf16", True), "bf16 is 2.4 times faster here: bf16 channels-last")
+    assert answer("auto", "auto", idle, asked={"x": 1}, folder=tmp_path / "a", **LAPTOP) == (
+        Way("fp32", True),
+        "bf16 is 9 times slower here: fp32 channels-last",
+    )
+    assert answer("auto", "auto", idle, asked={"x": 1}, folder=tmp_path / "b", **SERVER) == (
+        Way("bf16", True),
+        "bf16 is 2.4 times faster here: bf16 channels-last",
+    )
     assert answer("auto", False, idle, asked={"x": 1}, folder=tmp_path / "b", **SERVER)[0] == Way("bf16", False)
     assert answer("fp32", True, idle, asked={}, **LAPTOP) == (Way("fp32", True), "fp32 channels-last, as given")
 
 
-@pytest.mark.parametrize("emulate, native, seconds, accepted", [(False, False, 0.9, False), (True, False, 0.9, True), (False, True, 0.9, True), (False, False, 0.05, True)])
+@pytest.mark.parametrize(
+    "emulate, native, seconds, accepted",
+    [(False, False, 0.9, False), (True, False, 0.9, True), (False, True, 0.9, True), (False, False, 0.05, True)],
+)
 def test_a_precision_that_is_emulated_has_to_be_insisted_on(tmp_path, emulate, native, seconds, accepted):
     def ask():
-        return answer("bf16", "auto", idle, asked={}, folder=tmp_path, emulate=emulate, native=native, timer=timer(fp32=0.1, bf16=seconds))[0].precision
+        return answer(
+            "bf16",
+            "auto",
+            idle,
+            asked={},
+            folder=tmp_path,
+            emulate=emulate,
+            native=native,
+            timer=timer(fp32=0.1, bf16=seconds),
+        )[0].precision
 
     if accepted:
         assert ask() == "bf16"
     else:
-        with pytest.raises(ConfigError, match=r"^precision 'bf16' has no instructions on this processor and is 9 times slower than fp32 .*emulate_bf16=true") as error:
+        with pytest.raises(
+            ConfigError,
+            match=r"^precision 'bf16' has no instructions on this processor and is 9 times slower than fp32 .*emulate_bf16=true",
+        ) as error:
             ask()
         assert "\n" not in str(error.value)
 
 
 def test_a_way_that_is_wrong_is_never_taken(tmp_path):
     net = nn.Sequential(nn.Conv2d(3, 32, 1), nn.Conv2d(32, 32, 3, padding=2, dilation=2, groups=32))
-    assert wrong_ways(net) == (Way("bf16", True),) and wrong_ways(net[:1]) == wrong_ways(create_model("fastscnn", 5)) == ()
+    assert (
+        wrong_ways(net) == (Way("bf16", True),) and wrong_ways(net[:1]) == wrong_ways(create_model("fastscnn", 5)) == ()
+    )
     assert wrong_ways(create_model("dabnet", 5)) == (Way("bf16", True),)
     config, why = settle(TrainConfig(), net, cache=tmp_path, **SERVER)
     assert (config.precision, config.channels_last) == ("bf16", False) and "bf16 contiguous" in why
@@ -229,7 +302,9 @@ def test_a_way_that_is_wrong_is_never_taken(tmp_path):
 # ---- training
 
 
-SMALL = TrainConfig(epochs=1, steps_per_epoch=2, batch_size=2, augmentation=Augmentation(crop=(64, 64)), device="cpu", evaluate_every=2)
+SMALL = TrainConfig(
+    epochs=1, steps_per_epoch=2, batch_size=2, augmentation=Augmentation(crop=(64, 64)), device="cpu", evaluate_every=2
+)
 
 
 class Tiny(nn.Sequential):
@@ -239,7 +314,9 @@ class Tiny(nn.Sequential):
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
-    root = make_scenes(tmp_path_factory.mktemp("precision") / "scenes", counts={"train": 4, "val": 1, "test": 1}, size=(64, 64))
+    root = make_scenes(
+        tmp_path_factory.mktemp("precision") / "scenes", counts={"train": 4, "val": 1, "test": 1}, size=(64, 64)
+    )
     return open_dataset("synthetic", root, "train")
 
 
@@ -249,7 +326,9 @@ def test_probes_grow_to_the_crop():
     for crop in ((33, 65), (768, 768), (1024, 1024), (64, 2048)):
         sizes = probe_sizes(crop)
         areas = [h * w for h, w in sizes]
-        assert sizes[-1] == crop and areas == sorted(areas) and all(side % 32 == 0 for size in sizes[:-1] for side in size)
+        assert (
+            sizes[-1] == crop and areas == sorted(areas) and all(side % 32 == 0 for size in sizes[:-1] for side in size)
+        )
 
 
 def test_a_rehearsal_leaves_no_trace():
@@ -258,7 +337,11 @@ def test_a_rehearsal_leaves_no_trace():
     rehearsal = Rehearsal(net, (64, 64))
     for way in cpu_ways():
         rehearsal(way)()
-    assert torch.equal(torch.get_rng_state(), random) and not net.training and all(p.grad is None for p in net.parameters())
+    assert (
+        torch.equal(torch.get_rng_state(), random)
+        and not net.training
+        and all(p.grad is None for p in net.parameters())
+    )
     assert all(torch.equal(t, before[n]) for n, t in net.state_dict().items())
 
 
@@ -298,8 +381,17 @@ def test_the_answer_is_written_into_the_run_and_kept(scenes, tmp_path, monkeypat
     cached.write_text(json.dumps(json.loads(cached.read_text()) | {"taken": str(Way(**other))}))
     fresh, _ = settle_run(SMALL, Tiny(), tmp_path / "elsewhere")
     assert (fresh.precision, fresh.channels_last) == tuple(other.values()), "a new run is answered by the cache"
-    again = Trainer(Tiny(), scenes, config=SMALL.model_copy(update={"epochs": 1}), folder=tmp_path / "run", resume=True, progress=False)
-    assert again.config == told and as_begun(SMALL, tmp_path / "run") == told, "a run that goes on keeps what it began with"
+    again = Trainer(
+        Tiny(),
+        scenes,
+        config=SMALL.model_copy(update={"epochs": 1}),
+        folder=tmp_path / "run",
+        resume=True,
+        progress=False,
+    )
+    assert again.config == told and as_begun(SMALL, tmp_path / "run") == told, (
+        "a run that goes on keeps what it began with"
+    )
 
 
 def test_the_line_is_shown(scenes, tmp_path, capsys):
@@ -322,12 +414,27 @@ def trial(tmp_path):
                 raise fails
             return {"eager": eager, "compiled": compiled}
 
-        return settle_compile(config, Tiny(), steps, cache=tmp_path / f"{eager} {compiled}", clock=lambda: next(clock), lacks=lambda: lacks, timer=timing)
+        return settle_compile(
+            config,
+            Tiny(),
+            steps,
+            cache=tmp_path / f"{eager} {compiled}",
+            clock=lambda: next(clock),
+            lacks=lambda: lacks,
+            timer=timing,
+        )
 
     return decide, trials
 
 
-@pytest.mark.parametrize("compiled, wanted, line", [(0.5, True, "compiled 2.00 times as fast: compiled"), (0.94, False, "compiled 1.06 times as fast: eager"), (1.4, False, "compiled 0.71 times as fast: eager")])
+@pytest.mark.parametrize(
+    "compiled, wanted, line",
+    [
+        (0.5, True, "compiled 2.00 times as fast: compiled"),
+        (0.94, False, "compiled 1.06 times as fast: eager"),
+        (1.4, False, "compiled 0.71 times as fast: eager"),
+    ],
+)
 def test_a_long_run_is_compiled_if_it_pays(trial, compiled, wanted, line):
     decide, trials = trial
     config, why = decide(compiled=compiled)
@@ -336,8 +443,13 @@ def test_a_long_run_is_compiled_if_it_pays(trial, compiled, wanted, line):
 
 def test_compiling_is_not_even_tried_where_it_cannot_pay(trial):
     decide, trials = trial
-    for changes in ({"steps": 499}, {"lacks": "a C++ compiler"}, {"config": LONG.model_copy(update={"compile": False})},
-                    {"config": LONG.model_copy(update={"checkpoint_modules": ("0",)})}, {"config": LONG.model_copy(update={"batch_size": 1}), "steps": 1000}):
+    for changes in (
+        {"steps": 499},
+        {"lacks": "a C++ compiler"},
+        {"config": LONG.model_copy(update={"compile": False})},
+        {"config": LONG.model_copy(update={"checkpoint_modules": ("0",)})},
+        {"config": LONG.model_copy(update={"batch_size": 1}), "steps": 1000},
+    ):
         config, why = decide(**changes)
         assert config.compile is False and why == ""
     assert decide(config=LONG.model_copy(update={"compile": True}))[0].compile is True and not trials
@@ -349,15 +461,22 @@ def test_a_compiler_that_fails_is_said_and_not_needed(trial):
     assert config.compile is False and why == "torch.compile cannot take this network (no vector type): eager"
 
 
-@pytest.mark.parametrize("steps, compiled, compiling, wanted", [(1000, 0.8, 100, True), (1000, 0.8, 150, False), (10_000, 0.94, 60, True), (10_000, 0.96, 0, False)])
+@pytest.mark.parametrize(
+    "steps, compiled, compiling, wanted",
+    [(1000, 0.8, 100, True), (1000, 0.8, 150, False), (10_000, 0.94, 60, True), (10_000, 0.96, 0, False)],
+)
 def test_minutes_of_compiling_have_to_come_back(steps, compiled, compiling, wanted):
     assert pays(steps, {"eager": 1.0, "compiled": compiled}, compiling) is wanted
 
 
 @pytest.mark.parametrize("value", ["bf17", "half", "", 16])
 def test_unknown_precisions_are_refused(value):
-    for data, parse in (({"precision": value}, TrainConfig.parse), ({"precision": value}, PretrainConfig.parse), ({"teacher": {"precision": value}}, parse_run),
-                        ({"evaluate": {"precision": value}}, parse_run)):
+    for data, parse in (
+        ({"precision": value}, TrainConfig.parse),
+        ({"precision": value}, PretrainConfig.parse),
+        ({"teacher": {"precision": value}}, parse_run),
+        ({"evaluate": {"precision": value}}, parse_run),
+    ):
         with pytest.raises(ConfigError, match="precision.*'auto'") as error:
             parse(data)
         assert "\n" not in str(error.value)
@@ -368,9 +487,15 @@ def test_no_preset_and_no_recipe_presumes_a_processor():
         config = load_preset(name).to_dict()
         for group, values in config.items():
             if isinstance(values, dict) and group != "latency":
-                assert values.get("precision", "auto") == "auto" and values.get("channels_last", "auto") == "auto" and values.get("workers", "auto") == values.get("compile", "auto") == "auto", (name, group)
+                assert (
+                    values.get("precision", "auto") == "auto"
+                    and values.get("channels_last", "auto") == "auto"
+                    and values.get("workers", "auto") == values.get("compile", "auto") == "auto"
+                ), (name, group)
         assert config["latency"]["threads"] <= available_cores()
-    by_name = {"bisenetv2": "fp16"}  # published in fp16, which needs a GPU; the short and the long recipe make rows of one table, which machines have to agree about
+    by_name = {
+        "bisenetv2": "fp16"
+    }  # published in fp16, which needs a GPU; the short and the long recipe make rows of one table, which machines have to agree about
     for name in list_recipes():
         recipe = load_recipe(name)
         pinned = name in ("camvid-short", "camvid-long")
@@ -389,19 +514,35 @@ def test_the_search_asks_with_its_own_passes(tmp_path):
     before = {n: t.clone() for n, t in supernet.state_dict().items()}
     assert settle_passes(PretrainConfig(), supernet, cache=tmp_path / "a", **LAPTOP)[0].precision == "fp32"
     assert settle_passes(PretrainConfig(), supernet, cache=tmp_path / "b", **SERVER)[0].precision == "bf16"
-    assert settle_passes(PretrainConfig(), supernet, {"tensors": {}, "values": {"precision": "bf16"}}, **LAPTOP)[0].precision == "bf16", "as it began"
+    assert (
+        settle_passes(PretrainConfig(), supernet, {"tensors": {}, "values": {"precision": "bf16"}}, **LAPTOP)[
+            0
+        ].precision
+        == "bf16"
+    ), "as it began"
     with pytest.raises(ConfigError, match="9 times slower"):
         settle_passes(PretrainConfig(precision="bf16"), supernet, cache=tmp_path / "a", **LAPTOP)
-    assert settle_passes(PretrainConfig(precision="bf16", emulate_bf16=True), supernet, cache=tmp_path / "a", **LAPTOP)[0].precision == "bf16"
+    assert (
+        settle_passes(PretrainConfig(precision="bf16", emulate_bf16=True), supernet, cache=tmp_path / "a", **LAPTOP)[
+            0
+        ].precision
+        == "bf16"
+    )
     assert pass_precision(supernet, "auto", cache=tmp_path / "c")[0] in ("fp32", "bf16")
-    assert all(torch.equal(t, before[n]) for n, t in supernet.state_dict().items()) and all(p.grad is None for p in supernet.parameters())
+    assert all(torch.equal(t, before[n]) for n, t in supernet.state_dict().items()) and all(
+        p.grad is None for p in supernet.parameters()
+    )
 
 
 def test_a_search_checkpoint_names_its_precision():
     class Noise:
         def batch(self, step):
             generator = torch.Generator().manual_seed(step)
-            return Batch(torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8, generator=generator), torch.randint(0, 4, (1, 64, 64), generator=generator), ("a",))
+            return Batch(
+                torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8, generator=generator),
+                torch.randint(0, 4, (1, 64, 64), generator=generator),
+                ("a",),
+            )
 
     config = PretrainConfig(epochs=1, steps_per_epoch=1, random_passes=0, precision="fp32")
     assert next(pretrain(Supernet(SPACE, 4), Noise(), config=config)).checkpoint()["values"]["precision"] == "fp32"
@@ -409,7 +550,10 @@ def test_a_search_checkpoint_names_its_precision():
 
 def test_scores_are_made_in_what_is_faster_and_say_so(tmp_path):
     net = create_model("fastscnn", 5)
-    assert scoring_precision("auto", net, (64, 96), cache=tmp_path / "a", **LAPTOP) == ("fp32", "bf16 is 9 times slower here: fp32 channels-last")
+    assert scoring_precision("auto", net, (64, 96), cache=tmp_path / "a", **LAPTOP) == (
+        "fp32",
+        "bf16 is 9 times slower here: fp32 channels-last",
+    )
     assert scoring_precision("auto", net, (64, 96), cache=tmp_path / "b", **SERVER)[0] == "bf16"
     with pytest.raises(ConfigError, match="9 times slower .*--force"):
         scoring_precision("bf16", net, (64, 96), cache=tmp_path / "a", **LAPTOP)
@@ -426,11 +570,19 @@ def test_a_stage_writes_the_answer_into_the_run(tmp_path):
     run = open_run(config, tmp_path / "run")
     stage = Stage(find_stage("teacher"), run, config)
     before = stage.params
-    stage.settle({"teacher.precision": "bf16", "teacher.channels_last": False}, "bf16 is 2.4 times faster here: bf16 contiguous")
+    stage.settle(
+        {"teacher.precision": "bf16", "teacher.channels_last": False}, "bf16 is 2.4 times faster here: bf16 contiguous"
+    )
     told = parse_run(run.config())
     assert (told.teacher.precision, told.teacher.channels_last, told.student.precision) == ("bf16", False, "auto")
-    assert stage.config == told and stage.params != before and stage.items[-1]["text"] == "Precision: bf16 is 2.4 times faster here: bf16 contiguous."
-    assert parse_run(open_run(config, tmp_path / "run").config()) == told, "the same preset goes on with what was answered"
+    assert (
+        stage.config == told
+        and stage.params != before
+        and stage.items[-1]["text"] == "Precision: bf16 is 2.4 times faster here: bf16 contiguous."
+    )
+    assert parse_run(open_run(config, tmp_path / "run").config()) == told, (
+        "the same preset goes on with what was answered"
+    )
     with pytest.raises(ConfigError, match="teacher.precision: bf16 -> fp32"):
         open_run(config.with_values({"teacher.precision": "fp32"}), tmp_path / "run")
     stage.lock.close()
@@ -440,7 +592,11 @@ def test_a_stage_writes_the_answer_into_the_run(tmp_path):
 def test_a_damaged_latency_table_is_put_aside_and_measured_again(tmp_path, text):
     said, path = [], tmp_path / "table.json"
     path.write_text(text)
-    assert usable_cache(path, say=said.append) == path and not path.exists() and (tmp_path / "table.json.old").read_text() == text
+    assert (
+        usable_cache(path, say=said.append) == path
+        and not path.exists()
+        and (tmp_path / "table.json.old").read_text() == text
+    )
     assert len(said) == 1 and "\n" not in said[0] and str(path) in said[0] and "measured again" in said[0]
     assert usable_cache(path, say=said.append) == path and len(said) == 1
 
@@ -453,7 +609,11 @@ def test_latency_tables_belong_to_instructions(monkeypatch):
 
 def test_only_open_questions_are_kept():
     begun = {"a": {"precision": "bf16", "lr": 1.0}, "device": "cpu"}
-    assert keep_settled({"a": {"precision": "auto", "lr": 2.0}, "device": "auto", "new": "auto"}, begun) == {"a": {"precision": "bf16", "lr": 2.0}, "device": "cpu", "new": "auto"}
+    assert keep_settled({"a": {"precision": "auto", "lr": 2.0}, "device": "auto", "new": "auto"}, begun) == {
+        "a": {"precision": "bf16", "lr": 2.0},
+        "device": "cpu",
+        "new": "auto",
+    }
 
 
 def test_a_damaged_state_is_an_error_of_one_line(tmp_path):
@@ -466,21 +626,39 @@ def test_a_damaged_state_is_an_error_of_one_line(tmp_path):
 
 
 def test_the_score_counts_operations():
-    score = speed_score(lambda ways: {name: {"memory": 0.01}.get(name, 0.1 if "bf16" in name else 0.01) for name in ways})
-    assert score.product_fp32 == round(2 * 1024**3 / 0.01 / 1e9, 1) and score.product_bf16 == round(2 * 1024**3 / 0.1 / 1e9, 1)
-    assert score.convolution_fp32 == round(2 * 9 * 64 * 64 * 96 * 96 / 0.01 / 1e9, 1) and score.memory == round(2 * 2**26 / 0.01 / 1e9, 1)
+    score = speed_score(
+        lambda ways: {name: {"memory": 0.01}.get(name, 0.1 if "bf16" in name else 0.01) for name in ways}
+    )
+    assert score.product_fp32 == round(2 * 1024**3 / 0.01 / 1e9, 1) and score.product_bf16 == round(
+        2 * 1024**3 / 0.1 / 1e9, 1
+    )
+    assert score.convolution_fp32 == round(2 * 9 * 64 * 64 * 96 * 96 / 0.01 / 1e9, 1) and score.memory == round(
+        2 * 2**26 / 0.01 / 1e9, 1
+    )
 
 
 def test_the_doctor_tells_in_words():
     words = doctor_text(examine(score=SpeedScore(155, 420, 140, 400, 17), taken=1.6))
-    assert "matrix product 155 fp32, 420 bf16" in words and "other processes use 1.6 of" in words and all(name in words for name in RUNTIMES.names())
+    assert (
+        "matrix product 155 fp32, 420 bf16" in words
+        and "other processes use 1.6 of" in words
+        and all(name in words for name in RUNTIMES.names())
+    )
 
 
 def test_the_doctor_tells_as_data():
     answered = CliRunner().invoke(app, ["doctor", "--json"])
     assert answered.exit_code == 0
     told = json.loads(answered.stdout)
-    assert told["processor"] == processor_record() and all(value > 0 for value in told["speed"].values()) and told["busy"]["cores_taken"] >= 0
-    assert {state["runtime"] for state in told["runtimes"]} == set(RUNTIMES.names()) and set(told["instructions"]) == set(instruction_sets())
+    assert (
+        told["processor"] == processor_record()
+        and all(value > 0 for value in told["speed"].values())
+        and told["busy"]["cores_taken"] >= 0
+    )
+    assert {state["runtime"] for state in told["runtimes"]} == set(RUNTIMES.names()) and set(
+        told["instructions"]
+    ) == set(instruction_sets())
     assert all((state["missing"] is None) == (why_absent(state["runtime"]) is None) for state in told["runtimes"])
-    assert told["memory"]["total_gb"] >= told["memory"]["free_gb"] > 0 and all(free >= 0 for free in told["disk"].values())
+    assert told["memory"]["total_gb"] >= told["memory"]["free_gb"] > 0 and all(
+        free >= 0 for free in told["disk"].values()
+    )

@@ -11,6 +11,7 @@ from rtseg.core.run_folder import HOLDER, LOCK, RunBusy, RunFolder, holder
 from rtseg.runs.config import load_preset
 from rtseg.runs.runner import run
 
+
 def hold(folder, talk):
     """In another process: wait for a word, try to take the folder, tell how that went, keep it until the next word."""
     talk.recv()
@@ -79,7 +80,9 @@ def test_a_dead_process_holds_nothing(held):
     assert holder(folder) is None
 
 
-@pytest.mark.parametrize("note", ['{"pid": 1, "host": "elsewhere", "since": "long ago"}', "{", "1 0.0", "1", '{"pid": 1}'])
+@pytest.mark.parametrize(
+    "note", ['{"pid": 1, "host": "elsewhere", "since": "long ago"}', "{", "1 0.0", "1", '{"pid": 1}']
+)
 def test_old_and_damaged_notes_hold_nothing(tmp_path, note):
     (tmp_path / HOLDER).write_text(note)
     (tmp_path / LOCK).write_text("1 0.0")  # what earlier versions wrote

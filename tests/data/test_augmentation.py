@@ -7,16 +7,28 @@ import torch
 
 from rtseg.core.errors import ConfigError, DataError
 from rtseg.data import (
-    CITYSCAPES, Augmentation, augmentation_preset, augmentation_source, build_augmentation, class_weights, list_augmentation_presets, make_loader,
-    make_scenes, open_dataset,
+    CITYSCAPES,
+    Augmentation,
+    augmentation_preset,
+    augmentation_source,
+    build_augmentation,
+    class_weights,
+    list_augmentation_presets,
+    make_loader,
+    make_scenes,
+    open_dataset,
 )
 from rtseg.data.augmentation import MEAN_COLOUR
 from rtseg.data.sampling import balanced_order, class_counts, sampling_probabilities
 
 COLOURS = np.array([*CITYSCAPES.palette, *[MEAN_COLOUR] * 237], np.uint8)
 GEOMETRY = {
-    "plain": {"scale_range": (1, 1), "flip": 0.0}, "flip": {"scale_range": (1, 1), "flip": 1.0}, "smaller": {"scale_range": (0.3, 0.9)},
-    "larger": {"scale_range": (1.1, 3.0)}, "steps": {"scale_range": (0.125, 1.5), "scale_step": 0.125}, "rotation": {"rotation": 180.0, "rotation_chance": 1.0},
+    "plain": {"scale_range": (1, 1), "flip": 0.0},
+    "flip": {"scale_range": (1, 1), "flip": 1.0},
+    "smaller": {"scale_range": (0.3, 0.9)},
+    "larger": {"scale_range": (1.1, 3.0)},
+    "steps": {"scale_range": (0.125, 1.5), "scale_step": 0.125},
+    "rotation": {"rotation": 180.0, "rotation_chance": 1.0},
     "all": {"scale_range": (0.4, 2.0), "rotation": 15.0},
 }
 
@@ -28,7 +40,9 @@ def mosaic():
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
-    return open_dataset("synthetic", make_scenes(tmp_path_factory.mktemp("a") / "scenes", counts={"train": 12}, size=(64, 128)), "train")
+    return open_dataset(
+        "synthetic", make_scenes(tmp_path_factory.mktemp("a") / "scenes", counts={"train": 12}, size=(64, 128)), "train"
+    )
 
 
 def inner(labels: np.ndarray) -> np.ndarray:
@@ -113,15 +127,25 @@ def test_chances_are_kept(scenes):
     grey = np.mean([(np.ptp(image[(labels != 255)].astype(int), axis=-1) == 0).all() for image, labels in results])
     holed = np.mean([(labels == 255).mean() > (ids == 255).mean() for _, labels in results])
     assert 0.17 < grey < 0.34 and 0.4 < holed < 0.6
-    kept = build_augmentation(Augmentation(crop=ids.shape, scale_range=(1, 1), flip=0.0, holes=2, holes_chance=1.0, holes_ignored=False))
+    kept = build_augmentation(
+        Augmentation(crop=ids.shape, scale_range=(1, 1), flip=0.0, holes=2, holes_chance=1.0, holes_ignored=False)
+    )
     image, labels = kept(picture, ids, np.random.default_rng(0))
     assert (labels == ids).all() and (image != picture).any()
 
 
-@pytest.mark.parametrize("data, words", [
-    ({"rotaton": 3}, "did you mean 'rotation'"), ({"rotation": 200}, "rotation"), ({"hole_size": (0.5, 0.1)}, "runs downwards"),
-    ({"scale_range": (0.1, 0.2), "scale_step": 0.3}, "no multiple"), ({"blur": -1}, "blur"), ({"crop": (0, 4)}, "crop"), ({"scale_range": (0, 1)}, "scale_range"),
-])
+@pytest.mark.parametrize(
+    "data, words",
+    [
+        ({"rotaton": 3}, "did you mean 'rotation'"),
+        ({"rotation": 200}, "rotation"),
+        ({"hole_size": (0.5, 0.1)}, "runs downwards"),
+        ({"scale_range": (0.1, 0.2), "scale_step": 0.3}, "no multiple"),
+        ({"blur": -1}, "blur"),
+        ({"crop": (0, 4)}, "crop"),
+        ({"scale_range": (0, 1)}, "scale_range"),
+    ],
+)
 def test_wrong_options_are_refused(data, words):
     with pytest.raises(ConfigError, match=words) as error:
         Augmentation.parse(data)
@@ -130,15 +154,27 @@ def test_wrong_options_are_refused(data, words):
 
 # ---- presets
 
+
 def test_presets_are_the_references():
     assert set(list_augmentation_presets()) == {"fasterseg", "stdc", "icnet", "pspnet", "zoo", "camvid"}
     stdc = augmentation_preset("stdc")
-    assert stdc.crop == (512, 1024) and stdc.scales() == tuple(k / 8 for k in range(1, 13)) and stdc.brightness == stdc.contrast == stdc.saturation == 0.5
+    assert (
+        stdc.crop == (512, 1024)
+        and stdc.scales() == tuple(k / 8 for k in range(1, 13))
+        and stdc.brightness == stdc.contrast == stdc.saturation == 0.5
+    )
     assert augmentation_preset("fasterseg").scales() == (0.75, 1.0, 1.25)
     psp = augmentation_preset("pspnet")
     assert psp.scale_range == (0.5, 2.0) and psp.rotation == 10 and psp.blur == 0.5 and psp.crop == (768, 768)
     assert augmentation_preset("icnet").crop == augmentation_preset("zoo").crop == (1024, 1024)
-    assert augmentation_preset("camvid").crop == (360, 480) and augmentation_preset("camvid").scales() == (0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
+    assert augmentation_preset("camvid").crop == (360, 480) and augmentation_preset("camvid").scales() == (
+        0.75,
+        1.0,
+        1.25,
+        1.5,
+        1.75,
+        2.0,
+    )
     assert all(len(augmentation_source(name)) > 30 for name in list_augmentation_presets())
     with pytest.raises(ConfigError, match="did you mean 'fasterseg'"):
         augmentation_preset("fastersegg")
@@ -150,12 +186,18 @@ def test_presets_run_at_their_size(name, scenes):
     picture, ids = scenes.read(0)
     for seed in range(2):
         image, labels = build_augmentation(config)(picture, ids, np.random.default_rng(seed))
-        assert image.shape == (*config.crop, 3) and labels.shape == config.crop and set(np.unique(labels)) <= set(np.unique(ids)) | {255}
+        assert (
+            image.shape == (*config.crop, 3)
+            and labels.shape == config.crop
+            and set(np.unique(labels)) <= set(np.unique(ids)) | {255}
+        )
     assert Augmentation.parse(config.to_dict()) == config
 
 
 def test_scale_lists_are_even():
-    augment = build_augmentation(augmentation_preset("stdc", crop=(200, 400), flip=0.0, brightness=0, contrast=0, saturation=0))
+    augment = build_augmentation(
+        augmentation_preset("stdc", crop=(200, 400), flip=0.0, brightness=0, contrast=0, saturation=0)
+    )
     ids, picture = np.zeros((128, 256), np.uint8), np.full((128, 256, 3), 7, np.uint8)
     heights = [int((augment(picture, ids, np.random.default_rng(s))[1] == 0).any(1).sum()) for s in range(600)]
     values, counts = np.unique(heights, return_counts=True)
@@ -163,6 +205,7 @@ def test_scale_lists_are_even():
 
 
 # ---- sampling
+
 
 def test_counts_and_probabilities(scenes):
     counts = class_counts(scenes, threads=2)
@@ -194,7 +237,13 @@ def test_a_pass_holds_each_sample_as_often_as_its_chance():
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_balanced_loading_resumes(scenes, workers):
-    options = {"batch_size": 5, "augmentation": build_augmentation(augmentation_preset("stdc", crop=(32, 48))), "seed": 3, "shuffle": True, "steps": 8}
+    options = {
+        "batch_size": 5,
+        "augmentation": build_augmentation(augmentation_preset("stdc", crop=(32, 48))),
+        "seed": 3,
+        "shuffle": True,
+        "steps": 8,
+    }
     whole = list(make_loader(scenes, **options, balanced=True))
     resumed = list(make_loader(scenes, **options, balanced=True, start_step=3, workers=workers))
     assert len(resumed) == 5

@@ -15,14 +15,27 @@ from PIL import Image
 
 from rtseg.core.errors import ConfigError, DataError
 from rtseg.data import (
-    BDD100K, CAMVID, CITYSCAPES, Augmentation, DataReport, build_augmentation, check_dataset, get_labels, make_loader, make_scenes, normalize,
-    open_dataset, prepare_cityscapes,
+    BDD100K,
+    CAMVID,
+    CITYSCAPES,
+    Augmentation,
+    DataReport,
+    build_augmentation,
+    check_dataset,
+    get_labels,
+    make_loader,
+    make_scenes,
+    normalize,
+    open_dataset,
+    prepare_cityscapes,
 )
 
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    return make_scenes(tmp_path_factory.mktemp("data") / "scenes", counts={"train": 8, "val": 3, "test": 2}, size=(64, 128))
+    return make_scenes(
+        tmp_path_factory.mktemp("data") / "scenes", counts={"train": 8, "val": 3, "test": 2}, size=(64, 128)
+    )
 
 
 @pytest.fixture
@@ -48,8 +61,10 @@ def one_line(error) -> str:
 
 # ---- label sets
 
+
 def test_cityscapes_follows_the_official_table():
     from cityscapesscripts.helpers.labels import labels
+
     assert len(CITYSCAPES.ids) == 35 and CITYSCAPES.num_classes == 19
     for label in labels:
         train = int(CITYSCAPES.encode(np.array([[label.id]]))[0, 0])
@@ -78,6 +93,7 @@ def test_unknown_label_set():
 
 # ---- layouts
 
+
 def test_camvid_shared(shared):
     ds = open_dataset("camvid", shared / "camvid", "train")
     picture, train = ds.read(0)
@@ -91,7 +107,11 @@ def test_camvid_shared(shared):
 
 def test_camvid_is_clean(shared):
     report = check_dataset({s: open_dataset("camvid", shared / "camvid", s) for s in ("train", "val", "test")})
-    assert not report.errors and [s.images for s in report.splits] == [367, 101, 233] and not any("look" in w for w in report.warnings)
+    assert (
+        not report.errors
+        and [s.images for s in report.splits] == [367, 101, 233]
+        and not any("look" in w for w in report.warnings)
+    )
     assert 0.3 < report.splits[0].shares[3] < 0.4 and 0.03 < report.splits[0].void_share < 0.05
 
 
@@ -104,7 +124,9 @@ def test_camvid_as_users_find_it(tmp_path):
     assert [int(ds.read(i)[1][0, 0]) for i in range(3)] == [0, 1, 2] and ds.samples[0].name == "x_0"
 
 
-@pytest.mark.parametrize("images, masks", [("images/10k/val", "labels/sem_seg/masks/val"), ("seg/images/val", "seg/labels/val")])
+@pytest.mark.parametrize(
+    "images, masks", [("images/10k/val", "labels/sem_seg/masks/val"), ("seg/images/val", "seg/labels/val")]
+)
 def test_bdd100k(tmp_path, images, masks):
     write_pair(tmp_path, "a", [[0, 18, 255, 4]] * 3, images=images, masks=masks, suffix=".jpg")
     (tmp_path / masks / "a.png").rename(tmp_path / masks / "a_train_id.png")
@@ -113,7 +135,9 @@ def test_bdd100k(tmp_path, images, masks):
 
 
 def test_folder_with_own_labels(tmp_path):
-    (tmp_path / "own.yaml").write_text("name: own\nclasses:\n  a: {color: [1, 2, 3], ids: [10]}\n  b: {color: [4, 5, 6], ids: [20, 21]}\nignore: [0]\n")
+    (tmp_path / "own.yaml").write_text(
+        "name: own\nclasses:\n  a: {color: [1, 2, 3], ids: [10]}\n  b: {color: [4, 5, 6], ids: [20, 21]}\nignore: [0]\n"
+    )
     write_pair(tmp_path, "p", [[10, 20], [21, 0]], masks="labels/train", suffix=".JPG")
     ds = open_dataset("folder", tmp_path, "train", labels=tmp_path / "own.yaml")
     assert ds.read(0)[1].tolist() == [[0, 1], [1, 255]]
@@ -124,7 +148,11 @@ def test_list_separators_and_train_ids(scenes):
     text = (scenes / "cityscapes_val_fine.txt").read_text()
     assert "\t" in text
     (scenes / "spaces.txt").write_text(text.replace("\t", " "))
-    by_ids, tabs, spaces = open_dataset("cityscapes", scenes, "val"), open_dataset("list", scenes, "val", labels="cityscapes"), open_dataset("list", scenes, "spaces.txt", labels="cityscapes")
+    by_ids, tabs, spaces = (
+        open_dataset("cityscapes", scenes, "val"),
+        open_dataset("list", scenes, "val", labels="cityscapes"),
+        open_dataset("list", scenes, "spaces.txt", labels="cityscapes"),
+    )
     for i in range(3):
         assert (by_ids.read(i)[1] == tabs.read(i)[1]).all() and (tabs.read(i)[1] == spaces.read(i)[1]).all()
 
@@ -134,7 +162,10 @@ def test_palette_masks_keep_their_numbers(tmp_path):
     picture = Image.fromarray(np.array([[0, 1], [2, 3]], np.uint8)).convert("P")
     picture.putpalette([9, 9, 9] * 256)
     picture.save(tmp_path / "masks/train/p.png")
-    assert open_dataset("folder", tmp_path, "train", labels="cityscapes", mask_ids="train").read(0)[1].tolist() == [[0, 1], [2, 3]]
+    assert open_dataset("folder", tmp_path, "train", labels="cityscapes", mask_ids="train").read(0)[1].tolist() == [
+        [0, 1],
+        [2, 3],
+    ]
 
 
 def test_memory_cache_and_subset(scenes):
@@ -144,8 +175,11 @@ def test_memory_cache_and_subset(scenes):
 
 # ---- caches
 
+
 def same_pairs(one, two) -> bool:
-    return len(one) == len(two) and all((a == b).all() for i in range(len(one)) for a, b in zip(one.read(i), two.read(i), strict=True))
+    return len(one) == len(two) and all(
+        (a == b).all() for i in range(len(one)) for a, b in zip(one.read(i), two.read(i), strict=True)
+    )
 
 
 def test_preload_and_pickle(scenes):
@@ -227,7 +261,10 @@ def test_a_folder_that_cannot_be_written_is_an_error(scenes, tmp_path):
 
 def test_a_cache_leaves_space(scenes, tmp_path, monkeypatch):
     from collections import namedtuple
-    monkeypatch.setattr("rtseg.data.cache.shutil.disk_usage", lambda path: namedtuple("usage", "total used free")(2**40, 0, 2**29))
+
+    monkeypatch.setattr(
+        "rtseg.data.cache.shutil.disk_usage", lambda path: namedtuple("usage", "total used free")(2**40, 0, 2**29)
+    )
     ds = open_dataset("synthetic", scenes, "val").cached("disk", tmp_path / "cache")
     with pytest.warns(RuntimeWarning, match="1024 MiB would stay free"):
         ds.preload(threads=1)
@@ -262,6 +299,7 @@ def test_missing_picture_with_a_cache(scenes, tmp_path):
 
 
 # ---- bad input: one line each
+
 
 def test_unknown_names(scenes):
     with pytest.raises(ConfigError, match="did you mean 'camvid'") as error:
@@ -314,7 +352,11 @@ def test_sizes_values_and_damage(tmp_path):
     (tmp_path / "images/train/broken.png").write_bytes(b"\x89PNG nothing")
     ds = open_dataset("folder", tmp_path, "train", labels="cityscapes")
     index = {s.name: i for i, s in enumerate(ds.samples)}
-    for name, words in (("sizes", r"sizes\.png is 6 x 4, its image sizes\.png 4 x 4"), ("values", r"values\.png: label values \[77, 88\]"), ("broken", "cannot be decoded")):
+    for name, words in (
+        ("sizes", r"sizes\.png is 6 x 4, its image sizes\.png 4 x 4"),
+        ("values", r"values\.png: label values \[77, 88\]"),
+        ("broken", "cannot be decoded"),
+    ):
         with pytest.raises(DataError, match=words) as error:
             ds.read(index[name])
         one_line(error)
@@ -327,7 +369,10 @@ def test_sizes_values_and_damage(tmp_path):
 def test_lists_name_their_line(tmp_path):
     write_pair(tmp_path, "a", np.zeros((4, 4)))
     good = "images/train/a.png masks/train/a.png"
-    for line, words in (("images/train/no.png masks/train/a.png", "line 2: .*no.png does not exist"), (f"{good} extra", "line 2 has 3 fields")):
+    for line, words in (
+        ("images/train/no.png masks/train/a.png", "line 2: .*no.png does not exist"),
+        (f"{good} extra", "line 2 has 3 fields"),
+    ):
         (tmp_path / "train.txt").write_text(f"{good}\n{line}\n")
         with pytest.raises(DataError, match=words):
             open_dataset("list", tmp_path, "train", labels="cityscapes")
@@ -349,6 +394,7 @@ def test_too_small_for_halves_and_wrong_options(scenes):
 
 # ---- the data check
 
+
 def test_duplicates_across_splits_are_errors(scenes):
     splits = {s: open_dataset("synthetic", scenes, s) for s in ("train", "val")}
     assert not check_dataset(splits).errors
@@ -365,12 +411,21 @@ def test_near_duplicates_across_splits_are_warnings(scenes):
     splits = {s: open_dataset("synthetic", scenes, s) for s in ("train", "val")}
     assert not any("looks like" in w for w in check_dataset(splits).warnings)
     source, target = splits["train"].samples[2].image, splits["val"].samples[1].image
-    for change in (lambda p: cv2.convertScaleAbs(p, alpha=1.2, beta=8), lambda p: cv2.resize(cv2.resize(p, (64, 32), interpolation=cv2.INTER_AREA), (128, 64)),
-                   lambda p: cv2.imdecode(cv2.imencode(".jpg", p, [cv2.IMWRITE_JPEG_QUALITY, 40])[1], 1)):
+    for change in (
+        lambda p: cv2.convertScaleAbs(p, alpha=1.2, beta=8),
+        lambda p: cv2.resize(cv2.resize(p, (64, 32), interpolation=cv2.INTER_AREA), (128, 64)),
+        lambda p: cv2.imdecode(cv2.imencode(".jpg", p, [cv2.IMWRITE_JPEG_QUALITY, 40])[1], 1),
+    ):
         cv2.imwrite(str(target), change(cv2.imread(str(source))))
         report = check_dataset(splits)
         lines = [w for w in report.warnings if "looks like" in w]
-        assert not report.errors and len(lines) == 1 and source.name in lines[0] and target.name in lines[0] and "\n" not in lines[0]
+        assert (
+            not report.errors
+            and len(lines) == 1
+            and source.name in lines[0]
+            and target.name in lines[0]
+            and "\n" not in lines[0]
+        )
 
 
 def test_report_counts_exactly(tmp_path):
@@ -379,14 +434,20 @@ def test_report_counts_exactly(tmp_path):
     write_pair(tmp_path, "c", [[0, 255, 255, 0]])
     report = check_dataset({"train": open_dataset("folder", tmp_path, "train", labels="cityscapes", mask_ids="train")})
     stats = report.splits[0]
-    assert stats.pixels[:3] == (4, 5, 0) and stats.void == 3 and stats.present[:2] == (2, 2) and stats.void_share == 0.25
+    assert (
+        stats.pixels[:3] == (4, 5, 0) and stats.void == 3 and stats.present[:2] == (2, 2) and stats.void_share == 0.25
+    )
     assert stats.shares[0] == pytest.approx(4 / 9) and stats.sizes == ((1, 4, 3),)
-    assert sum("one value only (1)" in w for w in report.warnings) == 1 and sum("0 and 255 only" in w for w in report.warnings) == 1
+    assert (
+        sum("one value only (1)" in w for w in report.warnings) == 1
+        and sum("0 and 255 only" in w for w in report.warnings) == 1
+    )
     assert any("17 of 19 classes never occur" in w for w in report.warnings)
     assert DataReport.from_dict(json.loads(json.dumps(report.to_dict()))) == report and "44.44 %" in report.table()
 
 
 # ---- augmentation and loading
+
 
 @pytest.mark.parametrize("crop", [(32, 64), (64, 128), (80, 160)])
 def test_augmentation_keeps_picture_and_labels_in_step(crop):
@@ -403,14 +464,19 @@ def test_augmentation_keeps_picture_and_labels_in_step(crop):
 def test_scale_range_is_kept():
     mask = np.zeros((100, 100), np.uint8)
     augment = build_augmentation(Augmentation(crop=(200, 200), scale_range=(0.5, 1.5), flip=0.0))
-    sides = [np.sqrt((augment(np.zeros((100, 100, 3), np.uint8), mask, np.random.default_rng(s))[1] == 0).sum()) for s in range(60)]
+    sides = [
+        np.sqrt((augment(np.zeros((100, 100, 3), np.uint8), mask, np.random.default_rng(s))[1] == 0).sum())
+        for s in range(60)
+    ]
     assert 49 <= min(sides) < 65 and 135 < max(sides) <= 151
 
 
 def test_flip_mirrors_half_of_the_time():
     ramp = np.tile(np.arange(16, dtype=np.uint8), (16, 1))
     augment = build_augmentation(Augmentation(crop=(16, 16), scale_range=(1, 1), flip=0.5))
-    mirrored = sum(augment(np.repeat(ramp[..., None], 3, 2), ramp, np.random.default_rng(s))[1][0, 0] == 15 for s in range(200))
+    mirrored = sum(
+        augment(np.repeat(ramp[..., None], 3, 2), ramp, np.random.default_rng(s))[1][0, 0] == 15 for s in range(200)
+    )
     assert 70 < mirrored < 130
 
 
@@ -418,7 +484,13 @@ def test_flip_mirrors_half_of_the_time():
 @pytest.mark.parametrize("workers", [0, 2])
 def test_resume_is_exact(scenes, tmp_path, workers, cache):
     ds = open_dataset("synthetic", scenes, "train")
-    options = {"batch_size": 3, "augmentation": build_augmentation(Augmentation(crop=(48, 64), brightness=0.3)), "seed": 7, "shuffle": True, "steps": 9}
+    options = {
+        "batch_size": 3,
+        "augmentation": build_augmentation(Augmentation(crop=(48, 64), brightness=0.3)),
+        "seed": 7,
+        "shuffle": True,
+        "steps": 9,
+    }
     whole = list(make_loader(ds, **options))
     resumed = list(make_loader(ds.cached(cache, tmp_path / "cache"), **options, start_step=4, workers=workers))
     assert len(whole) == 9 and len(resumed) == 5
@@ -432,7 +504,7 @@ def test_every_pass_sees_every_sample(scenes):
     ds = open_dataset("synthetic", scenes, "train")
     names = [n for batch in make_loader(ds, batch_size=4, shuffle=True, steps=6) for n in batch.names]
     for start in (0, 8, 16):
-        assert len(set(names[start:start + 8])) == 8
+        assert len(set(names[start : start + 8])) == 8
     assert names[:8] != names[8:16]
 
 
@@ -454,7 +526,7 @@ def test_damage_stops_with_the_name_of_the_file(scenes, workers, what):
     if what == "value":
         cv2.imwrite(str(victim), np.full((64, 128), 99, np.uint8))
     else:
-        victim.write_bytes(b"no picture" if what == "mask" else victim.read_bytes()[:len(victim.read_bytes()) // 2])
+        victim.write_bytes(b"no picture" if what == "mask" else victim.read_bytes()[: len(victim.read_bytes()) // 2])
     loader = make_loader(ds, batch_size=2, shuffle=True, seed=1, workers=workers, steps=20)
     batches = []
     with pytest.raises(DataError, match=victim.name) as error:
@@ -489,9 +561,16 @@ def test_batches_arrive_as_the_step_takes_them(scenes):
     for workers in (0, 1):
         batch = next(iter(make_loader(ds, batch_size=2, shuffle=False, workers=workers, device="cpu")))
         assert batch.images.dtype == torch.uint8 and batch.masks.dtype == torch.int64 and batch.images.is_contiguous()
-        assert all((batch.images[i].permute(1, 2, 0).numpy() == ds.read(i)[0]).all() and (batch.masks[i].numpy() == ds.read(i)[1]).all() for i in (0, 1))
+        assert all(
+            (batch.images[i].permute(1, 2, 0).numpy() == ds.read(i)[0]).all()
+            and (batch.masks[i].numpy() == ds.read(i)[1]).all()
+            for i in (0, 1)
+        )
     compact = make_loader(ds, batch_size=2, shuffle=False).compact_batch(0)
-    assert compact.masks.dtype == torch.uint8 and (compact.to("meta").masks.device.type, compact.to("meta").masks.dtype) == ("meta", torch.int64)
+    assert compact.masks.dtype == torch.uint8 and (
+        compact.to("meta").masks.device.type,
+        compact.to("meta").masks.dtype,
+    ) == ("meta", torch.int64)
 
 
 def test_wrong_loader_options(scenes):
@@ -501,6 +580,7 @@ def test_wrong_loader_options(scenes):
 
 def test_normalize_agrees_with_torchvision():
     from torchvision.transforms.v2.functional import normalize as reference
+
     images = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     expected = reference(images.float() / 255, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     assert torch.allclose(normalize(images), expected, atol=1e-5)
@@ -510,9 +590,15 @@ def test_normalize_agrees_with_torchvision():
 
 # ---- preparation of Cityscapes
 
+
 def polygons(folder, stem, labels=("road", "car", "license plate")):
-    shapes = [{"label": name, "polygon": [[4 * i, 2], [4 * i + 9, 2], [4 * i + 9, 20], [4 * i, 20]]} for i, name in enumerate(labels)]
-    (folder / f"{stem}_gtFine_polygons.json").write_text(json.dumps({"imgHeight": 64, "imgWidth": 128, "objects": shapes}))
+    shapes = [
+        {"label": name, "polygon": [[4 * i, 2], [4 * i + 9, 2], [4 * i + 9, 20], [4 * i, 20]]}
+        for i, name in enumerate(labels)
+    ]
+    (folder / f"{stem}_gtFine_polygons.json").write_text(
+        json.dumps({"imgHeight": 64, "imgWidth": 128, "objects": shapes})
+    )
 
 
 def test_prepare_from_polygons(scenes):

@@ -19,8 +19,21 @@ SCENE = np.zeros((24, 40, 3), np.uint8)
 SCENE[:12, :20], SCENE[12:, 20:] = (220, 30, 30), (30, 60, 220)
 TRUTH = np.zeros((24, 40), np.uint8)
 TRUTH[:12, :20], TRUTH[12:, 20:] = 1, 2
-YARD = LabelSet("yard", ("ground", "wall", "door"), ((20, 20, 20), (200, 40, 40), (40, 80, 200)), ((0, 0), (1, 1), (2, 2), (255, 255)))
-TURNS = {2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1], 5: lambda a: a.swapaxes(0, 1), 6: lambda a: np.rot90(a, 1), 7: lambda a: a[::-1, ::-1].swapaxes(0, 1), 8: lambda a: np.rot90(a, -1)}
+YARD = LabelSet(
+    "yard",
+    ("ground", "wall", "door"),
+    ((20, 20, 20), (200, 40, 40), (40, 80, 200)),
+    ((0, 0), (1, 1), (2, 2), (255, 255)),
+)
+TURNS = {
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, 1),
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    8: lambda a: np.rot90(a, -1),
+}
 SAVED = {"jpg": {"quality": 95, "subsampling": 0}, "png": {}, "webp": {"lossless": True}}
 
 
@@ -30,7 +43,9 @@ def test_a_photograph_stands_upright_in_every_reader(tmp_path, turn, ending):
     stored, path = np.ascontiguousarray(TURNS[turn](SCENE)), tmp_path / f"turned.{ending}"
     exif = Image.Exif()
     exif[0x112] = turn
-    Image.fromarray(stored).save(path, **({"tiffinfo": {274: turn}} if ending == "tif" else {"exif": exif, **SAVED[ending]}))
+    Image.fromarray(stored).save(
+        path, **({"tiffinfo": {274: turn}} if ending == "tif" else {"exif": exif, **SAVED[ending]})
+    )
     for read in (read_image(path), open_photo(path), open_photo(path.read_bytes())):
         assert read.shape == SCENE.shape and np.abs(read.astype(int) - SCENE).max() <= 8
 
@@ -42,7 +57,10 @@ def test_a_mask_turns_with_its_exif_too(tmp_path):
     assert (read_mask(tmp_path / "m.png") == TRUTH).all()
 
 
-@pytest.mark.parametrize(("bits", "grey", "ending"), [(16, False, "png"), (16, True, "png"), (12, False, "png"), (10, True, "tif"), (12, False, "tif")])
+@pytest.mark.parametrize(
+    ("bits", "grey", "ending"),
+    [(16, False, "png"), (16, True, "png"), (12, False, "png"), (10, True, "tif"), (12, False, "tif")],
+)
 def test_deep_images_are_scaled_by_their_depth(tmp_path, bits, grey, ending):
     eight = SCENE.mean(-1).astype(np.uint8) if grey else SCENE
     deep = (eight.astype(np.uint32) * (2**bits - 1) // 255).astype(np.uint16)
@@ -83,10 +101,15 @@ def palette(colours, order=None):
 
 
 MASKS = {
-    "grey": numbers(TRUTH), "three": numbers(np.dstack([TRUTH] * 3)), "rgba": numbers(np.dstack([*[TRUTH] * 3, np.full_like(TRUTH, 255)])),
-    "deep": Image.fromarray(TRUTH.astype(np.uint16)), "colour": numbers(YARD.colorize(TRUTH)), "soft": numbers(np.clip(YARD.colorize(TRUTH).astype(int) + 7, 0, 255).astype(np.uint8)),
+    "grey": numbers(TRUTH),
+    "three": numbers(np.dstack([TRUTH] * 3)),
+    "rgba": numbers(np.dstack([*[TRUTH] * 3, np.full_like(TRUTH, 255)])),
+    "deep": Image.fromarray(TRUTH.astype(np.uint16)),
+    "colour": numbers(YARD.colorize(TRUTH)),
+    "soft": numbers(np.clip(YARD.colorize(TRUTH).astype(int) + 7, 0, 255).astype(np.uint8)),
     "adaptive": numbers(YARD.colorize(TRUTH)).convert("P", palette=Image.Palette.ADAPTIVE, colors=8),
-    "shuffled": palette([YARD.palette[k] for k in (2, 0, 1)], order=(1, 2, 0)), "decorated": palette([(0, 0, 0), (9, 200, 9), (250, 250, 0)]),
+    "shuffled": palette([YARD.palette[k] for k in (2, 0, 1)], order=(1, 2, 0)),
+    "decorated": palette([(0, 0, 0), (9, 200, 9), (250, 250, 0)]),
 }
 
 
@@ -113,7 +136,11 @@ BINARY = {"ids": ((0, 0), (255, 1))}
 @pytest.mark.parametrize("kind", ["bytes", "bits", "colour"])
 def test_binary_masks(tmp_path, kind):
     door, labels = TRUTH == 2, LabelSet("door", ("rest", "door"), ((0, 0, 0), (255, 255, 255)), BINARY["ids"])
-    made = {"bytes": numbers(door.astype(np.uint8) * 255), "bits": Image.fromarray(door), "colour": numbers(np.dstack([door.astype(np.uint8) * 255] * 3))}[kind]
+    made = {
+        "bytes": numbers(door.astype(np.uint8) * 255),
+        "bits": Image.fromarray(door),
+        "colour": numbers(np.dstack([door.astype(np.uint8) * 255] * 3)),
+    }[kind]
     made.save(tmp_path / "m.png")
     assert (read_train_ids(tmp_path / "m.png", labels) == door).all()
 
@@ -126,40 +153,58 @@ def write_yaml(path, text):
 YAML = "name: x\n{head}classes:\n  {a}: {{color: [0, 0, 0]{ids_a}}}\n  fg: {{color: [9, 9, 9]{ids_b}}}\n"
 
 
-@pytest.mark.parametrize(("words", "said"), [
-    ({"ids_a": ", ids: [0, 1]", "ids_b": ", ids: [1]"}, "id 1 twice, as class 'bg' and as class 'fg'"),
-    ({"ids_b": ", ids: [300]"}, "id 300: a mask holds 0 to 255"),
-    ({"head": "ignore: [255]\n", "ids_b": ", ids: [255]"}, "id 255 twice, as class 'fg' and as ignored"),
-    ({"head": "ignore_index: 0\n"}, "id 0 twice, as class 'bg' and as ignored"),
-    ({"a": "no"}, "a class called False.*quotes"),
-])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"ids_a": ", ids: [0, 1]", "ids_b": ", ids: [1]"}, "id 1 twice, as class 'bg' and as class 'fg'"),
+        ({"ids_b": ", ids: [300]"}, "id 300: a mask holds 0 to 255"),
+        ({"head": "ignore: [255]\n", "ids_b": ", ids: [255]"}, "id 255 twice, as class 'fg' and as ignored"),
+        ({"head": "ignore_index: 0\n"}, "id 0 twice, as class 'bg' and as ignored"),
+        ({"a": "no"}, "a class called False.*quotes"),
+    ],
+)
 def test_a_label_set_that_contradicts_itself_is_refused(tmp_path, words, said):
     text = YAML.format(**{"head": "", "a": "bg", "ids_a": "", "ids_b": ""} | words)
     with pytest.raises(DataError, match=said):
         LabelSet.from_yaml(write_yaml(tmp_path / "l.yaml", text))
 
 
-@pytest.mark.parametrize(("classes", "colours", "said"), [
-    (("one",), ((0, 0, 0),), "1 class:"), (("a", "a"), ((0, 0, 0), (1, 1, 1)), "two classes called 'a'"), (("a", "b"), ((0, 0, 0), (1, 1, 256)), r"colour \[1, 1, 256\]"),
-])
+@pytest.mark.parametrize(
+    ("classes", "colours", "said"),
+    [
+        (("one",), ((0, 0, 0),), "1 class:"),
+        (("a", "a"), ((0, 0, 0), (1, 1, 1)), "two classes called 'a'"),
+        (("a", "b"), ((0, 0, 0), (1, 1, 256)), r"colour \[1, 1, 256\]"),
+    ],
+)
 def test_classes_are_checked(classes, colours, said):
     with pytest.raises(DataError, match=said):
         LabelSet("x", classes, colours, ((0, 0),))
 
 
-@pytest.mark.parametrize(("head", "ids", "mask"), [
-    ("ignore_index: 254\n", "", [[0, 1], [254, 255]]), ("ignore_index: 0\n", "shift", [[1, 2], [0, 255]]), ("reduce_zero_label: true\n", "", [[1, 2], [0, 255]]), ("", "", [[0, 1], [255, 255]]),
-])
+@pytest.mark.parametrize(
+    ("head", "ids", "mask"),
+    [
+        ("ignore_index: 254\n", "", [[0, 1], [254, 255]]),
+        ("ignore_index: 0\n", "shift", [[1, 2], [0, 255]]),
+        ("reduce_zero_label: true\n", "", [[1, 2], [0, 255]]),
+        ("", "", [[0, 1], [255, 255]]),
+    ],
+)
 def test_what_is_ignored_in_masks_is_255_inside(tmp_path, head, ids, mask):
     shift = {"ids_a": ", ids: [1]", "ids_b": ", ids: [2]"} if ids else {"ids_a": "", "ids_b": ""}
     labels = LabelSet.from_yaml(write_yaml(tmp_path / "l.yaml", YAML.format(head=head, a="bg", **shift)))
     assert labels.ignore_index == 255 and labels.encode(np.array(mask, np.uint8)).tolist() == [[0, 1], [255, 255]]
     labels.to_yaml(tmp_path / "again.yaml")
-    assert LabelSet.from_yaml(tmp_path / "again.yaml").ids == tuple(sorted(labels.ids, key=lambda pair: (pair[1], labels.ids.index(pair))))
+    assert LabelSet.from_yaml(tmp_path / "again.yaml").ids == tuple(
+        sorted(labels.ids, key=lambda pair: (pair[1], labels.ids.index(pair)))
+    )
 
 
 def test_a_class_may_take_255(tmp_path):
-    labels = LabelSet.from_yaml(write_yaml(tmp_path / "l.yaml", YAML.format(head="", a="bg", ids_a="", ids_b=", ids: [255]")))
+    labels = LabelSet.from_yaml(
+        write_yaml(tmp_path / "l.yaml", YAML.format(head="", a="bg", ids_a="", ids_b=", ids: [255]"))
+    )
     assert labels.encode(np.array([[0, 255]], np.uint8)).tolist() == [[0, 1]]
 
 
@@ -198,8 +243,13 @@ def test_pictures_keep_their_names_apart(tmp_path):
     assert [name for name, _ in image_files(tmp_path / "images")] == ["train/a.jpg", "train/a.png"]
     pair(tmp_path, "c.png", folder="one")
     pair(tmp_path, "c.png", folder="two")
-    (tmp_path / "train.txt").write_text("".join(f"images/train/{where}/c.png masks/train/{where}/c.png\n" for where in ("one", "two")))
-    assert [sample.name for sample in open_dataset("list", tmp_path, "train", labels=YARD).samples] == ["images/train/one/c", "images/train/two/c"]
+    (tmp_path / "train.txt").write_text(
+        "".join(f"images/train/{where}/c.png masks/train/{where}/c.png\n" for where in ("one", "two"))
+    )
+    assert [sample.name for sample in open_dataset("list", tmp_path, "train", labels=YARD).samples] == [
+        "images/train/one/c",
+        "images/train/two/c",
+    ]
 
 
 def test_names_of_masks_say_train_ids_only_where_nothing_else_is_said(tmp_path):
@@ -209,7 +259,9 @@ def test_names_of_masks_say_train_ids_only_where_nothing_else_is_said(tmp_path):
     Image.fromarray(np.full(TRUTH.shape, 11, np.uint8)).save(tmp_path / "masks/train/a_train_id.png")
     person, building = 11, 2
     assert open_dataset("folder", tmp_path, "train", labels="cityscapes").read(0)[1][0, 0] == person
-    assert open_dataset("folder", tmp_path, "train", labels="cityscapes", mask_ids="dataset").read(0)[1][0, 0] == building
+    assert (
+        open_dataset("folder", tmp_path, "train", labels="cityscapes", mask_ids="dataset").read(0)[1][0, 0] == building
+    )
     own = LabelSet("own", ("a", "b"), ((0, 0, 0), (9, 9, 9)), ((0, 0), (11, 1)))
     assert open_dataset("folder", tmp_path, "train", labels=own).read(0)[1][0, 0] == 1
 

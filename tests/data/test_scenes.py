@@ -6,7 +6,7 @@ import pytest
 from rtseg.core.errors import ConfigError, DataError
 from rtseg.data import CITYSCAPES, check_dataset, draw_scene, make_scenes, open_dataset
 
-PROMISED = set(range(19)) - {16, 17}          # no trains and no motorcycles
+PROMISED = set(range(19)) - {16, 17}  # no trains and no motorcycles
 
 
 def test_a_seed_decides_every_pixel():
@@ -46,7 +46,9 @@ def test_layout_and_split_independence(tmp_path):
     assert splits["train"].samples[0].mask.name == "lindenau_000000_000019_gtFine_labelIds.png"
     more = make_scenes(tmp_path / "b", seed=1, counts={"train": 5, "val": 3, "test": 2}, size=(64, 128))
     grown = open_dataset("cityscapes", more, "train")
-    assert all((grown.read(i)[0] == splits["train"].read(i)[0]).all() for i in range(3))       # more scenes leave the first ones alone
+    assert all(
+        (grown.read(i)[0] == splits["train"].read(i)[0]).all() for i in range(3)
+    )  # more scenes leave the first ones alone
 
 
 def test_refusals(tmp_path):

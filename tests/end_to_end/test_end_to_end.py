@@ -50,11 +50,22 @@ def test_results_hold_the_comparison_and_where_it_comes_from(finished):
     results = json.loads((folder / "results.json").read_text())
     assert [row["name"] for row in results["networks"]] == ["teacher", "student", "random"]
     for row in results["networks"]:
-        assert 0 <= row["miou"] <= 1 and row["params"] > 1000 and row["gmac"] > 0 and row["predicted_ms"] > 0 and row["measured_ms"] > 0
-        assert row["origin"]["which"] == "best" and row["origin"]["seed"] == 0 and row["origin"]["pretrained_on"] == "none"
+        assert (
+            0 <= row["miou"] <= 1
+            and row["params"] > 1000
+            and row["gmac"] > 0
+            and row["predicted_ms"] > 0
+            and row["measured_ms"] > 0
+        )
+        assert (
+            row["origin"]["which"] == "best" and row["origin"]["seed"] == 0 and row["origin"]["pretrained_on"] == "none"
+        )
         assert len(row["origin"]["checkpoint_sha256"]) == 64
     student, chance = results["networks"][1:]
-    assert abs(chance["predicted_ms"] / student["predicted_ms"] - 1) <= 0.05 and chance["architecture"] != student["architecture"]
+    assert (
+        abs(chance["predicted_ms"] / student["predicted_ms"] - 1) <= 0.05
+        and chance["architecture"] != student["architecture"]
+    )
     assert results["config"]["preset"] == "smoke" and results["environment"]["versions"]["torch"]
     assert set(results["stages"]) >= {stage.name for stage in STAGES[:-1]} and results["deployment"]["fps"] > 0
     scores = json.loads((folder / "evaluate/scores.json").read_text())
@@ -78,13 +89,24 @@ def test_the_report_is_one_file_that_opens_offline(finished):
     page = (folder / "report.html").read_text()
     body = re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)  # plotly's own source holds addresses as text
     assert (
-        not re.search(r"""(src|href)=['"](?!#|data:)""", body) and "<link" not in body and "http://" not in body and "https://" not in body
+        not re.search(r"""(src|href)=['"](?!#|data:)""", body)
+        and "<link" not in body
+        and "http://" not in body
+        and "https://" not in body
     )
     assert page.count("plotly.js v") == 1 and page.count("Plotly.newPlot(") >= 1
     assert body.count("data-plot=") >= 15 and body.count("data:image/png;base64,") >= 6
     for stage in STAGES[:-1]:
         assert f"<section id='{stage.name}'>" in body, stage.name
-    for word in ("teacher", "student", "random", "Configuration", "Machine and versions", "predicted ms", "measured ms"):
+    for word in (
+        "teacher",
+        "student",
+        "random",
+        "Configuration",
+        "Machine and versions",
+        "predicted ms",
+        "measured ms",
+    ):
         assert word in body
 
 
@@ -105,7 +127,9 @@ def test_a_table_of_another_device_or_size_is_refused(tmp_path):
     for field, value in (("device", "Cray-1"), ("height", 640), ("runtime", "tensorrt")):
         opened = RunFolder.create(tmp_path / field, config.to_dict())
         opened.path("latency").mkdir()
-        LatencyTable(type(table.header)(**{**table.header.to_dict(), field: value}), table.entries).save(opened.path("latency/table.json"))
+        LatencyTable(type(table.header)(**{**table.header.to_dict(), field: value}), table.entries).save(
+            opened.path("latency/table.json")
+        )
         opened.record("latency", params={}, outputs=["latency/table.json"])
         stage = open_stage("search", tmp_path / field)
         with pytest.raises(DeviceMismatch, match=f"made for {field} .*{value}") as caught:

@@ -47,7 +47,7 @@ def typed_lines(page: Path) -> list[list[str]]:
             for line in block.replace("\\\n", " ").splitlines():
                 words = shlex.split(line, comments=True)
                 if "rtseg" in words:
-                    found.append(words[words.index("rtseg") + 1:])
+                    found.append(words[words.index("rtseg") + 1 :])
     return found
 
 
@@ -69,7 +69,15 @@ def check_settings(names: list[str], options: dict) -> None:
         training_settings(recipe=options.get("recipe"), changes=given)
     for name in {options.get("model"), options.get("teacher")} - {None}:
         if not str(name).endswith(".json") and name != "twopaths":
-            create_model(name, 5, **{k: v == "true" if v in ("true", "false") else v for k, v in read_settings(options.get("option") or []).items() if k != "hidden"})
+            create_model(
+                name,
+                5,
+                **{
+                    k: v == "true" if v in ("true", "false") else v
+                    for k, v in read_settings(options.get("option") or []).items()
+                    if k != "hidden"
+                },
+            )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -132,11 +140,19 @@ def execute(tmp_path, monkeypatch):
     torch.set_num_threads(1)
 
     def execute_page(number, **given):
-        page, = (p for p in PAGES if p.name.startswith(number))
+        (page,) = (p for p in PAGES if p.name.startswith(number))
         out = tmp_path / "out"
         if given or "out: str" in "".join(c.source for c in cells(page, "code")):
             given = {"out": str(out), **given}
-        papermill.execute_notebook(page, tmp_path / page.name, parameters=given, kernel_name="python3", language="python", progress_bar=False, cwd=str(tmp_path))
+        papermill.execute_notebook(
+            page,
+            tmp_path / page.name,
+            parameters=given,
+            kernel_name="python3",
+            language="python",
+            progress_bar=False,
+            cwd=str(tmp_path),
+        )
         done = nbformat.read(tmp_path / page.name, as_version=4)
         outputs = [o for cell in done.cells for o in cell.get("outputs", [])]
         assert not any(o.output_type == "error" for o in outputs)
@@ -156,8 +172,13 @@ def test_first_run(execute):
 @pytest.mark.slow
 def test_your_data(execute):
     out, said = execute("02", epochs=1, steps_per_epoch=2)
-    assert LabelSet.from_yaml(out / "streets.yaml").classes[-1] == "vehicle" and (out / "streets.onnx").stat().st_size > 100_000
-    assert len(list((out / "streets/masks/train").glob("*.png"))) == 32 and read_metrics(out / "training")[-1]["step"] == 2
+    assert (
+        LabelSet.from_yaml(out / "streets.yaml").classes[-1] == "vehicle"
+        and (out / "streets.onnx").stat().st_size > 100_000
+    )
+    assert (
+        len(list((out / "streets/masks/train").glob("*.png"))) == 32 and read_metrics(out / "training")[-1]["step"] == 2
+    )
     assert "label values [77] are not in label set 'streets'" in said
 
 
@@ -173,7 +194,9 @@ def test_search_for_your_device(execute):
 def test_distil(execute):
     out, _ = execute("05", seeds=1, epochs=1, steps_per_epoch=1)
     lines = {name: read_metrics(out / name)[-1] for name in ("alone-0", "kl-0", "cwd-0")}
-    assert set(lines["alone-0"]["losses"]) == {"main"} and all(lines[name]["losses"]["distillation"] > 0 for name in ("kl-0", "cwd-0"))
+    assert set(lines["alone-0"]["losses"]) == {"main"} and all(
+        lines[name]["losses"]["distillation"] > 0 for name in ("kl-0", "cwd-0")
+    )
 
 
 @pytest.mark.slow
@@ -214,7 +237,10 @@ def test_the_same_line_gives_the_same_network(tmp_path, one_thread):
 def test_add_a_network(execute):
     out, said = execute("09", epochs=1, steps_per_epoch=1)
     assert (out / "twopaths.onnx").stat().st_size > 100_000 and read_metrics(out / "twopaths")[-1]["step"] == 1
-    assert "every parameter gets a gradient, but second_head.weight" in said and "do not depend on the other images of the batch" in said
+    assert (
+        "every parameter gets a gradient, but second_head.weight" in said
+        and "do not depend on the other images of the batch" in said
+    )
 
 
 @pytest.mark.slow

@@ -25,7 +25,9 @@ from rtseg.evaluation.prediction import image_files, overlay, predict, submissio
 @pytest.fixture(scope="module")
 def val(tmp_path_factory):
     """Five synthetic scenes in Cityscapes' layout."""
-    root = make_scenes(tmp_path_factory.mktemp("scenes"), seed=2, counts={"train": 1, "val": 5, "test": 1}, size=(64, 128))
+    root = make_scenes(
+        tmp_path_factory.mktemp("scenes"), seed=2, counts={"train": 1, "val": 5, "test": 1}, size=(64, 128)
+    )
     return open_dataset("synthetic", root, "val")
 
 
@@ -41,7 +43,11 @@ def random_net(seed=0):
 def test_scores_agree_with_torchmetrics(seed):
     generator = torch.Generator().manual_seed(seed)
     target = torch.randint(0, 6, (4, 20, 30), generator=generator)
-    guess = torch.where(torch.rand(target.shape, generator=generator) < 0.6, target, torch.randint(0, 6, target.shape, generator=generator))
+    guess = torch.where(
+        torch.rand(target.shape, generator=generator) < 0.6,
+        target,
+        torch.randint(0, 6, target.shape, generator=generator),
+    )
     target[torch.rand(target.shape, generator=generator) < 0.2] = 255
     meter = ConfusionMeter(6)
     for g, t in zip(guess, target, strict=True):
@@ -66,9 +72,14 @@ def test_nothing_counted_is_an_error():
             score(meter.matrix)
 
 
-@pytest.mark.parametrize("prediction, target", [
-    (torch.zeros(1, 4), torch.zeros(1, 5)), (torch.full((1, 2), 3), torch.zeros(1, 2)), (torch.zeros(1, 2), torch.tensor([[3, 255]])),
-])
+@pytest.mark.parametrize(
+    "prediction, target",
+    [
+        (torch.zeros(1, 4), torch.zeros(1, 5)),
+        (torch.full((1, 2), 3), torch.zeros(1, 2)),
+        (torch.zeros(1, 2), torch.tensor([[3, 255]])),
+    ],
+)
 def test_meter_refuses_what_does_not_fit(prediction, target):
     with pytest.raises(DataError) as error:
         ConfusionMeter(3).update(prediction, target)
@@ -156,6 +167,7 @@ def test_images_of_several_sizes(tmp_path):
 
 # predictions ----------------------------------------------------------------------------------------------------------
 
+
 def test_kept_predictions_give_the_same_score(val, tmp_path):
     report = evaluate(random_net(), val, predictions=tmp_path / "ids", batch_size=2)
     meter = ConfusionMeter(19)
@@ -216,6 +228,7 @@ def test_grey_and_transparent_images_are_read(tmp_path):
 
 # submission -----------------------------------------------------------------------------------------------------------
 
+
 def test_submission_agrees_with_the_official_evaluation(val, tmp_path, capsys):
     official = pytest.importorskip("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
     report = evaluate(random_net(), val, predictions=tmp_path / "ids")
@@ -224,7 +237,14 @@ def test_submission_agrees_with_the_official_evaluation(val, tmp_path, capsys):
         zipped.extractall(tmp_path / "results")
     args = official.args
     args.predictionPath, args.predictionWalk, args.groundTruthSearch = str(tmp_path / "results"), None, ""
-    args.evalInstLevelScore, args.evalPixelAccuracy, args.JSONOutput, args.quiet, args.bold, args.colorized = False, False, False, True, "", False
+    args.evalInstLevelScore, args.evalPixelAccuracy, args.JSONOutput, args.quiet, args.bold, args.colorized = (
+        False,
+        False,
+        False,
+        True,
+        "",
+        False,
+    )
     labels = [str(sample.mask) for sample in val.samples]
     found = [official.getPrediction(args, path) for path in labels]
     result = official.evaluateImgLists(found, labels, args)
@@ -252,12 +272,18 @@ def test_submission_bytes_depend_on_the_predictions_alone(val, tmp_path):
 
 # weights --------------------------------------------------------------------------------------------------------------
 
+
 def test_load_trained_faults(tmp_path):
     save_trained(tmp_path / "last.safetensors", {"w": torch.ones(2)}, epoch=1, which="last", seed=0)
     assert load_trained(tmp_path, "last").origin.pretrained_on == "none"
     save_tensors(tmp_path / "plain.safetensors", {"w": torch.ones(2)})
     (tmp_path / "broken.safetensors").write_bytes(b"nonsense")
-    for source, which in ((tmp_path, "best"), (tmp_path / "plain.safetensors", "best"), (tmp_path / "broken.safetensors", "best"), (tmp_path / "no", "last")):
+    for source, which in (
+        (tmp_path, "best"),
+        (tmp_path / "plain.safetensors", "best"),
+        (tmp_path / "broken.safetensors", "best"),
+        (tmp_path / "no", "last"),
+    ):
         with pytest.raises(ArtifactError) as error:
             load_trained(source, which)
         assert "\n" not in str(error.value)

@@ -35,7 +35,9 @@ from rtseg.models.registry import create_model
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
     """Six scenes in Cityscapes' layout."""
-    return make_scenes(tmp_path_factory.mktemp("scenes"), seed=5, counts={"train": 1, "val": 6, "test": 1}, size=(64, 128))
+    return make_scenes(
+        tmp_path_factory.mktemp("scenes"), seed=5, counts={"train": 1, "val": 6, "test": 1}, size=(64, 128)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,13 @@ class Looking(nn.Module):
     def __init__(self, seed=0, stride=2):
         super().__init__()
         torch.manual_seed(seed)
-        self.body = nn.Sequential(nn.Conv2d(3, 12, 5, stride, 2), nn.ReLU(), nn.Conv2d(12, 12, 3, padding=3, dilation=3), nn.ReLU(), nn.Conv2d(12, 19, 1))
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 12, 5, stride, 2),
+            nn.ReLU(),
+            nn.Conv2d(12, 12, 3, padding=3, dilation=3),
+            nn.ReLU(),
+            nn.Conv2d(12, 19, 1),
+        )
         nn.init.normal_(self.body[0].weight, std=0.5)
         nn.init.normal_(self.body[4].weight, std=2)
         self.shapes = []
@@ -62,13 +70,23 @@ class Looking(nn.Module):
 
 def some_images(count=3, height=64, width=96, seed=0):
     """Random images N x 3 x H x W uint8."""
-    return torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    return torch.randint(
+        0, 256, (count, 3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 # ways of asking -------------------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("size", [(64, 96), (65, 91), (80, 80)])
-@pytest.mark.parametrize("asked", [Inference(mode="sliding", crop=2000), Inference(scales=(1.0,)), Inference(mode="sliding", crop=(100, 96), overlap=0.5)])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        Inference(mode="sliding", crop=2000),
+        Inference(scales=(1.0,)),
+        Inference(mode="sliding", crop=(100, 96), overlap=0.5),
+    ],
+)
 def test_what_has_to_equal_the_whole_does(size, asked):
     net, images = Looking().eval(), some_images(3, *size)
     with torch.inference_mode():
@@ -96,8 +114,12 @@ def test_many_views_by_hand():
     with torch.inference_mode():
         x = normalize(images)
         half = F.interpolate(x, size=(32, 48), mode="bilinear")
-        answers = [net(x), net(x.flip(-1)).flip(-1), F.interpolate(net(half), size=(64, 96), mode="bilinear"),
-                   F.interpolate(net(half.flip(-1)).flip(-1), size=(64, 96), mode="bilinear")]
+        answers = [
+            net(x),
+            net(x.flip(-1)).flip(-1),
+            F.interpolate(net(half), size=(64, 96), mode="bilinear"),
+            F.interpolate(net(half.flip(-1)).flip(-1), size=(64, 96), mode="bilinear"),
+        ]
         expected = sum(a.softmax(1) for a in answers) / 4
     assert (class_scores(net, images, inference=Inference(scales=(1.0, 0.5), flip=True)) - expected).abs().max() < 1e-5
 
@@ -130,7 +152,11 @@ def test_scales_of_windows_combine():
     net, images = Looking().eval(), some_images(2)
     asked = Inference(mode="sliding", crop=48, scales=(0.75, 1.5), flip=True)
     with torch.inference_mode():
-        views = [view_logits(net, normalize(images), View(s, f), asked, batch_size=3) for s in (0.75, 1.5) for f in (False, True)]
+        views = [
+            view_logits(net, normalize(images), View(s, f), asked, batch_size=3)
+            for s in (0.75, 1.5)
+            for f in (False, True)
+        ]
     assert (class_scores(net, images, inference=asked) - sum(v.softmax(1) for v in views) / 4).abs().max() < 1e-5
     assert {shape[2:] for shape in net.shapes} == {(48, 48)}
 
@@ -161,7 +187,19 @@ def test_a_zoo_network_in_every_way(val):
         evaluate(net, val, inference=Inference(scale=0.5))
 
 
-@pytest.mark.parametrize("wrong", [{"mode": "whol"}, {"scales": []}, {"scales": [1, 1]}, {"scales": [-1]}, {"scale": 9}, {"crop": [0, 5]}, {"overlap": 1}, {"flips": True}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"mode": "whol"},
+        {"scales": []},
+        {"scales": [1, 1]},
+        {"scales": [-1]},
+        {"scale": 9},
+        {"crop": [0, 5]},
+        {"overlap": 1},
+        {"flips": True},
+    ],
+)
 def test_impossible_settings_are_one_line(wrong):
     with pytest.raises(ConfigError) as error:
         Inference.parse(wrong)
@@ -188,6 +226,7 @@ def test_the_report_says_how_it_was_made(val):
 
 
 # memory ---------------------------------------------------------------------------------------------------------------
+
 
 class Drawn(SegDataset):
     """Images that are made when they are read, and watched while they live."""
@@ -242,17 +281,32 @@ def test_reading_ahead_stops_with_the_reader():
 
 # the official evaluation ----------------------------------------------------------------------------------------------
 
+
 def official_scores(folder, labels, monkeypatch, capsys):
     """What cityscapesscripts says about a folder of label-id PNGs."""
-    for name, value in {"predictionPath": str(folder), "predictionWalk": None, "groundTruthSearch": "", "evalInstLevelScore": False, "evalPixelAccuracy": False,
-                        "JSONOutput": False, "quiet": True, "bold": "", "nocol": "", "colorized": False}.items():
+    for name, value in {
+        "predictionPath": str(folder),
+        "predictionWalk": None,
+        "groundTruthSearch": "",
+        "evalInstLevelScore": False,
+        "evalPixelAccuracy": False,
+        "JSONOutput": False,
+        "quiet": True,
+        "bold": "",
+        "nocol": "",
+        "colorized": False,
+    }.items():
         monkeypatch.setattr(official.args, name, value)
-    result = official.evaluateImgLists([official.getPrediction(official.args, path) for path in labels], labels, official.args)
+    result = official.evaluateImgLists(
+        [official.getPrediction(official.args, path) for path in labels], labels, official.args
+    )
     capsys.readouterr()
     return result
 
 
-@pytest.mark.parametrize("asked", [Inference(), Inference(mode="sliding", crop=64, scales=(1.0, 1.5), flip=True), Inference(scale=0.5)])
+@pytest.mark.parametrize(
+    "asked", [Inference(), Inference(mode="sliding", crop=64, scales=(1.0, 1.5), flip=True), Inference(scale=0.5)]
+)
 def test_scores_agree_with_the_official_evaluation(val, tmp_path, asked, monkeypatch, capsys):
     report = evaluate(Looking(), val, inference=asked, batch_size=4, predictions=tmp_path / "ids")
     result = official_scores(tmp_path / "ids", [str(sample.mask) for sample in val.samples], monkeypatch, capsys)
@@ -276,6 +330,7 @@ def test_groups_are_complete_and_disjoint():
 
 
 # boundary IoU ---------------------------------------------------------------------------------------------------------
+
 
 def near_the_outline(mask, distance):
     """By definition: pixels of the mask that see something else, or the outside, in the square around them."""
@@ -307,10 +362,10 @@ def test_boundary_iou_by_hand():
     true, found = torch.zeros(40, 40, dtype=torch.uint8), torch.zeros(40, 40, dtype=torch.uint8)
     true[10:20, 10:20], found[10:20, 12:22] = 1, 1
     assert band_width(40, 40) == 1
-    assert boundary_iou(found, true, 2)[1] == 16 / (36 + 36 - 16)            # 8 columns in common, two rows
+    assert boundary_iou(found, true, 2)[1] == 16 / (36 + 36 - 16)  # 8 columns in common, two rows
     assert boundary_iou(true, true, 3) == (1.0, 1.0, None)
     assert boundary_iou(torch.zeros_like(true), true, 2)[1] == 0.0
-    assert boundary_iou(found, true, 2, dilation=0.9)[1] == 80 / 120         # bands as wide as the image: IoU
+    assert boundary_iou(found, true, 2, dilation=0.9)[1] == 80 / 120  # bands as wide as the image: IoU
 
 
 def test_boundary_iou_ignores_void():
@@ -340,10 +395,13 @@ def test_boundary_iou_adds_up_over_images(val):
 
 # arrays, images, videos -----------------------------------------------------------------------------------------------
 
+
 @pytest.fixture
 def film(tmp_path):
     """A film of nine frames, 64 x 96, 12 a second."""
-    return write_video(tmp_path / "drive.avi", [some_images(1, seed=i)[0].permute(1, 2, 0).numpy() for i in range(9)], fps=12)
+    return write_video(
+        tmp_path / "drive.avi", [some_images(1, seed=i)[0].permute(1, 2, 0).numpy() for i in range(9)], fps=12
+    )
 
 
 def test_arrays_images_and_frames_say_the_same(tmp_path, film):
@@ -351,11 +409,17 @@ def test_arrays_images_and_frames_say_the_same(tmp_path, film):
     frames = list(read_frames(film))
     answers = [predict(net, frame, CITYSCAPES, inference=asked) for frame in frames]
     assert answers[0].shape == (64, 96) and answers[0].dtype == np.uint8
-    (done,) = predict(net, film, CITYSCAPES, tmp_path / "video", kinds=["ids", "color"], inference=asked, batch_size=4, progress=False)
+    (done,) = predict(
+        net, film, CITYSCAPES, tmp_path / "video", kinds=["ids", "color"], inference=asked, batch_size=4, progress=False
+    )
     kept = [np.asarray(Image.open(path)) for path in sorted(done.files["ids"].iterdir())]
-    assert len(kept) == 9 and all((CITYSCAPES.decode(a) == k).mean() > 0.999 for a, k in zip(answers, kept, strict=True))
+    assert len(kept) == 9 and all(
+        (CITYSCAPES.decode(a) == k).mean() > 0.999 for a, k in zip(answers, kept, strict=True)
+    )
     np.save(tmp_path / "frame.npy", frames[3])
-    (done,) = predict(net, tmp_path / "frame.npy", CITYSCAPES, tmp_path / "array", kinds=["ids"], inference=asked, progress=False)
+    (done,) = predict(
+        net, tmp_path / "frame.npy", CITYSCAPES, tmp_path / "array", kinds=["ids"], inference=asked, progress=False
+    )
     assert np.array_equal(np.asarray(Image.open(done.files["ids"])), CITYSCAPES.decode(answers[3]))
 
 
@@ -382,7 +446,9 @@ def test_a_folder_is_predicted_in_batches(tmp_path):
     assert [shape[0] for shape in net.shapes] == [2, 1, 1, 1] and [p.name for p in done] == list("01234")
 
 
-@pytest.mark.parametrize("wrong", [np.zeros((64, 64), np.uint8), np.zeros((3, 64, 64), np.uint8), np.zeros((64, 64, 3), np.float32)])
+@pytest.mark.parametrize(
+    "wrong", [np.zeros((64, 64), np.uint8), np.zeros((3, 64, 64), np.uint8), np.zeros((64, 64, 3), np.float32)]
+)
 def test_arrays_that_are_no_images_are_refused(tmp_path, wrong):
     with pytest.raises(DataError, match="H x W x 3"):
         predict(Looking(), wrong, CITYSCAPES)
@@ -404,6 +470,7 @@ def test_where_it_goes_has_to_be_said(tmp_path, film):
 
 
 # faults ---------------------------------------------------------------------------------------------------------------
+
 
 def everything_in(folder):
     """Names of all files below a folder, temporary ones too."""
@@ -435,7 +502,9 @@ class Stops(Looking):
 
 def test_ctrl_c_leaves_no_half_written_file(tmp_path, film, val):
     with pytest.raises(KeyboardInterrupt):
-        predict(Stops(KeyboardInterrupt()), film, CITYSCAPES, tmp_path / "video", kinds=["overlay", "ids"], progress=False)
+        predict(
+            Stops(KeyboardInterrupt()), film, CITYSCAPES, tmp_path / "video", kinds=["overlay", "ids"], progress=False
+        )
     assert everything_in(tmp_path / "video") == ["000000.png", "000001.png"], "whole pictures, and no film"
     with pytest.raises(KeyboardInterrupt):
         evaluate(Stops(KeyboardInterrupt()), val, predictions=tmp_path / "ids")
@@ -455,9 +524,11 @@ def largest_file(size):
 
 
 def test_a_full_disk_is_one_line(tmp_path, film, val):
-    for folder, work in (("pictures", lambda out: predict(Looking(), val, CITYSCAPES, out, kinds=["overlay"], progress=False)),
-                         ("video", lambda out: predict(Looking(), film, CITYSCAPES, out, progress=False)),
-                         ("scores", lambda out: evaluate(Looking(), val, predictions=out))):
+    for folder, work in (
+        ("pictures", lambda out: predict(Looking(), val, CITYSCAPES, out, kinds=["overlay"], progress=False)),
+        ("video", lambda out: predict(Looking(), film, CITYSCAPES, out, progress=False)),
+        ("scores", lambda out: evaluate(Looking(), val, predictions=out)),
+    ):
         with largest_file(700), pytest.raises(ArtifactError, match="make room") as error:
             work(tmp_path / folder)
         assert "\n" not in str(error.value) and everything_in(tmp_path / folder) == []
@@ -483,23 +554,39 @@ def test_a_corrupt_image_is_named(tmp_path, val):
 
 # the command line -----------------------------------------------------------------------------------------------------
 
+
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """Weights of an untrained network."""
     torch.manual_seed(0)
-    return save_trained(tmp_path_factory.mktemp("weights") / "w.safetensors", create_model("fastscnn", 19).state_dict(), epoch=3, which="best", seed=0)
+    return save_trained(
+        tmp_path_factory.mktemp("weights") / "w.safetensors",
+        create_model("fastscnn", 19).state_dict(),
+        epoch=3,
+        which="best",
+        seed=0,
+    )
 
 
 def test_evaluate_is_typed(typed, tmp_path, scenes, weights):
-    code, out, _ = typed(f"evaluate {weights} --model fastscnn --dataset synthetic --data {scenes} --split test --inference sliding --crop 64 --scales 1.0,1.5 --flip "
-                         f"--boundary --precision bf16 --force --device cpu --batch-size 4 --out {tmp_path}/r.json --predictions {tmp_path}/ids")
+    code, out, _ = typed(
+        f"evaluate {weights} --model fastscnn --dataset synthetic --data {scenes} --split test --inference sliding --crop 64 --scales 1.0,1.5 --flip "
+        f"--boundary --precision bf16 --force --device cpu --batch-size 4 --out {tmp_path}/r.json --predictions {tmp_path}/ids"
+    )
     report = EvalReport.load(tmp_path / "r.json")
     assert code == 0 and "windows of 64 x 64, scale 1, 1.5, mirrored too, bf16" in out and "categories: flat" in out
-    assert report.inference["flip"] and report.boundary_miou is not None and len(everything_in(tmp_path / "ids")) == 1 and report.origin.epoch == 3
+    assert (
+        report.inference["flip"]
+        and report.boundary_miou is not None
+        and len(everything_in(tmp_path / "ids")) == 1
+        and report.origin.epoch == 3
+    )
 
 
 def test_predict_is_typed(typed, tmp_path, film, weights):
-    line = f"predict {weights} {film} --model fastscnn --out {tmp_path}/seen.mp4 --alpha 0.3 --device cpu --batch-size 4"
+    line = (
+        f"predict {weights} {film} --model fastscnn --out {tmp_path}/seen.mp4 --alpha 0.3 --device cpu --batch-size 4"
+    )
     assert typed(line)[0] == 0 and video_facts(tmp_path / "seen.mp4").frames == 9
     code, _, err = typed(line)
     assert code == 1 and "exists" in err and "--overwrite" in err and err.count("\n") == 1
@@ -509,16 +596,27 @@ def test_predict_is_typed(typed, tmp_path, film, weights):
     assert everything_in(tmp_path / "a") == ["a.png"]
 
 
-@pytest.mark.parametrize("words, said", [
-    ("--crop 512", "--inference sliding"), ("--inference slidnig", "did you mean 'sliding'"), ("--scales 1,x", "0.5,1.0,1.5"), ("--device cuda:77", "not here"),
-    ("--precision fp8", "precision 'fp8'"), ("--inference sliding --overlap 1.5", "overlap"), ("--scale 0", "scale"),
-])
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ("--crop 512", "--inference sliding"),
+        ("--inference slidnig", "did you mean 'sliding'"),
+        ("--scales 1,x", "0.5,1.0,1.5"),
+        ("--device cuda:77", "not here"),
+        ("--precision fp8", "precision 'fp8'"),
+        ("--inference sliding --overlap 1.5", "overlap"),
+        ("--scale 0", "scale"),
+    ],
+)
 def test_mistyped_ways_of_asking(typed, scenes, weights, words, said):
     code, out, err = typed(f"evaluate {weights} --model fastscnn --dataset synthetic --data {scenes} {words}")
     assert code == 1 and out == "" and said in err.splitlines()[-1] and "Traceback" not in err
 
 
 def test_help_shows_the_ways(typed):
-    for command, words in (("evaluate", ("--scale 0.5", "--flip", "--boundary", "--inference sliding")), ("predict", ("drive.mp4", "--alpha", "--overwrite"))):
+    for command, words in (
+        ("evaluate", ("--scale 0.5", "--flip", "--boundary", "--inference sliding")),
+        ("predict", ("drive.mp4", "--alpha", "--overwrite")),
+    ):
         code, out, _ = typed(f"{command} --help")
         assert code == 0 and all(word in out for word in words)

@@ -31,8 +31,13 @@ SIZE, CLASSES = (64, 128), 5
 
 def made_table(device: str = "here", rate: float = 20e6, call: float = 0.01) -> LatencyTable:
     """A table of times that follow from the operations."""
-    ms = {s.key(): part_cost(s).macs / rate + call * (s.kind != "skip" or s.stride == 2) for s in table_specs(SPACE, SIZE, CLASSES)}
-    return LatencyTable(TableHeader(device, "onnxruntime", "fp32", 1, *SIZE, CLASSES), {key: Entry(v, v, v, 3) for key, v in ms.items()})
+    ms = {
+        s.key(): part_cost(s).macs / rate + call * (s.kind != "skip" or s.stride == 2)
+        for s in table_specs(SPACE, SIZE, CLASSES)
+    }
+    return LatencyTable(
+        TableHeader(device, "onnxruntime", "fp32", 1, *SIZE, CLASSES), {key: Entry(v, v, v, 3) for key, v in ms.items()}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -48,19 +53,26 @@ def networks() -> dict:
 
 def random_edit(arch, generator):
     """A change of `core.editing` with arguments that are often possible."""
+
     def pick(values):
         return values[int(torch.randint(len(values), (), generator=generator))]
 
     branch = pick(range(len(arch.branches)))
     layers = len(arch.branches[branch].ops)
     change = pick((with_operator, with_width, with_step))
-    more = {with_operator: lambda: {"layer": pick(range(layers)), "operator": pick(OPERATORS[1:])}, with_width: lambda: {"layer": pick(range(layers - 1)), "width": pick(SPACE.widths)},
-            with_step: lambda: {"step": 0, "layer": pick(range(layers - 1))}}
+    more = {
+        with_operator: lambda: {"layer": pick(range(layers)), "operator": pick(OPERATORS[1:])},
+        with_width: lambda: {"layer": pick(range(layers - 1)), "width": pick(SPACE.widths)},
+        with_step: lambda: {"step": 0, "layer": pick(range(layers - 1))},
+    }
     return branch, change, more[change]()
 
 
 def test_an_edited_architecture_costs_what_the_built_network_costs(table, networks):
-    explorer, generator = explore_architecture(networks["n1"], latency=table, folder="unused"), make_generator(1, "edits")
+    explorer, generator = (
+        explore_architecture(networks["n1"], latency=table, folder="unused"),
+        make_generator(1, "edits"),
+    )
     changed = 0
     for _ in range(60):
         branch, change, what = random_edit(explorer.arch, generator)
@@ -104,7 +116,9 @@ def test_the_heat_map_follows_its_controls(table):
     explorer.choose(size=(8, 16), part=("conv", 3), stride=2)
     controls, heat = explorer.controls, explorer.figures["operators"].data[0]
     wanted = operator_grid(table, ("conv", 3), size=(8, 16), stride=2)
-    assert [list(row) for row in heat.z] == [list(row) for row in wanted.ms] and list(heat.y) == [str(i) for i in wanted.inputs]
+    assert [list(row) for row in heat.z] == [list(row) for row in wanted.ms] and list(heat.y) == [
+        str(i) for i in wanted.inputs
+    ]
     controls.part.value = ("conv_2x", 3)
     controls.unit.value = "GMAC/s"
     two = operator_grid(table, ("conv_2x", 3), size=(8, 16), stride=2)
@@ -121,27 +135,60 @@ def test_the_bars_of_a_network_add_up_for_both_tables(table, networks):
     for name in ("n3", "n4"):
         explorer.controls.network.value = name
         bars = explorer.figures["layers"].data
-        assert sum(bars[0].x) == pytest.approx(table.predict(networks[name])) and sum(bars[1].x) == pytest.approx(other.predict(networks[name]))
+        assert sum(bars[0].x) == pytest.approx(table.predict(networks[name])) and sum(bars[1].x) == pytest.approx(
+            other.predict(networks[name])
+        )
         assert len(bars[0].y) == len(set(bars[0].y)), "bars of one name would be drawn on one another"
-    partly = LatencyTable(other.header, {key: entry for key, entry in other.entries.items() if not key.startswith("head")})
+    partly = LatencyTable(
+        other.header, {key: entry for key, entry in other.entries.items() if not key.startswith("head")}
+    )
     alone = explore_latency(table, other=partly, networks=networks)
     assert len(alone.figures["layers"].data) == 1 and "has no entry head" in alone.message.value
 
 
 def test_predicted_against_measured_and_two_tables(table, networks):
     other = made_table("there", 60e6, 0.02)
-    pairs = [(arch, Latency(1.1 * table.predict(arch), 1.0, 2.0, 9, (1, 3, *SIZE), "here", "onnxruntime", "fp32", 1, ("network",), {}, {})) for arch in networks.values()]
-    predictor = fit_predictor(table, [(a, m.median_ms) for a, m in pairs[:5]], [(a, m.median_ms) for a, m in pairs[5:]], coverage=0.8)
+    pairs = [
+        (
+            arch,
+            Latency(
+                1.1 * table.predict(arch),
+                1.0,
+                2.0,
+                9,
+                (1, 3, *SIZE),
+                "here",
+                "onnxruntime",
+                "fp32",
+                1,
+                ("network",),
+                {},
+                {},
+            ),
+        )
+        for arch in networks.values()
+    ]
+    predictor = fit_predictor(
+        table, [(a, m.median_ms) for a, m in pairs[:5]], [(a, m.median_ms) for a, m in pairs[5:]], coverage=0.8
+    )
     explorer = explore_latency(table, other=other, networks=networks, pairs=pairs, predictor=predictor)
     points = explorer.figures["measured"].data[-1]
-    assert list(points.x) == [pytest.approx(table.predict(a)) for a in networks.values()] and list(points.y) == [pytest.approx(1.1 * x) for x in points.x]
+    assert list(points.x) == [pytest.approx(table.predict(a)) for a in networks.values()] and list(points.y) == [
+        pytest.approx(1.1 * x) for x in points.x
+    ]
     assert "r = 1.000 · mean absolute error 9.1%" in explorer.figures["measured"].layout.title.text
     explorer.controls.corrected.value = True
     inside = sum(m.median_ms in predictor.predict(a) for a, m in pairs)
-    assert f"{inside} of 14 inside" in explorer.figures["measured"].layout.title.text and explorer.tab.children[2].children[-1] is explorer.figures["measured"]
+    assert (
+        f"{inside} of 14 inside" in explorer.figures["measured"].layout.title.text
+        and explorer.tab.children[2].children[-1] is explorer.figures["measured"]
+    )
     found = compare_tables(table, other)
     explorer.show_view("two tables")
-    assert f"rank correlation {found.rank_correlation:.3f}" in explorer.still().layout.title.text and found.rank_correlation > 0.9
+    assert (
+        f"rank correlation {found.rank_correlation:.3f}" in explorer.still().layout.title.text
+        and found.rank_correlation > 0.9
+    )
     assert sum(len(trace.x) for trace in explorer.figures["two tables"].data[1:]) == len(found.keys)
     with pytest.raises(ConfigError, match="at least two pairs"):
         explore_latency(table, pairs=pairs[:1])
@@ -154,9 +201,34 @@ def history(epochs: int = 3, *, scores: bool = True) -> list[dict]:
     """Records as the search stage writes them, with random logits."""
     records = []
     for epoch in range(1, epochs + 1):
-        logits = {role: ArchLogits.random(6, 5, widths, torch.Generator().manual_seed(10 * epoch + widths), scale=2.0).to_dict() for role, widths in (("student", 2), ("teacher", 1))}
-        more = {"scores": [{"lasts": list(pair), "miou": 0.1 * epoch + 0.01 * i, "latency_ms": 1.0} for i, pair in enumerate(PAIRS)], "target_ms": 1.5} if scores else {}
-        records.append({"epoch": epoch, "latency_weight": 0.01 * 2**epoch, "expected_ms": 2.0, "decoded_ms": 1.9, "health": {"verdict": f"verdict {epoch}"}, "logits": logits, **more})
+        logits = {
+            role: ArchLogits.random(
+                6, 5, widths, torch.Generator().manual_seed(10 * epoch + widths), scale=2.0
+            ).to_dict()
+            for role, widths in (("student", 2), ("teacher", 1))
+        }
+        more = (
+            {
+                "scores": [
+                    {"lasts": list(pair), "miou": 0.1 * epoch + 0.01 * i, "latency_ms": 1.0}
+                    for i, pair in enumerate(PAIRS)
+                ],
+                "target_ms": 1.5,
+            }
+            if scores
+            else {}
+        )
+        records.append(
+            {
+                "epoch": epoch,
+                "latency_weight": 0.01 * 2**epoch,
+                "expected_ms": 2.0,
+                "decoded_ms": 1.9,
+                "health": {"verdict": f"verdict {epoch}"},
+                "logits": logits,
+                **more,
+            }
+        )
     return records
 
 
@@ -170,7 +242,10 @@ def test_the_replay_shows_what_each_epoch_decodes_to(table):
             logits = ArchLogits.from_dict(records[index]["logits"]["student"])
             wanted = decode(logits, SPACE, lasts=pair, latency=table.latency, size=SIZE, num_classes=CLASSES)
             assert replay.decoded == wanted and wanted.latency_ms == pytest.approx(table.predict(wanted.arch))
-            assert f"{wanted.latency_ms:.2f} ms predicted" in replay.network.layout.title.text and f"verdict {index + 1}" in replay.facts.value
+            assert (
+                f"{wanted.latency_ms:.2f} ms predicted" in replay.network.layout.title.text
+                and f"verdict {index + 1}" in replay.facts.value
+            )
             assert f"mIoU {0.1 * (index + 1) + 0.01 * PAIRS.index(pair):.1%}" in replay.facts.value
         for scale in range(3):
             shown = [[list(row) for row in replay.logits.data[3 * scale + i].z] for i in range(3)]
@@ -183,7 +258,11 @@ def test_the_replay_shows_what_each_epoch_decodes_to(table):
 
 def test_the_replay_without_table_scores_or_a_target(table):
     replay = explore_search(history(scores=False), space=SPACE, num_classes=CLASSES)
-    assert replay.decoded.latency_ms is None and replay.controls.ceiling.disabled and "not in the history" in replay.course.layout.annotations[1].text
+    assert (
+        replay.decoded.latency_ms is None
+        and replay.controls.ceiling.disabled
+        and "not in the history" in replay.course.layout.annotations[1].text
+    )
     with pytest.raises(ConfigError, match="no ceiling"):
         replay.choose(ceiling=True)
     with pytest.raises(ConfigError, match="not searched"):
@@ -198,13 +277,28 @@ def test_a_run_folder_is_replayed(table, tmp_path):
     records = history()
     with pytest.raises(ArtifactError, match=r"config\.yaml does not exist"):
         read_search(tmp_path)
-    write_yaml(tmp_path / "config.yaml", {"space": {**SPACE.to_dict(), "widths": list(SPACE.widths), "operators": list(SPACE.operators)}})
+    write_yaml(
+        tmp_path / "config.yaml",
+        {"space": {**SPACE.to_dict(), "widths": list(SPACE.widths), "operators": list(SPACE.operators)}},
+    )
     write_json(tmp_path / "search" / "history.json", records)
     table.save(tmp_path / "latency" / "table.json")
-    last = decode(ArchLogits.from_dict(records[-1]["logits"]["student"]), SPACE, lasts=PAIRS[0], latency=table.latency, size=SIZE, num_classes=CLASSES)
+    last = decode(
+        ArchLogits.from_dict(records[-1]["logits"]["student"]),
+        SPACE,
+        lasts=PAIRS[0],
+        latency=table.latency,
+        size=SIZE,
+        num_classes=CLASSES,
+    )
     last.arch.save(tmp_path / "search" / "student.json")
     replay = explore_search(tmp_path)
-    assert replay.lasts == PAIRS[0] and replay.decoded.arch == last.arch and "the network that the run chose" in replay.facts.value and replay.name == tmp_path.name
+    assert (
+        replay.lasts == PAIRS[0]
+        and replay.decoded.arch == last.arch
+        and "the network that the run chose" in replay.facts.value
+        and replay.name == tmp_path.name
+    )
     replay.controls.epoch.value = 0
     assert "the network that the run chose" not in replay.facts.value
     cheapest = min(replay.recorded.decode(i, "student", PAIRS[0], None).latency_ms for i in range(3))
@@ -222,7 +316,12 @@ def bench_row(model: str, ms: float | None, precision: str = "fp32") -> BenchRow
     case = BenchCase(model, "onnxruntime", precision, 512, 1024, 1)
     if ms is None:
         return BenchRow(case, "absent", "not installed here")
-    return BenchRow(case, "measured", "", Latency(ms, ms, ms, 9, (1, 3, 512, 1024), "here", "onnxruntime", precision, 1, ("network",), {}, {}))
+    return BenchRow(
+        case,
+        "measured",
+        "",
+        Latency(ms, ms, ms, 9, (1, 3, 512, 1024), "here", "onnxruntime", precision, 1, ("network",), {}, {}),
+    )
 
 
 def test_the_front_holds_exactly_the_points_that_none_beats():
@@ -238,7 +337,9 @@ def test_the_front_holds_exactly_the_points_that_none_beats():
         values = {(p[x], p[y]) for p in points if not beaten(p)}
         explorer.axes(x, y)
         assert {(p[x], p[y]) for p in pareto(points, x, y)} == values
-        assert set(zip(explorer.figure.data[1].x, explorer.figure.data[1].y, strict=True)) == values and len(explorer.figure.data[0].x) == len(points)
+        assert set(zip(explorer.figure.data[1].x, explorer.figure.data[1].y, strict=True)) == values and len(
+            explorer.figure.data[0].x
+        ) == len(points)
 
 
 def test_the_budget_leaves_what_is_known_to_fit():
@@ -248,18 +349,32 @@ def test_the_budget_leaves_what_is_known_to_fit():
     assert explorer.controls.limits["gmacs"].value == 10 and explorer.controls.since.value == 2019
     explorer.controls.limits["gmacs"].value = math.inf
     explorer.controls.limits["params"].value = 1.0
-    assert {p["name"] for p in explorer.kept} == {p["name"] for p in explorer.points if p["params"] is not None and p["params"] <= 1 and p["year"] >= 2019}
+    assert {p["name"] for p in explorer.kept} == {
+        p["name"] for p in explorer.points if p["params"] is not None and p["params"] <= 1 and p["year"] >= 2019
+    }
     assert not Budget(gmacs=1.0).allows({"ms": None, "gmacs": None, "params": 1.0, "year": 2020})
-    for wrong in (lambda: Budget(params=0), lambda: explore_zoo(max_ms=3.0), lambda: explore_zoo(x="speed"), lambda: explorer.limit(watts=3)):
+    for wrong in (
+        lambda: Budget(params=0),
+        lambda: explore_zoo(max_ms=3.0),
+        lambda: explore_zoo(x="speed"),
+        lambda: explorer.limit(watts=3),
+    ):
         with pytest.raises(ConfigError):
             wrong()
 
 
 def test_measured_latency_and_own_results_become_axes(tmp_path):
-    record = BenchRecord({"cpu": "here"}, "now", {}, (bench_row("fastscnn", 20.0), bench_row("stdc", 90.0), bench_row("smp", None), bench_row("stdc", 40.0, "bf16")))
+    record = BenchRecord(
+        {"cpu": "here"},
+        "now",
+        {},
+        (bench_row("fastscnn", 20.0), bench_row("stdc", 90.0), bench_row("smp", None), bench_row("stdc", 40.0, "bf16")),
+    )
     path = write_json(tmp_path / "bench.json", record.to_dict())
     for seed, miou in enumerate((0.5, 0.6)):
-        write_json(tmp_path / "camvid" / f"stdc-seed{seed}.json", {"model": "stdc", "reports": {"test": {"miou": miou}}})
+        write_json(
+            tmp_path / "camvid" / f"stdc-seed{seed}.json", {"model": "stdc", "reports": {"test": {"miou": miou}}}
+        )
     explorer = explore_zoo(latency=path, results=tmp_path / "camvid", y="own")
     assert list(explorer.figure.data[0].x) == [90.0] and list(explorer.figure.data[0].y) == [55.0]
     explorer.controls.where.value = "onnxruntime bf16, 512 x 1024, 1 thread"
@@ -278,5 +393,8 @@ def test_a_point_leads_to_a_page_that_exists(root):
         assert (root / "nbs" / point["page"]).is_file(), point["page"]
     index = list(explorer.figure.data[0].customdata).index("bisenetv2")
     explorer._clicked(None, SimpleNamespace(point_inds=[index]), None)
-    assert explorer.chosen == "bisenetv2" == explorer.controls.network.value and f"../{page_of('bisenetv2')}" in explorer.facts.value
+    assert (
+        explorer.chosen == "bisenetv2" == explorer.controls.network.value
+        and f"../{page_of('bisenetv2')}" in explorer.facts.value
+    )
     assert "paper, val" in explorer.facts.value and "2.273" in explorer.facts.value

@@ -19,7 +19,9 @@ from rtseg.explore.answers import image_confusion, image_score, open_photo, phot
 from rtseg.explore.mask_viewer import picture_uri
 from rtseg.viz.masks import PALETTES, confidence_map, with_palette
 
-TOY = LabelSet("toy", ("road", "car", "sky"), ((128, 64, 128), (0, 0, 142), (70, 130, 180)), ((0, 0), (1, 1), (2, 2), (255, 255)))
+TOY = LabelSet(
+    "toy", ("road", "car", "sky"), ((128, 64, 128), (0, 0, 142), (70, 130, 180)), ((0, 0), (1, 1), (2, 2), (255, 255))
+)
 
 
 class Colours(nn.Module):
@@ -64,7 +66,11 @@ def test_the_order_is_that_of_the_scores_and_images_without_one_come_last(viewer
     quarter = (0.25 / 0.5 + 0.5 / 0.75) / 2  # road: 24 of 48 columns are right; car: 48 of 72
     assert viewer.scores == [pytest.approx(quarter), 1.0, pytest.approx(quarter), None] and viewer.order == [0, 2, 1, 3]
     viewer.sort("road")
-    assert viewer.scores[:3] == [pytest.approx(1 / 2), 1.0, pytest.approx(2 / 3)] and viewer.order == [0, 2, 1, 3] and viewer.place == 0
+    assert (
+        viewer.scores[:3] == [pytest.approx(1 / 2), 1.0, pytest.approx(2 / 3)]
+        and viewer.order == [0, 2, 1, 3]
+        and viewer.place == 0
+    )
     viewer.sort("car")
     assert viewer.order == [2, 0, 1, 3] and viewer.name == "sample 2" and "car 50.0%" in viewer.facts.value
     viewer.sort("miou", model="network")
@@ -88,7 +94,9 @@ def test_one_image_scores_as_the_evaluator_does(tmp_path):
     val = open_dataset("synthetic", tmp_path, split="val")
     net = Colours(19).eval()
     viewer = explore_masks(val, {"net": net})
-    assert viewer.image_scores() == [pytest.approx(evaluate(net, val.subset([i]), progress=False).miou, abs=1e-9) for i in range(3)]
+    assert viewer.image_scores() == [
+        pytest.approx(evaluate(net, val.subset([i]), progress=False).miou, abs=1e-9) for i in range(3)
+    ]
     predict(net, val, val.labels, tmp_path / "out", kinds=["ids"], progress=False)
     stored = explore_masks(val, {"stored": tmp_path / "out" / "ids"})
     assert stored.image_scores() == viewer.image_scores() and stored.answers["stored"].confidence is None
@@ -114,10 +122,18 @@ def axes(viewer, letter: str) -> set:
 
 def test_all_panels_share_one_view_which_outlives_a_step(viewer):
     layout = viewer.figure.layout
-    assert {layout[n].matches for n in layout if n.startswith("xaxis")} == {"x"} and {layout[n].matches for n in layout if n.startswith("yaxis")} == {"y"}
+    assert {layout[n].matches for n in layout if n.startswith("xaxis")} == {"x"} and {
+        layout[n].matches for n in layout if n.startswith("yaxis")
+    } == {"y"}
     assert axes(viewer, "x") == {(-0.5, 95.5)} and axes(viewer, "y") == {(63.5, -0.5)}
-    viewer.figure.plotly_relayout({f"{axis}.range[{end}]": value for letter, ends in (("x", (10, 30)), ("y", (40, 8))) for axis in (f"{letter}axis", f"{letter}axis2")
-                                   for end, value in enumerate(ends)})  # what a browser reports of a drag
+    viewer.figure.plotly_relayout(
+        {
+            f"{axis}.range[{end}]": value
+            for letter, ends in (("x", (10, 30)), ("y", (40, 8)))
+            for axis in (f"{letter}axis", f"{letter}axis2")
+            for end, value in enumerate(ends)
+        }
+    )  # what a browser reports of a drag
     viewer.step(1)
     assert viewer.view == (10, 30, 8, 40) and axes(viewer, "x") == {(10, 30)} and axes(viewer, "y") == {(40, 8)}
     viewer.paint(alpha=0.2)
@@ -141,13 +157,22 @@ def test_the_still_shows_what_is_in_view(viewer):
     assert len(viewer.figure.data) == 2
     viewer.zoom((80, 95, 10, 20))
     still = np.asarray(viewer.still())
-    assert still.shape[1] == 600 and (still[60:200, 100:400] == (0, 250, 0)).all(-1).any() and not (still[30:] == (250, 0, 0)).all(-1).any()
+    assert (
+        still.shape[1] == 600
+        and (still[60:200, 100:400] == (0, 250, 0)).all(-1).any()
+        and not (still[30:] == (250, 0, 0)).all(-1).any()
+    )
 
 
 def test_a_click_names_the_classes(viewer):
     viewer.go(2)
     found = viewer.at(60.4, 10)
-    assert found["label"] == "road" and found["half"] == "car" and found["network"].startswith("road, ") and found["network"].endswith("% sure")
+    assert (
+        found["label"] == "road"
+        and found["half"] == "car"
+        and found["network"].startswith("road, ")
+        and found["network"].endswith("% sure")
+    )
     assert viewer.at(-5, 900) == viewer.at(0, 63)
     viewer._clicked(None, SimpleNamespace(xs=[94], ys=[5]), None)
     assert "at (94, 5)" in viewer.pixel.value
@@ -157,9 +182,14 @@ def test_a_click_names_the_classes(viewer):
 
 def test_what_is_impossible_changes_nothing_and_is_said(viewer):
     before = viewer.palette, viewer.alpha, viewer.kinds, viewer.order
-    for change, words in ((lambda: viewer.paint(palette="gaudy"), "allowed are data set"), (lambda: viewer.paint(alpha=2), "opacity 2"),
-                          (lambda: viewer.paint(kinds=("labels",)), "did you mean 'label'"),
-                          (lambda: viewer.sort("rode"), "did you mean"), (lambda: viewer.sort("miou", "hlaf"), "did you mean"), (lambda: viewer.open("nowhere.png"), "nowhere.png does not exist")):
+    for change, words in (
+        (lambda: viewer.paint(palette="gaudy"), "allowed are data set"),
+        (lambda: viewer.paint(alpha=2), "opacity 2"),
+        (lambda: viewer.paint(kinds=("labels",)), "did you mean 'label'"),
+        (lambda: viewer.sort("rode"), "did you mean"),
+        (lambda: viewer.sort("miou", "hlaf"), "did you mean"),
+        (lambda: viewer.open("nowhere.png"), "nowhere.png does not exist"),
+    ):
         change()
         assert words in viewer.message.value.replace("&#x27;", "'")
         assert (viewer.palette, viewer.alpha, viewer.kinds, viewer.order) == before and viewer.name == "sample 0"
@@ -170,9 +200,18 @@ def test_what_is_impossible_changes_nothing_and_is_said(viewer):
 def test_answers_of_every_kind_of_model_agree():
     image, mask = pair(0.4)
     network = Colours().eval()
-    answers = [segment(model, image) for model in (network, load_runtime(network), load_runtime(network, runtime="onnxruntime", shape=(1, 3, 64, 96)))]
+    answers = [
+        segment(model, image)
+        for model in (
+            network,
+            load_runtime(network),
+            load_runtime(network, runtime="onnxruntime", shape=(1, 3, 64, 96)),
+        )
+    ]
     assert all((said.labels == mask).all() for said in answers)
-    assert 1 / 3 < answers[0].confidence.min() <= answers[0].confidence.max() < 1 and np.allclose(answers[0].confidence, answers[2].confidence, atol=1e-5)
+    assert 1 / 3 < answers[0].confidence.min() <= answers[0].confidence.max() < 1 and np.allclose(
+        answers[0].confidence, answers[2].confidence, atol=1e-5
+    )
     logits = segment(lambda photo: np.stack([photo[..., 0], photo[..., 1], photo[..., 2]]).astype(np.float32), image)
     assert (logits.labels == mask).all() and logits.confidence is not None and segment(half, image).confidence is None
     for wrong in (lambda photo: photo, lambda photo: half(photo)[:5], lambda photo: half(photo).astype(float)):
@@ -200,10 +239,23 @@ def jpeg(image: np.ndarray, orientation: int | None = None) -> bytes:
 def test_an_uploaded_photograph_is_segmented_by_all_that_can_be_asked(viewer):
     viewer.models["stored"] = [half(pair(0.5)[0])] * 4
     content = memoryview(jpeg(pair(0.3, 256, 384)[0]))
-    viewer.controls.upload.value = ({"name": "my <street>.jpg", "type": "image/jpeg", "size": len(content), "content": content, "last_modified": SimpleNamespace(timestamp=lambda: 0)},)
+    viewer.controls.upload.value = (
+        {
+            "name": "my <street>.jpg",
+            "type": "image/jpeg",
+            "size": len(content),
+            "content": content,
+            "last_modified": SimpleNamespace(timestamp=lambda: 0),
+        },
+    )
     assert viewer.image.shape == (64, 96, 3) and viewer.mask is None and set(viewer.answers) == {"half", "network"}
-    assert (viewer.answers["network"].labels == 0).mean() == pytest.approx(0.3, abs=0.02) and viewer.controls.upload.value == ()
-    assert "my <street>.jpg, seen whole, 256 x 384 reduced to 64 x 96" == viewer.name and "<street>" not in viewer.facts.value
+    assert (viewer.answers["network"].labels == 0).mean() == pytest.approx(
+        0.3, abs=0.02
+    ) and viewer.controls.upload.value == ()
+    assert (
+        "my <street>.jpg, seen whole, 256 x 384 reduced to 64 x 96" == viewer.name
+        and "<street>" not in viewer.facts.value
+    )
     notes = [a.text for a in viewer.figure.layout.annotations]
     assert "this image has no label" in notes and notes.count("no label to differ from") == 2
     viewer.step(0)
@@ -214,7 +266,9 @@ def test_a_runtime_of_one_size_gets_the_middle():
     runtime = load_runtime(Colours().eval(), runtime="onnxruntime", shape=(1, 3, 64, 96))
     viewer = explore_masks([pair(0.5)], {"onnxruntime": runtime}, labels=TOY)
     viewer.open(pair(0.5, 400, 300)[0], name="upright")
-    assert viewer.image.shape == (64, 96, 3) and "its middle seen at 64 x 96" in viewer.name and viewer.message.value == ""
+    assert (
+        viewer.image.shape == (64, 96, 3) and "its middle seen at 64 x 96" in viewer.name and viewer.message.value == ""
+    )
     assert (viewer.answers["onnxruntime"].labels == 0).mean() == pytest.approx(0.5, abs=0.03)
 
 

@@ -1,4 +1,5 @@
 """Every millisecond and every frame rate on a page comes from a committed record, and a changed figure is found out."""
+
 import importlib.util
 import subprocess
 import sys
@@ -28,11 +29,20 @@ def test_every_figure_has_its_receipt(page):
 
 
 def test_the_pages_have_figures_and_their_records_are_committed():
-    shown = {str(page.relative_to(ROOT)): [f for block in receipts.blocks(page.read_text()) for f in receipts.figures(block)] for page in PAGES}
+    shown = {
+        str(page.relative_to(ROOT)): [f for block in receipts.blocks(page.read_text()) for f in receipts.figures(block)]
+        for page in PAGES
+    }
     assert len(shown["README.md"]) >= 4 and len(shown["RESULTS.md"]) >= 20
     if not (ROOT / ".git").exists():
         pytest.skip("not a checkout: whether the records are committed cannot be asked")
-    named = {file for page in PAGES for block in receipts.blocks(page.read_text()) for r in block.receipts for _, file, _ in receipts.ENTRY.findall(r)}
+    named = {
+        file
+        for page in PAGES
+        for block in receipts.blocks(page.read_text())
+        for r in block.receipts
+        for _, file, _ in receipts.ENTRY.findall(r)
+    }
     assert named and all(committed(file) for file in named), f"not committed: {[f for f in named if not committed(f)]}"
 
 
@@ -51,7 +61,9 @@ def test_a_changed_figure_is_found_out(page):
         for figure in receipts.figures(block):
             assert text[figure.position :].startswith(figure.text)
             if receipts.is_explained(figure.text, values):
-                caught = sum(not receipts.is_explained(mutated(figure.text, factor), values) for factor in (1.37, 0.61, 2.13))
+                caught = sum(
+                    not receipts.is_explained(mutated(figure.text, factor), values) for factor in (1.37, 0.61, 2.13)
+                )
                 assert caught >= 2, f"{page.name}: changing {figure.text} in '{figure.line[:80]}' goes unnoticed"
 
 
@@ -66,7 +78,10 @@ def test_a_changed_page_names_the_figure(tmp_path):
 @pytest.fixture
 def box(tmp_path):
     """A small repository with one record."""
-    write_json(tmp_path / "results/x.json", {"rows": [{"ms": 12.345, "q": [12.0, 12.9]}, {"ms": 2.0, "q": [1.9, 2.1]}], "big": 1234.4, "name": "x"})
+    write_json(
+        tmp_path / "results/x.json",
+        {"rows": [{"ms": 12.345, "q": [12.0, 12.9]}, {"ms": 2.0, "q": [1.9, 2.1]}], "big": 1234.4, "name": "x"},
+    )
     (tmp_path / "results/x.png").write_bytes(b"")
     return tmp_path
 
@@ -89,8 +104,14 @@ def box(tmp_path):
         ("The best under 20 ms has 25 ms.\n<!-- not measured: 20 ms, a question -->", 1),
         ("```sh\nrtseg compress --latency-ms 10 # 10 ms\n```", 0),
         ("512 x 1024 pixels in 36.4 minutes, 0.41 mIoU, 11 classes, 5 forms", 0),
-        ("| a | ms | n |\n|---|---|---|\n| x | 12.35 (12.0 to 12.9) | 7 |\n| y | 2.00 | 8 |\n<!-- receipt: results/x.json:rows.*.ms, results/x.json:rows.*.q -->", 0),
-        ("| a | ms | n |\n|---|---|---|\n| x | 12.35 (12.0 to 12.8) | 7 |\n| y | 2.01 | 8 |\n<!-- receipt: results/x.json:rows.*.ms, results/x.json:rows.*.q -->", 2),
+        (
+            "| a | ms | n |\n|---|---|---|\n| x | 12.35 (12.0 to 12.9) | 7 |\n| y | 2.00 | 8 |\n<!-- receipt: results/x.json:rows.*.ms, results/x.json:rows.*.q -->",
+            0,
+        ),
+        (
+            "| a | ms | n |\n|---|---|---|\n| x | 12.35 (12.0 to 12.8) | 7 |\n| y | 2.01 | 8 |\n<!-- receipt: results/x.json:rows.*.ms, results/x.json:rows.*.q -->",
+            2,
+        ),
         ("| a | b |\n|---|---|\n| x, 2.0 ms | 3 |", 1),
         ("| a | frames/s |\n|---|---|\n| x | 500 |", 1),
         ("![a picture](results/x.png)", 0),
@@ -103,7 +124,13 @@ def test_what_counts_as_explained(box, page, missing):
 
 @pytest.mark.parametrize(
     ("receipt", "words"),
-    [("results/y.json:ms", "does not exist"), ("results/x.json:rows.*.mz", "leads to no number"), ("results/x.json", "cannot be read"), ("../x.json:ms", "outside"), ("results/x.json:name", "no number")],
+    [
+        ("results/y.json:ms", "does not exist"),
+        ("results/x.json:rows.*.mz", "leads to no number"),
+        ("results/x.json", "cannot be read"),
+        ("../x.json:ms", "outside"),
+        ("results/x.json:name", "no number"),
+    ],
 )
 def test_a_receipt_that_leads_nowhere_is_an_error(box, receipt, words):
     with pytest.raises(ArtifactError, match=words):
@@ -111,5 +138,7 @@ def test_a_receipt_that_leads_nowhere_is_an_error(box, receipt, words):
 
 
 def test_the_script_says_so():
-    done = subprocess.run([sys.executable, "-W", "ignore", str(ROOT / "benchmarks/receipts.py")], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(ROOT / "benchmarks/receipts.py")], capture_output=True, text=True
+    )
     assert done.returncode == 0 and "has its record" in done.stdout, done.stdout + done.stderr[-500:]

@@ -1,4 +1,5 @@
 """Clock, machine, memory, folding, parts and protocols: sweeps and faults. Numbers are asserted, and times only by their order of construction."""
+
 import queue
 import statistics
 import threading
@@ -13,10 +14,36 @@ from rtseg.core.errors import ConfigError, DeviceMismatch, RtsegError
 from rtseg.core.values import Latency
 from rtseg.runtimes.folding import NORMS, fold_batchnorm, foldable
 from rtseg.latency.machine_state import cpu_state, gpu_state, machine_record, machine_state, require_same_machine
-from rtseg.latency.measuring import check_clock, cpu_clock, graph_call, input_shape, measure_latency, outlier_report, trial_image
+from rtseg.latency.measuring import (
+    check_clock,
+    cpu_clock,
+    graph_call,
+    input_shape,
+    measure_latency,
+    outlier_report,
+    trial_image,
+)
 from rtseg.latency.memory import Memory, measure_memory, observe_memory
-from rtseg.latency.parts import AFTER, BEFORE, EndToEnd, class_of, enlarge_logits, inside_parts, measure_end_to_end, serve, split_steps, step_calls
-from rtseg.latency.protocols import PROTOCOLS, ProtocolRow, SmallLogits, compare_protocols, protocol_graph, protocol_table
+from rtseg.latency.parts import (
+    AFTER,
+    BEFORE,
+    EndToEnd,
+    class_of,
+    enlarge_logits,
+    inside_parts,
+    measure_end_to_end,
+    serve,
+    split_steps,
+    step_calls,
+)
+from rtseg.latency.protocols import (
+    PROTOCOLS,
+    ProtocolRow,
+    SmallLogits,
+    compare_protocols,
+    protocol_graph,
+    protocol_table,
+)
 from rtseg.runtimes.runtimes import load_runtime
 from rtseg.runtimes.serving import ServingGraph
 from rtseg.models.contract import SegNetwork
@@ -31,7 +58,15 @@ class Small(SegNetwork):
 
     def __init__(self, num_classes=5):
         super().__init__(num_classes)
-        self.layers = nn.Sequential(nn.Conv2d(3, 8, 3, 4, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, num_classes, 1))
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 8, 3, 4, 1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Conv2d(8, 8, 3, 2, 1, bias=False),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Conv2d(8, num_classes, 1),
+        )
 
     def predict(self, x):
         return self.layers(x)
@@ -118,8 +153,14 @@ def test_measure_latency_refuses_a_target_that_does_not_wait():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_graph_replay_is_another_number_of_the_same_network(network):
     net = create_model("fastscnn", 5).cuda().eval()
-    eager, graph = (measure_latency(net, (1, 3, 256, 512), launch=launch, max_seconds=2) for launch in ("eager", "graph"))
-    assert eager.protocol["launch"] == "eager" and graph.protocol["launch"] == "graph" and graph.median_ms < 1.2 * eager.median_ms
+    eager, graph = (
+        measure_latency(net, (1, 3, 256, 512), launch=launch, max_seconds=2) for launch in ("eager", "graph")
+    )
+    assert (
+        eager.protocol["launch"] == "eager"
+        and graph.protocol["launch"] == "graph"
+        and graph.median_ms < 1.2 * eager.median_ms
+    )
     with pytest.raises(RtsegError, match="returns before"):
         check_clock(lambda: net(torch.zeros(8, 3, 512, 1024, device="cuda")), torch.device("cuda"), clock=cpu_clock)
 
@@ -136,30 +177,65 @@ def test_outliers():
     calm = [10 + 0.01 * i for i in range(40)]
     assert outlier_report(calm)["beyond"] == 0
     found = outlier_report([*calm, 30.0, 60.0])
-    assert (found["beyond"], found["of"], found["slowest_ms"]) == (2, 42, 60.0) and 5.8 < found["slowest_over_median"] < 6
-    assert found["limit_ms"] == pytest.approx(np.percentile([*calm, 30.0, 60.0], 75) + 3 * np.subtract(*np.percentile([*calm, 30.0, 60.0], [75, 25])), abs=1e-3)
+    assert (found["beyond"], found["of"], found["slowest_ms"]) == (2, 42, 60.0) and 5.8 < found[
+        "slowest_over_median"
+    ] < 6
+    assert found["limit_ms"] == pytest.approx(
+        np.percentile([*calm, 30.0, 60.0], 75) + 3 * np.subtract(*np.percentile([*calm, 30.0, 60.0], [75, 25])),
+        abs=1e-3,
+    )
 
 
 def test_a_measurement_notes_the_machine_and_its_outliers(network):
     latency = measure_latency(network, (1, 3, *SIZE), threads=1, max_seconds=0.2, rounds=1, min_runs=3)
-    assert set(latency.protocol["machine"]) == {"mhz", "max_mhz", "governor", "boost", "load"} and latency.protocol["outliers"]["of"] == latency.runs
+    assert (
+        set(latency.protocol["machine"]) == {"mhz", "max_mhz", "governor", "boost", "load"}
+        and latency.protocol["outliers"]["of"] == latency.runs
+    )
     assert latency.protocol["launch"] == "eager" and Latency.from_dict(latency.to_dict()) == latency
 
 
 def test_pixel_graphs_are_fed_pixels(network, plain, served):
-    assert input_shape(ServingGraph(network), (2, 3, 64, 96)) == (2, 64, 96, 3) and input_shape(network, (2, 3, 64, 96)) == (2, 3, 64, 96)
+    assert input_shape(ServingGraph(network), (2, 3, 64, 96)) == (2, 64, 96, 3) and input_shape(
+        network, (2, 3, 64, 96)
+    ) == (2, 3, 64, 96)
     pixels, floats = trial_image(served, (1, 3, *SIZE)), trial_image(plain, (1, 3, *SIZE))
-    assert (pixels.dtype, pixels.shape, floats.dtype, floats.shape) == (np.uint8, (1, *SIZE, 3), np.float32, (1, 3, *SIZE))
-    latency = measure_latency(served, (1, 3, *SIZE), max_seconds=0.2, rounds=1, min_runs=3, includes=("preprocessing", "network", "upsampling", "argmax"))
+    assert (pixels.dtype, pixels.shape, floats.dtype, floats.shape) == (
+        np.uint8,
+        (1, *SIZE, 3),
+        np.float32,
+        (1, 3, *SIZE),
+    )
+    latency = measure_latency(
+        served,
+        (1, 3, *SIZE),
+        max_seconds=0.2,
+        rounds=1,
+        min_runs=3,
+        includes=("preprocessing", "network", "upsampling", "argmax"),
+    )
     assert latency.shape == (1, 3, *SIZE)
 
 
-@pytest.mark.parametrize(("files", "wanted"), [
-    ({}, {"max_mhz": "absent", "governor": "absent", "boost": "absent"}),
-    ({"cpu0/cpufreq/scaling_governor": "performance\n", "cpufreq/boost": "1"}, {"governor": "performance", "boost": True, "max_mhz": "absent"}),
-    ({"cpu0/cpufreq/cpuinfo_max_freq": "2600000", "intel_pstate/no_turbo": "0", "cpu0/cpufreq/scaling_cur_freq": "2100500"}, {"max_mhz": 2600.0, "boost": True, "mhz": 2100.5}),
-    ({"intel_pstate/no_turbo": "1"}, {"boost": False}),
-])
+@pytest.mark.parametrize(
+    ("files", "wanted"),
+    [
+        ({}, {"max_mhz": "absent", "governor": "absent", "boost": "absent"}),
+        (
+            {"cpu0/cpufreq/scaling_governor": "performance\n", "cpufreq/boost": "1"},
+            {"governor": "performance", "boost": True, "max_mhz": "absent"},
+        ),
+        (
+            {
+                "cpu0/cpufreq/cpuinfo_max_freq": "2600000",
+                "intel_pstate/no_turbo": "0",
+                "cpu0/cpufreq/scaling_cur_freq": "2100500",
+            },
+            {"max_mhz": 2600.0, "boost": True, "mhz": 2100.5},
+        ),
+        ({"intel_pstate/no_turbo": "1"}, {"boost": False}),
+    ],
+)
 def test_what_the_system_tells_of_its_clock(tmp_path, files, wanted):
     for name, value in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -234,16 +310,31 @@ def test_folding_keeps_what_a_network_says(name):
 class Pair(nn.Module):
     def __init__(self, how):
         super().__init__()
-        self.how, self.conv, self.bn, self.other = how, nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.BatchNorm2d(6)
+        self.how, self.conv, self.bn, self.other = (
+            how,
+            nn.Conv2d(3, 6, 3, padding=1),
+            nn.BatchNorm2d(6),
+            nn.BatchNorm2d(6),
+        )
         self.bn.running_mean.uniform_(-1, 1)
 
     def forward(self, x):
         y = self.conv(x)
-        return {"plain": lambda: self.bn(y), "read": lambda: self.bn(y) + y, "listed": lambda: torch.cat([self.bn(y), y], 1), "two norms": lambda: self.bn(y) + self.other(y),
-                "shared": lambda: self.bn(y) + self.conv(x.flip(-1)), "norm twice": lambda: self.bn(self.conv(x.flip(-1))) + self.bn(y), "active": lambda: self.bn(y.relu())}[self.how]()
+        return {
+            "plain": lambda: self.bn(y),
+            "read": lambda: self.bn(y) + y,
+            "listed": lambda: torch.cat([self.bn(y), y], 1),
+            "two norms": lambda: self.bn(y) + self.other(y),
+            "shared": lambda: self.bn(y) + self.conv(x.flip(-1)),
+            "norm twice": lambda: self.bn(self.conv(x.flip(-1))) + self.bn(y),
+            "active": lambda: self.bn(y.relu()),
+        }[self.how]()
 
 
-@pytest.mark.parametrize(("how", "pairs"), [("plain", 1), ("read", 0), ("listed", 0), ("two norms", 0), ("shared", 0), ("norm twice", 0), ("active", 0)])
+@pytest.mark.parametrize(
+    ("how", "pairs"),
+    [("plain", 1), ("read", 0), ("listed", 0), ("two norms", 0), ("shared", 0), ("norm twice", 0), ("active", 0)],
+)
 def test_only_pairs_of_their_own_are_folded(how, pairs):
     model, image = Pair(how).eval(), torch.randn(1, 3, 64, 64)
     assert len(foldable(model)) == pairs
@@ -271,7 +362,10 @@ def test_serving_is_the_same_whatever_the_graph_holds(network, plain, served):
     assert labels.shape == SIZE and labels.dtype == np.uint8 and np.array_equal(labels, plain(image))
     for other in (served, eager):
         assert (serve(other, image) == labels).mean() > 0.999
-    assert small.run(np.zeros((1, 3, *SIZE), np.float32)).shape[-2:] != SIZE and (serve(small, image) == labels).mean() > 0.95
+    assert (
+        small.run(np.zeros((1, 3, *SIZE), np.float32)).shape[-2:] != SIZE
+        and (serve(small, image) == labels).mean() > 0.95
+    )
 
 
 def test_sizes_are_changed_at_both_ends(served):
@@ -282,34 +376,74 @@ def test_sizes_are_changed_at_both_ends(served):
     assert class_of(logits, (8, 8)).tolist() == [[0] * 4 + [1] * 4] * 8 and enlarge_logits(logits, (4, 4)) is logits
 
 
-@pytest.mark.parametrize(("which", "camera", "names"), [
-    ("plain", SIZE, {"whole", "run", "normalise", "argmax"}),
-    ("served", SIZE, {"whole", "run"}),
-    ("served", (128, 192), {"whole", "run", "resize", "enlarge_labels"}),
-    ("small", SIZE, {"whole", "run", "normalise", "argmax", "enlarge_logits", "place"}),
-])
+@pytest.mark.parametrize(
+    ("which", "camera", "names"),
+    [
+        ("plain", SIZE, {"whole", "run", "normalise", "argmax"}),
+        ("served", SIZE, {"whole", "run"}),
+        ("served", (128, 192), {"whole", "run", "resize", "enlarge_labels"}),
+        ("small", SIZE, {"whole", "run", "normalise", "argmax", "enlarge_logits", "place"}),
+    ],
+)
 def test_a_graph_has_the_steps_that_it_does_not_hold(request, network, which, camera, names):
     runtime = load_runtime(SmallLogits(network), threads=1) if which == "small" else request.getfixturevalue(which)
     assert set(step_calls(runtime, photo(camera), SIZE)) == names
 
 
 def test_the_record_of_the_whole_way(plain, served):
-    for runtime, words in ((plain, ["network", "upsampling"]), (served, ["normalisation", "network", "upsampling", "argmax"])):
+    for runtime, words in (
+        (plain, ["network", "upsampling"]),
+        (served, ["normalisation", "network", "upsampling", "argmax"]),
+    ):
         record = measure_end_to_end(runtime, SIZE, rounds=2, min_runs=3, max_seconds=0.4)
         assert EndToEnd.from_dict(record.to_dict()) == record and record.inside["network"] == words
-        assert record.before_ms == pytest.approx(sum(record.steps.get(n, 0) for n in BEFORE), abs=1e-3) and record.after_ms == pytest.approx(sum(record.steps.get(n, 0) for n in AFTER), abs=1e-3)
-        assert record.closure == pytest.approx((record.before_ms + record.network_ms + record.after_ms) / record.whole.median_ms, abs=1e-3)
-        assert record.network.median_ms == pytest.approx(record.network_ms, abs=1e-3) and "copies" in record.whole.includes and len(record.whole.protocol["round_medians_ms"]) == 2
+        assert record.before_ms == pytest.approx(
+            sum(record.steps.get(n, 0) for n in BEFORE), abs=1e-3
+        ) and record.after_ms == pytest.approx(sum(record.steps.get(n, 0) for n in AFTER), abs=1e-3)
+        assert record.closure == pytest.approx(
+            (record.before_ms + record.network_ms + record.after_ms) / record.whole.median_ms, abs=1e-3
+        )
+        assert (
+            record.network.median_ms == pytest.approx(record.network_ms, abs=1e-3)
+            and "copies" in record.whole.includes
+            and len(record.whole.protocol["round_medians_ms"]) == 2
+        )
 
 
 def test_parts_sum_where_the_times_are_known():
     """A runtime of naps: 4 ms of network and 3 ms of copies."""
-    steps = split_steps({"whole": [15.0, 15.0, 99.0], "run": [7.0] * 3, "network": [4.0, 4.0, 4.0], "normalise": [5.0], "argmax": [2.0], "resize": [1.0], "place": [1.0]})
-    assert steps == {"resize": 1.0, "normalise": 5.0, "place": 1.0, "network": 4.0, "fetch": 2.0, "argmax": 2.0} and sum(steps.values()) == statistics.median([15.0, 15.0, 99.0])
+    steps = split_steps(
+        {
+            "whole": [15.0, 15.0, 99.0],
+            "run": [7.0] * 3,
+            "network": [4.0, 4.0, 4.0],
+            "normalise": [5.0],
+            "argmax": [2.0],
+            "resize": [1.0],
+            "place": [1.0],
+        }
+    )
+    assert steps == {
+        "resize": 1.0,
+        "normalise": 5.0,
+        "place": 1.0,
+        "network": 4.0,
+        "fetch": 2.0,
+        "argmax": 2.0,
+    } and sum(steps.values()) == statistics.median([15.0, 15.0, 99.0])
     assert split_steps({"whole": [4.0], "run": [4.0], "network": [5.0], "place": [9.0]})["place"] == 0.0
 
 
-@pytest.mark.parametrize("wrong", [dict(size=(64,)), dict(size=(0, 64)), dict(size=SIZE, camera=(3, -1)), dict(size=SIZE, rounds=0), dict(size=SIZE, tolerance=1.0)])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        dict(size=(64,)),
+        dict(size=(0, 64)),
+        dict(size=SIZE, camera=(3, -1)),
+        dict(size=SIZE, rounds=0),
+        dict(size=SIZE, tolerance=1.0),
+    ],
+)
 def test_impossible_whole_ways(served, wrong):
     with pytest.raises(ConfigError, match="is impossible"):
         measure_end_to_end(served, **wrong)
@@ -319,7 +453,11 @@ def test_what_is_inside():
     class Fake:
         takes_pixels = False
 
-    assert inside_parts(Fake(), np.zeros((1, 5, 8, 12), np.float32), SIZE, SIZE) == {"before": ["normalisation", "copy in"], "network": ["network"], "after": ["copy out", "upsampling", "argmax"]}
+    assert inside_parts(Fake(), np.zeros((1, 5, 8, 12), np.float32), SIZE, SIZE) == {
+        "before": ["normalisation", "copy in"],
+        "network": ["network"],
+        "after": ["copy out", "upsampling", "argmax"],
+    }
 
 
 def test_protocols_put_different_things_on_the_clock(network):
@@ -334,7 +472,15 @@ def test_protocols_put_different_things_on_the_clock(network):
 
 
 def test_the_protocol_table(network):
-    rows = compare_protocols(network, SIZE, runtimes=(("torch", "fp32"), ("onnxruntime", "fp32"), ("onnxruntime", "fp3")), protocols=PROTOCOLS[:5], threads=1, rounds=1, max_seconds=0.1)
+    rows = compare_protocols(
+        network,
+        SIZE,
+        runtimes=(("torch", "fp32"), ("onnxruntime", "fp32"), ("onnxruntime", "fp3")),
+        protocols=PROTOCOLS[:5],
+        threads=1,
+        rounds=1,
+        max_seconds=0.1,
+    )
     assert len(rows) == 5 + 3 + 3 and all(ProtocolRow.from_dict(row.to_dict()) == row for row in rows)
     listed = protocol_table(rows)
     assert [line["ms"] is None for line in listed] == [False] * 8 + [True] * 3 and "fp3" in listed[-1]["note"]

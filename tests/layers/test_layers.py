@@ -61,8 +61,16 @@ def test_resize_targets():
     assert resize(x, (10, 14), mode="nearest").shape == (1, 2, 10, 14)
 
 
-@pytest.mark.parametrize("bad", [lambda: activation("relu7"), lambda: build_operator(5, 8, 8), lambda: build_operator(-1, 8, 8),
-                                 lambda: build_operator("conv", 8, 8, 3), lambda: ConvBNAct(3, 8, act="swish")])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        lambda: activation("relu7"),
+        lambda: build_operator(5, 8, 8),
+        lambda: build_operator(-1, 8, 8),
+        lambda: build_operator("conv", 8, 8, 3),
+        lambda: ConvBNAct(3, 8, act="swish"),
+    ],
+)
 def test_unknown_choices(bad):
     with pytest.raises(ConfigError, match="unknown"):
         bad()

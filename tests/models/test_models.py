@@ -20,7 +20,12 @@ from rtseg.models.registry import FACTS, MODELS, family_sizes, resolve_model
 NAMES = smallest_of_families()
 SIZES = [(64, 64), (65, 97), (128, 256)]
 LARGE = [(360, 480), (375, 1242), (721, 1281)]
-TO_COMPUTE = ("sctnet_s", "rdrnet_s_simple", "ffnet46ns", "lmffnet")  # benchmarks/zoo_sizes.py has these still before it
+TO_COMPUTE = (
+    "sctnet_s",
+    "rdrnet_s_simple",
+    "ffnet46ns",
+    "lmffnet",
+)  # benchmarks/zoo_sizes.py has these still before it
 
 
 @pytest.fixture(params=NAMES, scope="module")
@@ -52,7 +57,11 @@ def test_large_sizes_were_computed(root):
     for name in computed:
         assert set(record[name]["onnx"]) >= {"65x97", *(f"{h}x{w}" for h, w in LARGE)}
         beyond = [size for size, value in record[name]["onnx"].items() if value >= 1e-3]
-        assert not beyond or type(create_model(name)).__name__ in UNPOOLING and min(record[name]["onnx_agreement"][size] for size in beyond) > 0.998, name
+        assert (
+            not beyond
+            or type(create_model(name)).__name__ in UNPOOLING
+            and min(record[name]["onnx_agreement"][size] for size in beyond) > 0.998
+        ), name
 
 
 @pytest.mark.parametrize("size", SIZES[:2])
@@ -67,7 +76,9 @@ def test_auxiliary_heads_on_request(name):
         return
     plain, helped = create_model(name, 5, aux=False), create_model(name, 5, aux=True)
     assert count_parameters(plain) == count_parameters(helped) < count_parameters(helped, training=True)
-    assert "auxiliary outputs" in check_training(helped) and not check_training(helped).startswith("batch of 1 at 65 x 97, 0")
+    assert "auxiliary outputs" in check_training(helped) and not check_training(helped).startswith(
+        "batch of 1 at 65 x 97, 0"
+    )
 
 
 def test_contract_names_what_is_broken():
@@ -79,7 +90,10 @@ def test_contract_names_what_is_broken():
         check_evaluation(Half(5))
 
 
-UNPOOLING = ("ENet", "SegNet")  # two maxima that are equal up to rounding may change places between kernels, and the logits around them with them
+UNPOOLING = (
+    "ENet",
+    "SegNet",
+)  # two maxima that are equal up to rounding may change places between kernels, and the logits around them with them
 
 
 def same_numbers(network, changed, x) -> bool:
@@ -148,8 +162,14 @@ def test_facts(name):
     if "params" in info:
         assert count_parameters(create_model(name, 19)) == pytest.approx(info["params"], rel=0.01)
     if "gmacs" in info:
-        assert count_macs(create_model(name, 19), (1, 3, *info["gmacs_size"])) / 1e9 == pytest.approx(info["gmacs"], rel=0.01)
-    mutable = [p.name for p in inspect.signature(MODELS.get(name)).parameters.values() if isinstance(p.default, (list, dict, set))]
+        assert count_macs(create_model(name, 19), (1, 3, *info["gmacs_size"])) / 1e9 == pytest.approx(
+            info["gmacs"], rel=0.01
+        )
+    mutable = [
+        p.name
+        for p in inspect.signature(MODELS.get(name)).parameters.values()
+        if isinstance(p.default, (list, dict, set))
+    ]
     assert mutable == []
 
 
@@ -160,8 +180,17 @@ def test_wrong_input(network, wrong):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("wrong", [lambda: create_model("fastersge"), lambda: create_model("fasterseg", aus=False), lambda: create_model("fasterseg", 0),
-                                   lambda: create_model("fasterseg", 2.0), lambda: create_model("fasterseg", in_channels=0), lambda: model_info("x")])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: create_model("fastersge"),
+        lambda: create_model("fasterseg", aus=False),
+        lambda: create_model("fasterseg", 0),
+        lambda: create_model("fasterseg", 2.0),
+        lambda: create_model("fasterseg", in_channels=0),
+        lambda: model_info("x"),
+    ],
+)
 def test_wrong_requests(wrong):
     with pytest.raises(ConfigError):
         wrong()
@@ -179,8 +208,14 @@ def test_onnx_agrees(network):
     assert onnx_difference(network, (65, 97)) < (0.1 if type(network).__name__ in UNPOOLING else 1e-3)
 
 
-TRIO = Architecture((Branch((1, 0, 2, 0, 1, 1), (0, 0, 1, 1, 2, 2), (4, 6, 4, 8, 4)), Branch((1, 0, 4), (0, 0, 1), (4, 6)),
-                     Branch((1, 3), (0, 0), (4,))), base_width=4)
+TRIO = Architecture(
+    (
+        Branch((1, 0, 2, 0, 1, 1), (0, 0, 1, 1, 2, 2), (4, 6, 4, 8, 4)),
+        Branch((1, 0, 4), (0, 0, 1), (4, 6)),
+        Branch((1, 3), (0, 0), (4,)),
+    ),
+    base_width=4,
+)
 
 
 @pytest.mark.parametrize("picked", [(0,), (1,), (2,), (2, 1), (0, 2), (0, 1, 2), (2, 1, 0)])
@@ -204,22 +239,38 @@ def test_op_specs_are_the_operators_that_run():
     """The sizes and channels that a latency table is asked for are those of the network's own convolutions."""
     height, width = 90, 132
     net, seen = FasterSeg(TRIO, 3).eval(), []
-    parts = [net.stem[0], net.stem[1], net.stem[2], *(c for layer in net.cells for c in layer),
-             *(m for row in net.climbs for block in row for m in (block.arm, block.refine)), net.fusion.mix, net.head]
+    parts = [
+        net.stem[0],
+        net.stem[1],
+        net.stem[2],
+        *(c for layer in net.cells for c in layer),
+        *(m for row in net.climbs for block in row for m in (block.arm, block.refine)),
+        net.fusion.mix,
+        net.head,
+    ]
     for part in parts:
-        part.register_forward_hook(lambda m, args, out: seen.append((*args[0].shape[2:], args[0].shape[1], out.shape[1])))
+        part.register_forward_hook(
+            lambda m, args, out: seen.append((*args[0].shape[2:], args[0].shape[1], out.shape[1]))
+        )
     net(torch.randn(1, 3, height, width))
-    assert sorted(seen) == sorted((s.height, s.width, s.in_channels, s.out_channels) for s in TRIO.op_specs(height, width, 3))
+    assert sorted(seen) == sorted(
+        (s.height, s.width, s.in_channels, s.out_channels) for s in TRIO.op_specs(height, width, 3)
+    )
 
 
 def test_a_family_and_a_size_name_a_network(monkeypatch):
     shelf = Registry("model")
     for size in ("s", "m"):
-        shelf.register(f"example_{size}", title="Example", paper="", year=2024, family="example")(lambda classes, *, in_channels, size=size: (size, classes))
+        shelf.register(f"example_{size}", title="Example", paper="", year=2024, family="example")(
+            lambda classes, *, in_channels, size=size: (size, classes)
+        )
     monkeypatch.setattr(registry, "MODELS", shelf)
     assert family_sizes("example") == {"m": "example_m", "s": "example_s"}
     assert resolve_model("example", {"size": "m", "aux": True}) == ("example_m", {"aux": True})
-    for wrong, words in ((lambda: create_model("example"), "size=m or size=s"), (lambda: create_model("example", size="l"), "size of 'example' 'l' is unknown"),
-                         (lambda: create_model("exampel_s"), "did you mean 'example_s'")):
+    for wrong, words in (
+        (lambda: create_model("example"), "size=m or size=s"),
+        (lambda: create_model("example", size="l"), "size of 'example' 'l' is unknown"),
+        (lambda: create_model("exampel_s"), "did you mean 'example_s'"),
+    ):
         with pytest.raises(ConfigError, match=words):
             wrong()

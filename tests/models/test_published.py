@@ -40,18 +40,26 @@ def test_student_gives_the_reference_output(golden):
 def test_prefix_and_counters_are_tolerated(golden):
     _, state, _ = golden
     plain = convert_checkpoint("fasterseg", state, source="fasterseg")
-    wrapped = {f"module.{k}": v for k, v in state.items()} | {"module.stem.0.conv.1.num_batches_tracked": torch.tensor(3)}
+    wrapped = {f"module.{k}": v for k, v in state.items()} | {
+        "module.stem.0.conv.1.num_batches_tracked": torch.tensor(3)
+    }
     other = convert_checkpoint("fasterseg", wrapped, source="fasterseg")
     assert plain.keys() == other.keys() and all(torch.equal(plain[k], other[k]) for k in plain)
 
 
-@pytest.mark.parametrize(("change", "named"), [
-    (lambda s: s.pop("arms16.conv.0.weight"), "arms16.conv.0.weight"),
-    (lambda s: s.update({"arms8.conv.0.weight": torch.zeros(1)}), "arms8.conv.0.weight"),
-    (lambda s: s.update({"cells.4-0._op._op.conv1.weight": torch.zeros(64, 64, 3, 3)}), "cells.4-0._op._op.conv1.weight"),
-    (lambda s: s.update({"heads16.conv_1x1.bias": torch.zeros(19)}), "heads16.conv_1x1.weight"),
-    (lambda s: s.pop("ffm.channel_attention.1.conv.weight"), "ffm.channel_attention.1.conv.weight"),
-])
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda s: s.pop("arms16.conv.0.weight"), "arms16.conv.0.weight"),
+        (lambda s: s.update({"arms8.conv.0.weight": torch.zeros(1)}), "arms8.conv.0.weight"),
+        (
+            lambda s: s.update({"cells.4-0._op._op.conv1.weight": torch.zeros(64, 64, 3, 3)}),
+            "cells.4-0._op._op.conv1.weight",
+        ),
+        (lambda s: s.update({"heads16.conv_1x1.bias": torch.zeros(19)}), "heads16.conv_1x1.weight"),
+        (lambda s: s.pop("ffm.channel_attention.1.conv.weight"), "ffm.channel_attention.1.conv.weight"),
+    ],
+)
 def test_keys_that_do_not_fit_are_named(golden, change, named):
     state = dict(golden[1])
     change(state)
@@ -64,8 +72,11 @@ def test_training_checkpoint_brings_its_auxiliary_heads(golden):
     _, state, _ = golden
     shapes = {"heads16": 192, "heads32": 256}
     for name, c in shapes.items():
-        state = state | {f"{name}.conv_3x3.conv.weight": torch.ones(c, c, 3, 3), f"{name}.conv_1x1.weight": torch.ones(19, c, 1, 1),
-                         f"{name}.conv_1x1.bias": torch.ones(19)}
+        state = state | {
+            f"{name}.conv_3x3.conv.weight": torch.ones(c, c, 3, 3),
+            f"{name}.conv_1x1.weight": torch.ones(19, c, 1, 1),
+            f"{name}.conv_1x1.bias": torch.ones(19),
+        }
         state |= {f"{name}.conv_3x3.bn.{p}": torch.ones(c) for p in ("weight", "bias", "running_mean", "running_var")}
     converted = convert_checkpoint("fasterseg", state, source="fasterseg")
     assert converted["aux_heads.x16.gather.conv.weight"].shape == (192, 192, 3, 3)
@@ -85,7 +96,9 @@ def test_counts(shared):
 def test_embedded_student_is_the_published_one(shared):
     facts = json.loads((shared / "fasterseg/student.json").read_text())["student_21"]
     for branch, wanted in zip(STUDENT.branches, facts["branches"], strict=True):
-        assert (branch.last, list(branch.ops), list(branch.scales), list(branch.widths)) == tuple(wanted[k] for k in ("last", "ops", "path", "widths"))
+        assert (branch.last, list(branch.ops), list(branch.scales), list(branch.widths)) == tuple(
+            wanted[k] for k in ("last", "ops", "path", "widths")
+        )
     assert [[list(g) for g in layer] for layer in STUDENT.groups()] == facts["groups"]
 
 
@@ -105,7 +118,9 @@ def test_student_comes_from_its_file(shared):
     assert (count_parameters(network), count_parameters(network, training=True)) == (3_454_643, 4_385_689)
 
 
-@pytest.mark.parametrize(("index", "pair", "wanted"), [(1, "12", 5.70184), (1, "02", 5.79029), (0, "12", 17.94300), (0, "02", 18.86359)])
+@pytest.mark.parametrize(
+    ("index", "pair", "wanted"), [(1, "12", 5.70184), (1, "02", 5.79029), (0, "12", 17.94300), (0, "02", 18.86359)]
+)
 def test_published_latencies(shared, index, pair, wanted):
     table = load_latency_table(shared / "fasterseg/latency_lookup_table.npy")
     arch = load_arch(shared / f"fasterseg/arch_{index}.pt").architecture(pair)
@@ -132,7 +147,9 @@ def test_decode_examples(shared):
     for example in examples:
         logits = ArchLogits.random(example["layers"], 5, 5, torch.Generator().manual_seed(example["seed"]))
         branch = decode_branch(logits, example["last"], example["ignore_skip"])
-        assert [list(v) for v in (branch.ops, branch.scales, branch.widths)] == [example[k] for k in ("ops", "path", "widths")], example["seed"]
+        assert [list(v) for v in (branch.ops, branch.scales, branch.widths)] == [
+            example[k] for k in ("ops", "path", "widths")
+        ], example["seed"]
 
 
 def test_wrong_files(shared, tmp_path):
@@ -140,8 +157,13 @@ def test_wrong_files(shared, tmp_path):
     torch.save({"alpha_2_0": torch.zeros(1)}, tmp_path / "set2.pt")
     np.save(tmp_path / "plain.npy", np.zeros(3))
     np.save(tmp_path / "list.npy", np.array([{"a": "b"}, 2], dtype=object), allow_pickle=True)
-    for read in (lambda: load_arch(tmp_path / "arch.pt"), lambda: load_arch(tmp_path / "set2.pt"), lambda: load_arch(tmp_path / "missing.pt"),
-                 lambda: load_latency_table(tmp_path / "plain.npy"), lambda: load_latency_table(tmp_path / "list.npy")):
+    for read in (
+        lambda: load_arch(tmp_path / "arch.pt"),
+        lambda: load_arch(tmp_path / "set2.pt"),
+        lambda: load_arch(tmp_path / "missing.pt"),
+        lambda: load_latency_table(tmp_path / "plain.npy"),
+        lambda: load_latency_table(tmp_path / "list.npy"),
+    ):
         with pytest.raises(ArtifactError) as error:
             read()
         assert "\n" not in str(error.value)
@@ -158,7 +180,6 @@ def test_missing_logits_are_named():
         read_published(logits, "x")
 
 
-
 def test_own_decoding_with_the_published_table(shared):
     """On the published logits, under the published student's own latency, the exact decoder finds a network that they like better."""
     table = load_latency_table(shared / "fasterseg/latency_lookup_table.npy")
@@ -166,5 +187,11 @@ def test_own_decoding_with_the_published_table(shared):
     ceiling = table.predict(found.architecture())
     got = decode(found.logits, SearchSpace(), latency=table.latency, size=table.header.size, ceiling_ms=ceiling)
     assert got.latency_ms <= ceiling + 1e-9 and got.latency_ms == pytest.approx(table.predict(got.arch))
-    teacher = decode(load_arch(shared / "fasterseg/arch_0.pt").logits, SearchSpace(), role="teacher", latency=table.latency, size=table.header.size)
+    teacher = decode(
+        load_arch(shared / "fasterseg/arch_0.pt").logits,
+        SearchSpace(),
+        role="teacher",
+        latency=table.latency,
+        size=table.header.size,
+    )
     assert teacher.latency_ms == pytest.approx(table.predict(teacher.arch))

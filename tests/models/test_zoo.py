@@ -17,18 +17,66 @@ from rtseg.models.checkpoints import list_sources
 from rtseg.models.contract import SegNetwork
 
 VARIANTS = {
-    "stdc2": ("stdc", {"encoder": "stdc2"}), "ppliteseg2": ("ppliteseg", {"encoder": "stdc2"}),
-    "bisenetv2+aux": ("bisenetv2", {"aux": True}), "ddrnet+aux": ("ddrnet", {"aux": True}), "icnet+aux": ("icnet", {"aux": True}),
-    "stdc+aux": ("stdc", {"aux": True}), "stdc2+aux": ("stdc", {"encoder": "stdc2", "aux": True}),
-    "stdc+detail": ("stdc", {"detail": True}), "stdc2+detail": ("stdc", {"encoder": "stdc2", "detail": True}),
+    "stdc2": ("stdc", {"encoder": "stdc2"}),
+    "ppliteseg2": ("ppliteseg", {"encoder": "stdc2"}),
+    "bisenetv2+aux": ("bisenetv2", {"aux": True}),
+    "ddrnet+aux": ("ddrnet", {"aux": True}),
+    "icnet+aux": ("icnet", {"aux": True}),
+    "stdc+aux": ("stdc", {"aux": True}),
+    "stdc2+aux": ("stdc", {"encoder": "stdc2", "aux": True}),
+    "stdc+detail": ("stdc", {"detail": True}),
+    "stdc2+detail": ("stdc", {"encoder": "stdc2", "detail": True}),
     "fasterseg_student": ("fasterseg", {"aux": False}),
 }
-PLAIN = ("adscnet", "aglnet", "bisenetv1", "bisenetv2", "canet", "cfpnet", "cgnet", "contextnet", "dabnet", "ddrnet", "dfanet", "edanet", "enet",
-         "erfnet", "esnet", "espnet", "espnetv2", "fanet", "farseenet", "fastscnn", "fddwnet", "fpenet", "fssnet", "icnet", "lednet", "linknet",
-         "litehrnet", "liteseg", "mininet", "mininetv2", "ppliteseg", "regseg", "segnet", "shelfnet", "sqnet", "stdc", "swiftnet")
+PLAIN = (
+    "adscnet",
+    "aglnet",
+    "bisenetv1",
+    "bisenetv2",
+    "canet",
+    "cfpnet",
+    "cgnet",
+    "contextnet",
+    "dabnet",
+    "ddrnet",
+    "dfanet",
+    "edanet",
+    "enet",
+    "erfnet",
+    "esnet",
+    "espnet",
+    "espnetv2",
+    "fanet",
+    "farseenet",
+    "fastscnn",
+    "fddwnet",
+    "fpenet",
+    "fssnet",
+    "icnet",
+    "lednet",
+    "linknet",
+    "litehrnet",
+    "liteseg",
+    "mininet",
+    "mininetv2",
+    "ppliteseg",
+    "regseg",
+    "segnet",
+    "shelfnet",
+    "sqnet",
+    "stdc",
+    "swiftnet",
+)
 OF_AUTHORS = tuple(name for name in list_models() if "authors" in list_sources(name))
 WITH_HEADS = ("pidnet_s", "pidnet_m", "pidnet_l", "dsnet_head64", "dsnet_head128", "ddrnet_23_slim", "ddrnet_39")
-ENTRIES = (*PLAIN, "stdcseg1", "stdcseg2", *VARIANTS, *OF_AUTHORS, *(f"{name}+aux" for name in OF_AUTHORS if name in WITH_HEADS))
+ENTRIES = (
+    *PLAIN,
+    "stdcseg1",
+    "stdcseg2",
+    *VARIANTS,
+    *OF_AUTHORS,
+    *(f"{name}+aux" for name in OF_AUTHORS if name in WITH_HEADS),
+)
 SOURCES = {"stdcseg1": "stdc-seg", "stdcseg2": "stdc-seg", "fasterseg_student": "fasterseg"}
 
 
@@ -54,7 +102,9 @@ def reference(shared, entry):
         for key in stored.files:
             if key.startswith("bn/"):
                 state[key.removeprefix("bn/")] = torch.from_numpy(stored[key])
-        outputs = [torch.from_numpy(stored[f"out{i}"]) for i in range(len([k for k in stored.files if k.startswith("out")]))]
+        outputs = [
+            torch.from_numpy(stored[f"out{i}"]) for i in range(len([k for k in stored.files if k.startswith("out")]))
+        ]
     return state, make["golden_input"]((1, 3, 256, 512), "a"), outputs
 
 
@@ -111,7 +161,10 @@ def golden_outputs(network: SegNetwork, image: torch.Tensor, wanted: list[torch.
             native, grown = network.predict(image), network(image)
             forms = [([*out.aux, *([] if out.detail is None else [out.detail])]) for out in (native, grown)]
             assert len(forms[0]) == len(wanted) - 1
-            outputs += [a if a[..., ::8, ::8].shape == there.shape else b for a, b, there in zip(*forms, wanted[1:], strict=True)]
+            outputs += [
+                a if a[..., ::8, ::8].shape == there.shape else b
+                for a, b, there in zip(*forms, wanted[1:], strict=True)
+            ]
     return [out[..., ::8, ::8] for out in outputs]
 
 
@@ -123,9 +176,18 @@ def beyond_rounding(network: SegNetwork, image: torch.Tensor, wanted: list[torch
     if beyond > 1:
         exact = golden_outputs(copy.deepcopy(network).double(), image.double(), wanted)
         own = [0.0] * len(wanted)
-        for same in (image, torch.nextafter(image, torch.full_like(image, math.inf))):  # where maxima decide, a single rounding may be lucky: another one is asked then
-            own = [max(most, relative(ours.double(), true)) for most, ours, true in zip(own, golden_outputs(network, same, wanted), exact, strict=True)]
-            beyond = max(difference / max(CLOSE, LENIENT * rounding) for difference, rounding in zip(differences, own, strict=True))
+        for same in (
+            image,
+            torch.nextafter(image, torch.full_like(image, math.inf)),
+        ):  # where maxima decide, a single rounding may be lucky: another one is asked then
+            own = [
+                max(most, relative(ours.double(), true))
+                for most, ours, true in zip(own, golden_outputs(network, same, wanted), exact, strict=True)
+            ]
+            beyond = max(
+                difference / max(CLOSE, LENIENT * rounding)
+                for difference, rounding in zip(differences, own, strict=True)
+            )
             if beyond <= 1:
                 break
     return beyond
@@ -143,7 +205,9 @@ def mirrored(network: SegNetwork) -> None:
         wide[len(wide) // 2].weight.copy_(wide[len(wide) // 2].weight.flip(-1))
 
 
-@pytest.mark.parametrize(("entry", "times"), [("fastscnn", 10_000), ("stdcseg2", 1_000), ("erfnet", 50), ("mininetv2", 10)])
+@pytest.mark.parametrize(
+    ("entry", "times"), [("fastscnn", 10_000), ("stdcseg2", 1_000), ("erfnet", 50), ("mininetv2", 10)]
+)
 def test_a_wrong_network_is_far_beyond_its_rounding(shared, entry, times):
     """By orders of magnitude, up to where outputs have nothing in common any more (a relative difference of about 1, a hundred times MiniNetV2's rounding)."""
     network, image, wanted = published(shared, entry)
@@ -172,8 +236,11 @@ def test_keys_that_do_not_fit_are_named(shared, entry):
     state, _, _ = reference(shared, entry)
     source = source_of(entry)
     first = next(key for key in state if not key.startswith("cp.backbone."))
-    changes = [({k: v for k, v in state.items() if k != first}, first), ({**state, "stranger.weight": torch.zeros(1)}, "stranger.weight"),
-               ({**state, first: torch.zeros(1, 2, 3)}, first)]
+    changes = [
+        ({k: v for k, v in state.items() if k != first}, first),
+        ({**state, "stranger.weight": torch.zeros(1)}, "stranger.weight"),
+        ({**state, first: torch.zeros(1, 2, 3)}, first),
+    ]
     for changed, named in changes:
         with pytest.raises(ArtifactError, match=named.replace(".", r"\.")):
             convert_checkpoint(name, changed, source=source, **options)
@@ -188,4 +255,7 @@ def test_merged_network_is_the_deployed_one(shared, entry):
     assert count_parameters(small) == facts["params"] and not can_merge(small) and can_merge(network)
     assert count_macs(small, (1, 3, 512, 1024)) / 1e9 == pytest.approx(facts["gmacs_512x1024"], rel=1e-3)
     with torch.no_grad():
-        assert relative(small(image), network(image)) < 3e-5 and relative(small.double()(image.double()), network.double()(image.double())) < 1e-5
+        assert (
+            relative(small(image), network(image)) < 3e-5
+            and relative(small.double()(image.double()), network.double()(image.double())) < 1e-5
+        )

@@ -28,7 +28,15 @@ def run_cell(folder, source, **more):
     """Run a notebook of one cell; what it printed, read as JSON."""
     folder.mkdir(exist_ok=True)
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]), folder / "one.ipynb")
-    done = run_notebook(folder / "one.ipynb", folder / "executed/one.ipynb", parameters={}, what="cell", cwd=folder, show_progress=False, **more)
+    done = run_notebook(
+        folder / "one.ipynb",
+        folder / "executed/one.ipynb",
+        parameters={},
+        what="cell",
+        cwd=folder,
+        show_progress=False,
+        **more,
+    )
     return json.loads(nbformat.read(done, as_version=4).cells[-1].outputs[0].text)
 
 
@@ -48,7 +56,10 @@ def test_kernels_are_forks_of_one_process_and_share_nothing_else(tmp_path):
     one, two = run_cell(tmp_path / "a", TELL, environment={"MINE": "1"}), run_cell(tmp_path / "b", TELL)
     assert one["parent"] == two["parent"] == kernels._current[0].process.pid and one["warm"] and two["warm"]
     assert one["session"] == one["pid"] != two["pid"] == two["session"]
-    assert (one["mine"], two["mine"]) == ("1", None) and (one["cwd"], two["cwd"]) == (str(tmp_path / "a"), str(tmp_path / "b"))
+    assert (one["mine"], two["mine"]) == ("1", None) and (one["cwd"], two["cwd"]) == (
+        str(tmp_path / "a"),
+        str(tmp_path / "b"),
+    )
     assert one["random"] != two["random"], "forks must not begin with the same random numbers"
     wait_until(lambda: gone(one["pid"]) and gone(two["pid"]))
 
@@ -83,7 +94,16 @@ def test_asking_a_process_that_failed_is_refused():
 
 
 def test_nothing_outlives_a_killed_runner(tmp_path):
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("import os, pathlib, time\npathlib.Path('pids').write_text(f'{os.getpid()} {os.getppid()}\\n')\ntime.sleep(120)")]), tmp_path / "slow.ipynb")
+    nbformat.write(
+        nbformat.v4.new_notebook(
+            cells=[
+                nbformat.v4.new_code_cell(
+                    "import os, pathlib, time\npathlib.Path('pids').write_text(f'{os.getpid()} {os.getppid()}\\n')\ntime.sleep(120)"
+                )
+            ]
+        ),
+        tmp_path / "slow.ipynb",
+    )
     script = f"from pathlib import Path; from rtseg.runs.runner import run_notebook; p = Path({str(tmp_path)!r}); run_notebook(p / 'slow.ipynb', p / 'out.ipynb', parameters={{}}, what='slow', cwd=p)"
     runner = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
     wait_until(lambda: (tmp_path / "pids").is_file() and (tmp_path / "pids").read_text().endswith("\n"), 120)

@@ -38,7 +38,11 @@ def test_stages_and_recipes_all_have_parameters():
 def test_parameters_have_types_and_help(path):
     inspected = papermill.inspect_notebook(str(path))
     index, cells = tagged(path)
-    assigned = [node.target.id if isinstance(node, ast.AnnAssign) else node.targets[0].id for node in ast.parse(cells[index].source).body if isinstance(node, ast.AnnAssign | ast.Assign)]
+    assigned = [
+        node.target.id if isinstance(node, ast.AnnAssign) else node.targets[0].id
+        for node in ast.parse(cells[index].source).body
+        if isinstance(node, ast.AnnAssign | ast.Assign)
+    ]
     assert list(inspected) == assigned, "papermill does not see every line of the cell"
     for name, told in inspected.items():
         assert told["inferred_type_name"] != "None", f"{name} has no type"
@@ -50,7 +54,7 @@ def test_parameters_have_types_and_help(path):
 def first_cell(path, values, tmp_path, monkeypatch):
     """Run the parameters' cell, papermill's, and the next code cell; returns the error's text, or nothing."""
     index, cells = tagged(path)
-    check = next(cell.source for cell in cells[index + 1:] if cell.cell_type == "code")
+    check = next(cell.source for cell in cells[index + 1 :] if cell.cell_type == "code")
     injected = "# Parameters\n" + "\n".join(f"{key} = {value!r}" for key, value in values.items())
     namespace = {"__name__": "page", "In": ["", cells[index].source, injected, check]}
     monkeypatch.chdir(tmp_path)
@@ -84,7 +88,9 @@ def test_a_stage_checks_settings_by_its_own_name(path, tmp_path, monkeypatch):
     assert any(f'check_stage("{STAGES[path.name]}", globals())' in cell.source for cell in cells)
     assert "did you mean" in first_cell(path, {"preset": "demoo"}, tmp_path, monkeypatch)
     assert "'data.scael' is unknown" in first_cell(path, {"settings": {"data.scael": 1}}, tmp_path, monkeypatch)
-    assert "data set 'camvid' needs its folder" in first_cell(path, {"settings": {"data.name": "camvid"}}, tmp_path, monkeypatch)
+    assert "data set 'camvid' needs its folder" in first_cell(
+        path, {"settings": {"data.name": "camvid"}}, tmp_path, monkeypatch
+    )
 
 
 @pytest.mark.parametrize("path", [p for p in WITH if p.parent.name == "recipes"], ids=name_of)
@@ -122,5 +128,11 @@ def test_types_are_never_evaluated():
 
 def test_key_numbers_are_read_back_from_the_output():
     shown = parameters.key_numbers({"mIoU": 0.5, "steps": 3})._repr_mimebundle_()
-    cell = nbformat.v4.new_code_cell("x", outputs=[nbformat.v4.new_output("execute_result", data=shown), nbformat.v4.new_output("stream", text="mIoU 0.9")])
+    cell = nbformat.v4.new_code_cell(
+        "x",
+        outputs=[
+            nbformat.v4.new_output("execute_result", data=shown),
+            nbformat.v4.new_output("stream", text="mIoU 0.9"),
+        ],
+    )
     assert read_numbers(nbformat.v4.new_notebook(cells=[cell])) == {"mIoU": 0.5, "steps": 3}

@@ -49,7 +49,10 @@ run(load_preset("smoke"), {out!r}, plan=TOYS, notebooks=Path({notebooks!r}), sho
 def write_toy(folder, spec, work):
     """A stage notebook of four cells."""
     parameters = nbformat.v4.new_code_cell('run = "runs/toy"\nsettings = {}', metadata={"tags": ["parameters"]})
-    cells = [parameters, *map(nbformat.v4.new_code_cell, (OPENING.format(toys=TOYS, name=spec.name), work, "stage.finish()"))]
+    cells = [
+        parameters,
+        *map(nbformat.v4.new_code_cell, (OPENING.format(toys=TOYS, name=spec.name), work, "stage.finish()")),
+    ]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / spec.notebook)
 
 
@@ -62,7 +65,15 @@ def toys(tmp_path):
 
     def go(**options):
         changed = config.with_values(options.pop("settings", {}))
-        return run(changed, tmp_path / "run", plan=TOYS, notebooks=tmp_path, say=lambda line: None, show_progress=False, **options)
+        return run(
+            changed,
+            tmp_path / "run",
+            plan=TOYS,
+            notebooks=tmp_path,
+            say=lambda line: None,
+            show_progress=False,
+            **options,
+        )
 
     return tmp_path, go
 
@@ -121,7 +132,11 @@ def test_a_failure_names_stage_cell_and_notebook_and_keeps_what_is_done(toys):
 
 def test_our_own_errors_are_told_without_their_class(toys):
     folder, go = toys
-    write_toy(folder, TOYS[1], 'from rtseg.core.errors import DataError\nraise DataError("no images in /x: give a folder with images")')
+    write_toy(
+        folder,
+        TOYS[1],
+        'from rtseg.core.errors import DataError\nraise DataError("no images in /x: give a folder with images")',
+    )
     with pytest.raises(StageFailed, match=r"failed in cell \[4\]: no images in /x: give a folder with images \(open"):
         go()
 
@@ -225,7 +240,9 @@ def test_a_preset_names_its_plan_and_a_folder_keeps_it(toys):
         for spec in stages:
             assert set(stage_params(spec, config)) >= set(spec.reads), f"{name}: {spec.name}"
     single = PLANS["icnet-single"]
-    assert [s.name for s in ICNET if s not in single] == ["pspnet", "icnet", "evaluate"] and len(single) == len(ICNET) - 1
+    assert [s.name for s in ICNET if s not in single] == ["pspnet", "icnet", "evaluate"] and len(single) == len(
+        ICNET
+    ) - 1
     folder, go = toys
     go()
     with pytest.raises(ConfigError, match="holds a run of plan 'fasterseg', not of 'icnet'.*--out"):
@@ -239,7 +256,17 @@ def test_a_preset_names_its_plan_and_a_folder_keeps_it(toys):
 def test_every_preset_loads_and_unknown_names_are_refused_at_every_level():
     for name in list_presets():
         assert load_preset(name).preset == name
-    assert set(list_presets()) == {"smoke", "demo", "camvid", "camvid-cpu", "cityscapes", "bdd100k", "icnet", "icnet-single", "icnet-demo"}
+    assert set(list_presets()) == {
+        "smoke",
+        "demo",
+        "camvid",
+        "camvid-cpu",
+        "cityscapes",
+        "bdd100k",
+        "icnet",
+        "icnet-single",
+        "icnet-demo",
+    }
     with pytest.raises(ConfigError, match="preset 'dmeo' is unknown.*did you mean 'demo'"):
         load_preset("dmeo")
     with pytest.raises(ConfigError, match="'sede' is unknown.*did you mean 'seed'"):

@@ -25,7 +25,13 @@ def page(path, *cells, parameters=PARAMETERS):
     first = nbformat.v4.new_code_cell(parameters)
     first.metadata["tags"] = ["parameters"]
     path.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# Dividing"), first, *map(nbformat.v4.new_code_cell, cells)], metadata=KERNEL), path)
+    nbformat.write(
+        nbformat.v4.new_notebook(
+            cells=[nbformat.v4.new_markdown_cell("# Dividing"), first, *map(nbformat.v4.new_code_cell, cells)],
+            metadata=KERNEL,
+        ),
+        path,
+    )
     return path
 
 
@@ -48,24 +54,39 @@ def test_a_sweep_from_the_command_line(tmp_path, capsys, monkeypatch):
 
     def go(grid):
         with pytest.raises(SystemExit) as end:
-            cli.main(["sweep", str(notebook), "--grid", grid, "--out", "out", "-p", "top", "12", "-p", "more.log", str(log)])
+            cli.main(
+                ["sweep", str(notebook), "--grid", grid, "--out", "out", "-p", "top", "12", "-p", "more.log", str(log)]
+            )
         out, err = capsys.readouterr()
         return end.value.code, out, err
 
     code, out, err = go("by=3,0")
-    assert code == 1 and "[1/2] by=3: done" in out and "[2/2] by=0: 'dividing' failed in cell [3]: ZeroDivisionError: division by zero" in out
+    assert (
+        code == 1
+        and "[1/2] by=3: done" in out
+        and "[2/2] by=0: 'dividing' failed in cell [3]: ZeroDivisionError: division by zero" in out
+    )
     assert err.count("error: 1 of 2 points failed (by-0_") == 1 and "tries them again" in err
     assert log.read_text() == "3 0 "
     records = {r["values"]["by"]: r for r in map(read_json, (tmp_path / "out/points").glob("*/point.json"))}
-    assert records["3"]["numbers"] == {"quotient": 4.0} and records["0"]["state"] == "failed" and records["0"]["numbers"] == {}
+    assert (
+        records["3"]["numbers"] == {"quotient": 4.0}
+        and records["0"]["state"] == "failed"
+        and records["0"]["numbers"] == {}
+    )
     executed = nbformat.read(tmp_path / "out" / records["3"]["notebook"], as_version=4)
-    assert any(cell.metadata.get("tags") == ["injected-parameters"] and "by = 3" in cell.source and "top = 12" in cell.source for cell in executed.cells)
+    assert any(
+        cell.metadata.get("tags") == ["injected-parameters"] and "by = 3" in cell.source and "top = 12" in cell.source
+        for cell in executed.cells
+    )
     text = (tmp_path / "out/index.html").read_text()
     assert "1 of 2 points done" in text and "division by zero" in text and "top=12" in text
     links = Links()
     links.feed(text)
     assert len(links.found) == 5 and all((tmp_path / "out" / link).is_file() for link in links.found)
-    assert not re.search(r"https?://(?!www\.w3\.org)", re.sub(r'<script type="application/json".*?</script>', "", text, flags=re.S))
+    assert not re.search(
+        r"https?://(?!www\.w3\.org)", re.sub(r'<script type="application/json".*?</script>', "", text, flags=re.S)
+    )
     code, out, _ = go("by=3,0")  # what is done is skipped, what failed is tried again
     assert code == 1 and "[1/2] by=3: up to date" in out and log.read_text() == "3 0 0 "
     notebook = page(notebook, DIVIDE.replace("top / by", "top // (by + 1)"))
@@ -105,7 +126,9 @@ def test_a_mistyped_sweep_begins_nothing(line, words, tmp_path, capsys, monkeypa
 def test_points_have_names_of_their_own():
     grid = read_grid(["a.b=1,2", "size=[1,2],[1, 3]", "c=x/y,x_y"])
     names = [point_name(point) for point in grid_points(grid)]
-    assert len(names) == len(set(names)) == 8 and all(re.fullmatch(r"[A-Za-z0-9_.+-]+", name) and len(name) < 70 for name in names)
+    assert len(names) == len(set(names)) == 8 and all(
+        re.fullmatch(r"[A-Za-z0-9_.+-]+", name) and len(name) < 70 for name in names
+    )
 
 
 STAGE = """from rtseg.runs.stage import open_stage
@@ -129,16 +152,26 @@ def base(tmp_path):
 
 
 def test_a_stage_runs_in_a_folder_of_its_own_at_each_point(tmp_path, base):
-    page(tmp_path / "stages/03_pretraining.ipynb", STAGE, parameters='run: str = "r"  # folder\npreset: str = "demo"  # new\nsettings: dict = {}  # more')
+    page(
+        tmp_path / "stages/03_pretraining.ipynb",
+        STAGE,
+        parameters='run: str = "r"  # folder\npreset: str = "demo"  # new\nsettings: dict = {}  # more',
+    )
     target, said = StageTarget("pretrain", base.root, notebooks=tmp_path / "stages"), []
     before = sorted(p.relative_to(base.root) for p in base.root.rglob("*"))
     records = sweep(target, read_grid(["seed=3,7"]), out=tmp_path / "out", say=said.append, show_progress=False)
-    assert [r.state for r in records] == ["done", "failed"] and records[0].numbers == {"seed": 3.0} and "seven" in records[1].error
+    assert (
+        [r.state for r in records] == ["done", "failed"]
+        and records[0].numbers == {"seed": 3.0}
+        and "seven" in records[1].error
+    )
     run = RunFolder.open(tmp_path / "out/points" / records[0].name / "run")
     assert run.config()["seed"] == 3 and list(run.manifest()) == ["data", "pretrain"]
     assert run.verify("pretrain/history.json").read_text() == "D3" and run.verify("data/splits.json").read_text() == "D"
     assert os.path.samefile(run.path("data/scenes-1/a.png"), base.path("data/scenes-1/a.png"))
-    assert sorted(p.relative_to(base.root) for p in base.root.rglob("*")) == before and not base.path("pretrain").exists()
+    assert (
+        sorted(p.relative_to(base.root) for p in base.root.rglob("*")) == before and not base.path("pretrain").exists()
+    )
     again = sweep(target, read_grid(["seed=3"]), out=tmp_path / "out", say=said.append, show_progress=False)
     assert again == [records[0]] and said[-1].endswith("up to date")
     base.path("data/splits.json").write_text("E")
@@ -173,7 +206,11 @@ def test_a_sweep_that_is_stopped_goes_on(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         sweep(target, grid, out=tmp_path / "out", say=lambda _: None)
     records = sweep(target, grid, out=tmp_path / "out", say=lambda _: None)
-    assert [v["by"] for v in Counted.ran] == ["1", "2", "2", "3"] and [r.numbers["n"] for r in records] == [1.0, 2.0, 3.0]
+    assert [v["by"] for v in Counted.ran] == ["1", "2", "2", "3"] and [r.numbers["n"] for r in records] == [
+        1.0,
+        2.0,
+        3.0,
+    ]
 
 
 def test_a_folder_holds_one_sweep(tmp_path):
@@ -196,7 +233,11 @@ def test_recipes_are_found_by_name_and_out_belongs_to_the_point(tmp_path, monkey
     from rtseg.runs import sweep as module
 
     seen = {}
-    monkeypatch.setattr(module, "run_notebook", lambda notebook, executed, *, parameters, **_: (seen.update(parameters), page(executed))[1])
+    monkeypatch.setattr(
+        module,
+        "run_notebook",
+        lambda notebook, executed, *, parameters, **_: (seen.update(parameters), page(executed))[1],
+    )
     target = find_target("fine_tuning")
     assert isinstance(target, NotebookTarget) and target.notebook.name == "04_fine_tuning.ipynb"
     target.run({"frozen": "['encoder', 'decoder']", "changes.lr": "1e-3"}, tmp_path / "p")
@@ -211,5 +252,11 @@ def test_the_page_of_a_sweep_without_a_finished_point(tmp_path):
     failed = type(record)(**{**vars(record), "state": "failed", "numbers": {}, "error": "<gone>"})
     text = write_sweep_page(tmp_path / "out", "counted", [failed], {}).read_text()
     assert "0 of 1 points done" in text and "&lt;gone&gt;" in text and "plot-data" not in text
-    data = json.loads(re.search(r'class="plot-data">(.*?)</script>', write_sweep_page(tmp_path / "out", "counted", [record, failed], {}).read_text(), re.S)[1])
+    data = json.loads(
+        re.search(
+            r'class="plot-data">(.*?)</script>',
+            write_sweep_page(tmp_path / "out", "counted", [record, failed], {}).read_text(),
+            re.S,
+        )[1]
+    )
     assert data["data"][0]["y"] == [1.0, None]

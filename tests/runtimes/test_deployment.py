@@ -1,4 +1,5 @@
 """Export, runtimes and the clock: sweeps and faults."""
+
 import math
 import subprocess
 import sys
@@ -92,7 +93,9 @@ def test_modes_threads_and_state_come_back(network, runtime):
     modes = [m.training for m in network.modules()]
     state = {k: v.clone() for k, v in network.state_dict().items()}
     threads = torch.get_num_threads()
-    measure_latency(load_runtime(network, runtime=runtime, threads=1, shape=SHAPE), SHAPE, max_seconds=0.2, rounds=1, min_runs=3)
+    measure_latency(
+        load_runtime(network, runtime=runtime, threads=1, shape=SHAPE), SHAPE, max_seconds=0.2, rounds=1, min_runs=3
+    )
     assert [m.training for m in network.modules()] == modes and torch.get_num_threads() == threads
     assert all(torch.equal(v, state[k]) for k, v in network.state_dict().items()) and torch.is_grad_enabled()
     network.train()
@@ -119,8 +122,15 @@ def test_measuring_runs_without_gradients_in_evaluation_mode():
     assert Latency.from_dict(latency.to_dict()) == latency and latency.protocol["round_medians_ms"]
 
 
-@pytest.mark.parametrize("name, options, error", [
-    ("onnxrt", {}, ConfigError), ("torch", {"precision": "int8"}, ConfigError), ("onnxruntime", {}, ConfigError), ("torch", {"threads": 0}, ConfigError)])
+@pytest.mark.parametrize(
+    "name, options, error",
+    [
+        ("onnxrt", {}, ConfigError),
+        ("torch", {"precision": "int8"}, ConfigError),
+        ("onnxruntime", {}, ConfigError),
+        ("torch", {"threads": 0}, ConfigError),
+    ],
+)
 def test_runtime_options_are_checked(network, name, options, error):
     with pytest.raises(error) as caught:
         load_runtime(network, runtime=name, **options)
@@ -149,7 +159,9 @@ def test_torch_runtime_wants_a_module():
         load_runtime("net.onnx", runtime="torch")
 
 
-@pytest.mark.parametrize("wrong", [image()[0], image().astype(np.float64), torch.zeros(SHAPE), (image() * 255).astype(np.uint8)])
+@pytest.mark.parametrize(
+    "wrong", [image()[0], image().astype(np.float64), torch.zeros(SHAPE), (image() * 255).astype(np.uint8)]
+)
 def test_images_are_checked(network, wrong):
     with pytest.raises(ConfigError, match="float32"):
         load_runtime(network, threads=1).run(wrong)
@@ -210,7 +222,9 @@ def test_cuda_network_is_measured_with_the_cuda_clock():
 
 
 def test_importing_deployment_is_quiet():
-    done = subprocess.run([sys.executable, "-c", "import rtseg.deployment"], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", "import rtseg.deployment"], capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0 and done.stdout == "" and done.stderr == ""
 
 
@@ -221,5 +235,9 @@ def test_parallel_branches_are_merged_before_export():
     before = count_parameters(network)
     graph = to_onnx(network, (1, 3, 64, 96))
     convolutions = sum(node.op_type == "Conv" for node in graph.graph.node)
-    assert convolutions == sum(isinstance(m, nn.Conv2d) for n, m in merged(network).named_modules() if not n.startswith("aux_heads")) < 60
+    assert (
+        convolutions
+        == sum(isinstance(m, nn.Conv2d) for n, m in merged(network).named_modules() if not n.startswith("aux_heads"))
+        < 60
+    )
     assert compare_onnx(graph, network, (1, 3, 64, 96))[0] < 1e-3 and count_parameters(network) == before

@@ -1,4 +1,5 @@
 """Compiled, recorded and GPU runtimes: what runs here, and what says why it does not."""
+
 import subprocess
 import sys
 
@@ -17,7 +18,9 @@ from rtseg.models.contract import SegNetwork
 SHAPE = (1, 3, 64, 96)
 IMAGE = np.random.default_rng(0).standard_normal(SHAPE, dtype=np.float32)
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and PyTorch sees none")
-needs_compiler = pytest.mark.skipif(missing_compiler() is not None, reason="needs a C++ compiler, and none is installed")
+needs_compiler = pytest.mark.skipif(
+    missing_compiler() is not None, reason="needs a C++ compiler, and none is installed"
+)
 
 
 class Small(SegNetwork):
@@ -44,7 +47,9 @@ def wanted(small):
 
 
 def test_every_runtime_runs_or_says_why_in_one_line(small, wanted):
-    assert {"torch", "torch-compile", "cuda-graphs", "onnxruntime", "onnxruntime-cuda", "openvino", "tensorrt"} <= set(RUNTIMES.names())
+    assert {"torch", "torch-compile", "cuda-graphs", "onnxruntime", "onnxruntime-cuda", "openvino", "tensorrt"} <= set(
+        RUNTIMES.names()
+    )
     for name in ("cuda-graphs", "onnxruntime", "onnxruntime-cuda", "openvino", "tensorrt", "torch"):
         reason = why_absent(name)
         if reason is None:
@@ -63,13 +68,19 @@ def test_a_compiled_network_agrees_and_serves_pixels(small, wanted):
     assert np.abs(compiled.run(IMAGE) - wanted).max() < 1e-5
     assert np.abs(compiled.run(2 * IMAGE) - load_runtime(small, threads=1).run(2 * IMAGE)).max() < 1e-5
     facts = compiled.describe()
-    assert facts["runtime"] == "torch-compile" and facts["threads"] == 1 and set(facts["versions"]) == {"torch", "allocator", "compiler"}
+    assert (
+        facts["runtime"] == "torch-compile"
+        and facts["threads"] == 1
+        and set(facts["versions"]) == {"torch", "allocator", "compiler"}
+    )
 
 
 def test_without_a_compiler_one_line_says_so(small, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(ConfigError, match=r"C\+\+ compiler, and none of g\+\+, clang\+\+ is installed: install g\+\+") as caught:
+    with pytest.raises(
+        ConfigError, match=r"C\+\+ compiler, and none of g\+\+, clang\+\+ is installed: install g\+\+"
+    ) as caught:
         load_runtime(small, runtime="torch-compile")
     assert "\n" not in str(caught.value)
     monkeypatch.setenv("CXX", "my-own-compiler")
@@ -89,12 +100,19 @@ def test_what_cannot_be_one_graph_is_refused(small):
         load_runtime("net.onnx", runtime="torch-compile")
 
 
-@pytest.mark.parametrize("precision, dtype, limit", [("fp32", torch.float32, 0.0), ("bf16", torch.bfloat16, 0.05), ("fp16", torch.float16, 0.005)])
+@pytest.mark.parametrize(
+    "precision, dtype, limit",
+    [("fp32", torch.float32, 0.0), ("bf16", torch.bfloat16, 0.05), ("fp16", torch.float16, 0.005)],
+)
 def test_lowered_copies_cast_once(small, precision, dtype, limit):
     copy = lowered(small, precision)
     with torch.inference_mode():
         found, exact = copy(torch.from_numpy(IMAGE)), small(torch.from_numpy(IMAGE))
-    assert found.dtype == dtype and {p.dtype for p in copy.parameters()} == {dtype} and {p.dtype for p in small.parameters()} == {torch.float32}
+    assert (
+        found.dtype == dtype
+        and {p.dtype for p in copy.parameters()} == {dtype}
+        and {p.dtype for p in small.parameters()} == {torch.float32}
+    )
     assert float((found.float() - exact).abs().max()) <= limit * float(exact.abs().max())
 
 

@@ -1,4 +1,5 @@
 """TensorRT: conversion and records anywhere, the build's logic on a stand-in, the API's names where TensorRT is installed, engines where there is a GPU."""
+
 import json
 import subprocess
 import sys
@@ -18,7 +19,15 @@ from torch import nn
 from rtseg.core.errors import ArtifactError, ConfigError
 from rtseg.core.files import sha256_bytes, sha256_file
 from rtseg.deployment import ServingGraph, build_engine, load_runtime
-from rtseg.runtimes.engine import Engine, EngineError, machine_facts, milliseconds, missing_parts, read_engine, record_path
+from rtseg.runtimes.engine import (
+    Engine,
+    EngineError,
+    machine_facts,
+    milliseconds,
+    missing_parts,
+    read_engine,
+    record_path,
+)
 from rtseg.runtimes.export import to_onnx
 from rtseg.runtimes.tensorrt import EngineRecord, check_quantised, engine_for, engines_folder, prepared, to_half
 
@@ -38,8 +47,12 @@ class Net(nn.Module):
 
     def forward(self, x):
         fine = self.stem(x)
-        coarse = nn.functional.interpolate(nn.functional.avg_pool2d(fine, 2), scale_factor=2.0, mode="bilinear", align_corners=False)
-        return nn.functional.interpolate(self.head(torch.cat([fine, coarse * 0.5], 1)), size=x.shape[-2:], mode="bilinear", align_corners=False)
+        coarse = nn.functional.interpolate(
+            nn.functional.avg_pool2d(fine, 2), scale_factor=2.0, mode="bilinear", align_corners=False
+        )
+        return nn.functional.interpolate(
+            self.head(torch.cat([fine, coarse * 0.5], 1)), size=x.shape[-2:], mode="bilinear", align_corners=False
+        )
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +97,11 @@ def test_half_of_a_serving_graph_takes_pixels(net):
     pixels = np.random.default_rng(1).integers(0, 256, (1, 64, 96, 3), dtype=np.uint8)
     exact, half = ran(serving, pixels), ran(to_half(serving), pixels)
     assert half.dtype == np.uint8 and half.shape == (1, 64, 96) and (exact == half).mean() > 0.97
-    assert not any(t.data_type == TensorProto.FLOAT for t in to_half(serving).graph.initializer if numpy_helper.to_array(t).size > 8)
+    assert not any(
+        t.data_type == TensorProto.FLOAT
+        for t in to_half(serving).graph.initializer
+        if numpy_helper.to_array(t).size > 8
+    )
 
 
 def test_what_half_precision_cannot_hold_is_named(graph):
@@ -98,10 +115,17 @@ def test_what_half_precision_cannot_hold_is_named(graph):
 
 
 def test_a_graph_within_a_graph_is_refused():
-    inner = helper.make_graph([helper.make_node("Identity", ["image"], ["y"])], "inner", [], [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)])
+    inner = helper.make_graph(
+        [helper.make_node("Identity", ["image"], ["y"])],
+        "inner",
+        [],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+    )
     node = helper.make_node("If", ["yes"], ["logits"], then_branch=inner, else_branch=inner)
     ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1]) for n in ("image", "logits")]
-    proto = helper.make_model(helper.make_graph([node], "g", ends[:1], ends[1:], [numpy_helper.from_array(np.array(True), "yes")]))
+    proto = helper.make_model(
+        helper.make_graph([node], "g", ends[:1], ends[1:], [numpy_helper.from_array(np.array(True), "yes")])
+    )
     with pytest.raises(ConfigError, match="operator If"):
         to_half(proto)
 
@@ -117,8 +141,15 @@ def quantised(graph: onnx.ModelProto, **options) -> onnx.ModelProto:
             return self.left.pop() if self.left else None
 
     with tempfile.TemporaryDirectory() as folder:
-        quantize_static(graph, f"{folder}/q.onnx", One(), quant_format=QuantFormat.QDQ, activation_type=options.pop("activation", QuantType.QInt8), weight_type=QuantType.QInt8,
-                        extra_options=options)
+        quantize_static(
+            graph,
+            f"{folder}/q.onnx",
+            One(),
+            quant_format=QuantFormat.QDQ,
+            activation_type=options.pop("activation", QuantType.QInt8),
+            weight_type=QuantType.QInt8,
+            extra_options=options,
+        )
         return onnx.load(f"{folder}/q.onnx")
 
 
@@ -127,7 +158,10 @@ def test_only_symmetric_int8_graphs_pass(graph):
 
     good = quantised(graph, ActivationSymmetric=True, WeightSymmetric=True, QuantizeBias=False)
     assert check_quantised(good) >= 3 and prepared(good.SerializeToString(), "int8") == good.SerializeToString()
-    for bad in (quantised(graph, ActivationSymmetric=True, WeightSymmetric=True), quantised(graph, activation=QuantType.QUInt8)):
+    for bad in (
+        quantised(graph, ActivationSymmetric=True, WeightSymmetric=True),
+        quantised(graph, activation=QuantType.QUInt8),
+    ):
         with pytest.raises(ConfigError, match="TensorRT takes symmetric int8") as caught:
             check_quantised(bad)
         assert "\n" not in str(caught.value)
@@ -139,13 +173,30 @@ def test_only_symmetric_int8_graphs_pass(graph):
 def engine_file(tmp_path):
     path = tmp_path / "net.engine"
     path.write_bytes(b"plan")
-    EngineRecord(sha256_bytes(b"plan"), "0" * 64, **HERE, precision="fp16", inputs={"image": list(SHAPE)}, outputs={"logits": [1, 5, 64, 96]},
-                 workspace_mb=1, level=3, tf32=False, seconds=1.0, bytes=4).save(record_path(path))
+    EngineRecord(
+        sha256_bytes(b"plan"),
+        "0" * 64,
+        **HERE,
+        precision="fp16",
+        inputs={"image": list(SHAPE)},
+        outputs={"logits": [1, 5, 64, 96]},
+        workspace_mb=1,
+        level=3,
+        tf32=False,
+        seconds=1.0,
+        bytes=4,
+    ).save(record_path(path))
     return path
 
 
-@pytest.mark.parametrize("change, words", [({"tensorrt": "10.13.3"}, "tensorrt 11.4.0 instead of 10.13.3"), ({"gpu": "Orin"}, "gpu NVIDIA H200 instead of Orin"),
-                                           ({"compute_capability": "8.7"}, "compute_capability 9.0 instead of 8.7")])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"tensorrt": "10.13.3"}, "tensorrt 11.4.0 instead of 10.13.3"),
+        ({"gpu": "Orin"}, "gpu NVIDIA H200 instead of Orin"),
+        ({"compute_capability": "8.7"}, "compute_capability 9.0 instead of 8.7"),
+    ],
+)
 def test_an_engine_of_another_machine_is_refused(engine_file, change, words):
     assert read_engine(engine_file, HERE)[0] == b"plan"
     with pytest.raises(EngineError, match=words):
@@ -167,11 +218,14 @@ def test_damaged_engines_and_records_are_refused(engine_file):
 def test_the_engine_file_needs_neither_torch_nor_rtseg(engine_file):
     file = find_spec("rtseg.runtimes.engine").origin
     code = f"import sys; sys.path.insert(0, {str(Path(file).parent)!r}); import engine; print(engine.read_engine({str(engine_file)!r}, {HERE!r})[1]['precision'], 'torch' in sys.modules, 'rtseg' in sys.modules)"
-    done = subprocess.run([sys.executable, "-S", "-c", f"import site; site.main(); {code}"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", f"import site; site.main(); {code}"], capture_output=True, text=True
+    )
     assert done.stdout.split() == ["fp16", "False", "False"], done.stderr
 
 
 # A stand-in for TensorRT and pycuda: it "builds" by keeping the ONNX bytes and runs them with ONNX Runtime. Its names are checked against the real modules below.
+
 
 def stand_in(free_batch: bool = False, refuse: str = "") -> dict[str, types.ModuleType]:
     trt, cuda, pycuda = types.ModuleType("tensorrt"), types.ModuleType("pycuda.driver"), types.ModuleType("pycuda")
@@ -214,7 +268,9 @@ def stand_in(free_batch: bool = False, refuse: str = "") -> dict[str, types.Modu
 
         def get_error(self, i):
             node = next(n for n in self.network.proto.graph.node if n.op_type == refuse)
-            return types.SimpleNamespace(node_name=lambda: node.name, node_operator=lambda: node.op_type, desc=lambda: "no\nimporter")
+            return types.SimpleNamespace(
+                node_name=lambda: node.name, node_operator=lambda: node.op_type, desc=lambda: "no\nimporter"
+            )
 
     class Config:
         builder_optimization_level = 3
@@ -285,8 +341,12 @@ def stand_in(free_batch: bool = False, refuse: str = "") -> dict[str, types.Modu
 
         def execute_async_v3(self, stream):
             given = self.session.get_inputs()[0]
-            image = self.addresses[given.name].view(np.uint8 if "uint8" in given.type else np.float32).reshape(given.shape)
-            for output, array in zip(self.session.get_outputs(), self.session.run(None, {given.name: image}), strict=True):
+            image = (
+                self.addresses[given.name].view(np.uint8 if "uint8" in given.type else np.float32).reshape(given.shape)
+            )
+            for output, array in zip(
+                self.session.get_outputs(), self.session.run(None, {given.name: image}), strict=True
+            ):
                 self.addresses[output.name][:] = array.view(np.uint8).ravel()
             return True
 
@@ -315,7 +375,14 @@ def stand_in(free_batch: bool = False, refuse: str = "") -> dict[str, types.Modu
         def deserialize_cuda_engine(self, plan):
             return None if plan == b"plan" else CudaEngine(plan)
 
-    trt.ILogger, trt.Logger, trt.OnnxParser, trt.Builder, trt.Runtime, trt.nptype = ILogger, Logger, OnnxParser, Builder, Runtime, kinds.__getitem__
+    trt.ILogger, trt.Logger, trt.OnnxParser, trt.Builder, trt.Runtime, trt.nptype = (
+        ILogger,
+        Logger,
+        OnnxParser,
+        Builder,
+        Runtime,
+        kinds.__getitem__,
+    )
     trt.NetworkDefinitionCreationFlag = types.SimpleNamespace(STRONGLY_TYPED=1)
     trt.BuilderFlag, trt.MemoryPoolType = types.SimpleNamespace(TF32=7), types.SimpleNamespace(WORKSPACE=0)
     trt.TensorIOMode = types.SimpleNamespace(INPUT=1, OUTPUT=2)
@@ -358,8 +425,12 @@ def stand_in(free_batch: bool = False, refuse: str = "") -> dict[str, types.Modu
     cuda.init, cuda.mem_alloc, cuda.pagelocked_empty = (lambda: None), mem_alloc, np.empty
     cuda.Context = types.SimpleNamespace(pop=cuda.depth.pop)
     cuda.Stream = lambda: types.SimpleNamespace(handle=5, synchronize=lambda: None)
-    cuda.memcpy_htod_async = lambda memory, host, stream: cuda.blocks[memory].__setitem__(slice(None), host.view(np.uint8).ravel())
-    cuda.memcpy_dtoh_async = lambda host, memory, stream: host.view(np.uint8).ravel().__setitem__(slice(None), cuda.blocks[memory])
+    cuda.memcpy_htod_async = lambda memory, host, stream: cuda.blocks[memory].__setitem__(
+        slice(None), host.view(np.uint8).ravel()
+    )
+    cuda.memcpy_dtoh_async = lambda host, memory, stream: (
+        host.view(np.uint8).ravel().__setitem__(slice(None), cuda.blocks[memory])
+    )
     return {"tensorrt": trt, "pycuda": pycuda, "pycuda.driver": cuda}
 
 
@@ -376,10 +447,16 @@ def test_build_write_open_run(monkeypatch, tmp_path, graph, precision, limit):
     cuda = install(monkeypatch)["pycuda.driver"]
     path = tmp_path / "net.engine"
     record = build_engine(graph, path, precision=precision, workspace_mb=64)
-    assert record == EngineRecord.load(record_path(path)) and record.inputs == {"image": list(SHAPE)} and record.outputs == {"logits": [1, 5, 64, 96]}
+    assert (
+        record == EngineRecord.load(record_path(path))
+        and record.inputs == {"image": list(SHAPE)}
+        and record.outputs == {"logits": [1, 5, 64, 96]}
+    )
     assert record.precision == precision and record.bytes == path.stat().st_size and not record.cached_timings
     assert {p.name for p in tmp_path.iterdir()} == {"net.engine", "net.engine.json", "timings-11.4.0-sm9.0.cache"}
-    assert build_engine(graph, path, precision=precision, workspace_mb=64).cached_timings and record.onnx_sha256 == sha256_bytes(graph.SerializeToString())
+    assert build_engine(
+        graph, path, precision=precision, workspace_mb=64
+    ).cached_timings and record.onnx_sha256 == sha256_bytes(graph.SerializeToString())
     timings = tmp_path / "timings-11.4.0-sm9.0.cache"
     assert timings.read_bytes() == b"++"
     timings.write_bytes(b"damaged")
@@ -426,7 +503,11 @@ def test_engines_are_made_once_and_again_for_another_machine(monkeypatch, tmp_pa
         return build_engine(source, path, shape=shape, precision=precision, workspace_mb=64)
 
     first = engine_for(graph, shape=SHAPE, precision="fp32", build=build)
-    assert engine_for(graph, shape=SHAPE, precision="fp32", build=build) == first and asked == [first] and first.parent == engines_folder()
+    assert (
+        engine_for(graph, shape=SHAPE, precision="fp32", build=build) == first
+        and asked == [first]
+        and first.parent == engines_folder()
+    )
     facts = json.loads(record_path(first).read_text())
     record_path(first).write_text(json.dumps({**facts, "gpu": "Orin"}))
     with pytest.raises(ArtifactError, match="was built for gpu Orin instead of NVIDIA H200"):
@@ -435,7 +516,9 @@ def test_engines_are_made_once_and_again_for_another_machine(monkeypatch, tmp_pa
     assert engine_for(first, shape=None, precision="fp32", build=build) == first and len(asked) == 2
     onnx.save(graph, tmp_path / "net.onnx")
     beside = engine_for(tmp_path / "net.onnx", shape=SHAPE, precision="fp32", build=build)
-    assert beside.parent == tmp_path and EngineRecord.load(record_path(beside)).onnx_sha256 == sha256_file(tmp_path / "net.onnx")
+    assert beside.parent == tmp_path and EngineRecord.load(record_path(beside)).onnx_sha256 == sha256_file(
+        tmp_path / "net.onnx"
+    )
 
 
 def test_what_is_missing_is_said(tmp_path, net):
@@ -449,29 +532,76 @@ def test_what_is_missing_is_said(tmp_path, net):
 
 # The names that the code uses, in the real module. Its bindings can be imported without a GPU.
 
-NAMES = ("ILogger.Severity.ERROR", "ILogger.Severity.INTERNAL_ERROR", "ILogger.log", "Logger.ERROR", "Builder.create_network", "Builder.create_builder_config",
-         "Builder.create_optimization_profile", "Builder.build_serialized_network", "NetworkDefinitionCreationFlag.STRONGLY_TYPED", "OnnxParser.parse", "OnnxParser.get_error",
-         "ParserError.node_name", "ParserError.node_operator", "ParserError.desc", "INetworkDefinition.num_inputs", "INetworkDefinition.num_outputs", "INetworkDefinition.get_input",
-         "INetworkDefinition.get_output", "ITensor.name", "ITensor.shape", "IBuilderConfig.set_memory_pool_limit", "MemoryPoolType.WORKSPACE", "IBuilderConfig.builder_optimization_level",
-         "IBuilderConfig.clear_flag", "BuilderFlag.TF32", "IBuilderConfig.create_timing_cache", "IBuilderConfig.set_timing_cache", "IBuilderConfig.get_timing_cache", "ITimingCache.serialize",
-         "IOptimizationProfile.set_shape", "IBuilderConfig.add_optimization_profile", "Runtime.deserialize_cuda_engine", "ICudaEngine.num_io_tensors", "ICudaEngine.get_tensor_name",
-         "ICudaEngine.get_tensor_mode", "TensorIOMode.INPUT", "ICudaEngine.get_tensor_dtype", "nptype", "ICudaEngine.create_execution_context", "IExecutionContext.set_input_shape",
-         "IExecutionContext.get_tensor_shape", "IExecutionContext.set_tensor_address", "IExecutionContext.execute_async_v3", "IHostMemory.nbytes")
+NAMES = (
+    "ILogger.Severity.ERROR",
+    "ILogger.Severity.INTERNAL_ERROR",
+    "ILogger.log",
+    "Logger.ERROR",
+    "Builder.create_network",
+    "Builder.create_builder_config",
+    "Builder.create_optimization_profile",
+    "Builder.build_serialized_network",
+    "NetworkDefinitionCreationFlag.STRONGLY_TYPED",
+    "OnnxParser.parse",
+    "OnnxParser.get_error",
+    "ParserError.node_name",
+    "ParserError.node_operator",
+    "ParserError.desc",
+    "INetworkDefinition.num_inputs",
+    "INetworkDefinition.num_outputs",
+    "INetworkDefinition.get_input",
+    "INetworkDefinition.get_output",
+    "ITensor.name",
+    "ITensor.shape",
+    "IBuilderConfig.set_memory_pool_limit",
+    "MemoryPoolType.WORKSPACE",
+    "IBuilderConfig.builder_optimization_level",
+    "IBuilderConfig.clear_flag",
+    "BuilderFlag.TF32",
+    "IBuilderConfig.create_timing_cache",
+    "IBuilderConfig.set_timing_cache",
+    "IBuilderConfig.get_timing_cache",
+    "ITimingCache.serialize",
+    "IOptimizationProfile.set_shape",
+    "IBuilderConfig.add_optimization_profile",
+    "Runtime.deserialize_cuda_engine",
+    "ICudaEngine.num_io_tensors",
+    "ICudaEngine.get_tensor_name",
+    "ICudaEngine.get_tensor_mode",
+    "TensorIOMode.INPUT",
+    "ICudaEngine.get_tensor_dtype",
+    "nptype",
+    "ICudaEngine.create_execution_context",
+    "IExecutionContext.set_input_shape",
+    "IExecutionContext.get_tensor_shape",
+    "IExecutionContext.set_tensor_address",
+    "IExecutionContext.execute_async_v3",
+    "IHostMemory.nbytes",
+)
 
 
 def test_every_name_exists_in_tensorrt():
-    tensorrt = pytest.importorskip("tensorrt", reason="needs the package tensorrt, which is not installed: pip install 'rtseg[tensorrt]'")
+    tensorrt = pytest.importorskip(
+        "tensorrt", reason="needs the package tensorrt, which is not installed: pip install 'rtseg[tensorrt]'"
+    )
     for name in NAMES:
         place = tensorrt
         for part in name.split("."):
             assert hasattr(place, part), f"tensorrt {tensorrt.__version__} has no {name}"
             place = getattr(place, part)
-    assert isinstance(1 << int(tensorrt.NetworkDefinitionCreationFlag.STRONGLY_TYPED), int)  # its number differs between 10 and 11
-    assert np.dtype(tensorrt.nptype(tensorrt.DataType.HALF)) == np.float16 and np.dtype(tensorrt.nptype(tensorrt.DataType.UINT8)) == np.uint8
+    assert isinstance(
+        1 << int(tensorrt.NetworkDefinitionCreationFlag.STRONGLY_TYPED), int
+    )  # its number differs between 10 and 11
+    assert (
+        np.dtype(tensorrt.nptype(tensorrt.DataType.HALF)) == np.float16
+        and np.dtype(tensorrt.nptype(tensorrt.DataType.UINT8)) == np.uint8
+    )
 
 
 def test_the_loggers_messages_are_kept():
-    tensorrt = pytest.importorskip("tensorrt", reason="needs the package tensorrt, which is not installed: pip install 'rtseg[tensorrt]'")
+    tensorrt = pytest.importorskip(
+        "tensorrt", reason="needs the package tensorrt, which is not installed: pip install 'rtseg[tensorrt]'"
+    )
     from rtseg.runtimes.tensorrt import collecting_logger
 
     logger = collecting_logger()
@@ -492,7 +622,12 @@ def test_an_engine_agrees_with_pytorch(net, tmp_path, precision, limit):
 
 @needs_engine
 def test_an_int8_engine_is_near(net, graph, tmp_path):
-    build_engine(quantised(graph, ActivationSymmetric=True, WeightSymmetric=True, QuantizeBias=False), tmp_path / "net.engine", shape=SHAPE, precision="int8")
+    build_engine(
+        quantised(graph, ActivationSymmetric=True, WeightSymmetric=True, QuantizeBias=False),
+        tmp_path / "net.engine",
+        shape=SHAPE,
+        precision="int8",
+    )
     found = load_runtime(tmp_path / "net.engine", runtime="tensorrt", precision="int8").run(IMAGE)
     assert np.abs(found - load_runtime(net).run(IMAGE)).max() < 0.25 * np.abs(found).max()
 
@@ -502,8 +637,10 @@ def test_an_engine_runs_without_torch(net, tmp_path):
     build_engine(net, tmp_path / "net.engine", shape=SHAPE)
     np.save(tmp_path / "image.npy", IMAGE)
     folder = Path(find_spec("rtseg.runtimes.engine").origin).parent
-    code = (f"import sys; sys.path.insert(0, {str(folder)!r}); import numpy as np; from engine import Engine; "
-            f"out = Engine({str(tmp_path / 'net.engine')!r}).run(np.load({str(tmp_path / 'image.npy')!r}))['logits']; print(out.shape, 'torch' in sys.modules)")
+    code = (
+        f"import sys; sys.path.insert(0, {str(folder)!r}); import numpy as np; from engine import Engine; "
+        f"out = Engine({str(tmp_path / 'net.engine')!r}).run(np.load({str(tmp_path / 'image.npy')!r}))['logits']; print(out.shape, 'torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "(1, 5, 64, 96) False", done.stderr
     assert isinstance(Engine(tmp_path / "net.engine"), Engine)

@@ -1,4 +1,5 @@
 """Co-search: repeatable by seed, exact when resumed, and the adaptive latency weight."""
+
 import pytest
 import torch
 
@@ -11,7 +12,15 @@ from rtseg.search.space import SearchSpace
 from rtseg.search.supernet import Supernet
 
 SPACE = SearchSpace(layers=5, base_width=1, widths=(6, 12))
-CONFIG = SearchConfig(epochs=2, steps_per_epoch=2, lr=0.02, passes=("teacher", "student"), arch_passes=("teacher", "student"), arch_lr=0.05, goal=LatencyGoal(target_ms=0.5, weight=0.5))
+CONFIG = SearchConfig(
+    epochs=2,
+    steps_per_epoch=2,
+    lr=0.02,
+    passes=("teacher", "student"),
+    arch_passes=("teacher", "student"),
+    arch_lr=0.05,
+    goal=LatencyGoal(target_ms=0.5, weight=0.5),
+)
 
 
 class Noise:
@@ -28,12 +37,14 @@ class Noise:
 
 
 def price(spec):
-    return 0.01 + spec.height * spec.width * spec.in_channels * spec.out_channels / spec.stride ** 2 / 1e7
+    return 0.01 + spec.height * spec.width * spec.in_channels * spec.out_channels / spec.stride**2 / 1e7
 
 
 def run(seed=0, *, config=CONFIG, state=None, latency=True, init=0):
     table = ExpectedLatency(SPACE, price, (128, 256), 3) if latency else None
-    return cosearch(Supernet(SPACE, 3, seed=init), Noise(1), Noise(2), config=config, latency=table, seed=seed, state=state)
+    return cosearch(
+        Supernet(SPACE, 3, seed=init), Noise(1), Noise(2), config=config, latency=table, seed=seed, state=state
+    )
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -72,7 +83,9 @@ def test_a_checkpoint_is_a_copy():
 
 
 def test_a_checkpoint_of_pretraining_is_refused():
-    state = next(pretrain(Supernet(SPACE, 3), Noise(1), config=PretrainConfig(epochs=1, steps_per_epoch=1))).checkpoint()
+    state = next(
+        pretrain(Supernet(SPACE, 3), Noise(1), config=PretrainConfig(epochs=1, steps_per_epoch=1))
+    ).checkpoint()
     with pytest.raises(ArtifactError, match="SearchState.checkpoint"):
         next(run(state=state))
 
@@ -106,7 +119,9 @@ def test_scores_of_pairs_leave_the_supernet_as_it_was():
     supernet = Supernet(SPACE, 3).train()
     held = {n: t.clone() for n, t in supernet.state_dict().items()}
     table = ExpectedLatency(SPACE, price, (128, 256), 3)
-    scores = score_pairs(supernet, state.logits["student"], "student", [Noise(3).batch(0)], latency=table, goal=CONFIG.goal)
+    scores = score_pairs(
+        supernet, state.logits["student"], "student", [Noise(3).batch(0)], latency=table, goal=CONFIG.goal
+    )
     assert {s.lasts for s in scores} == {(2, 0), (2, 1)} and scores[0].value >= scores[1].value
     assert supernet.training and same_tensors(held, supernet.state_dict())
     for s in scores:

@@ -17,28 +17,47 @@ SIZE = (256, 512)
 
 def toy_ms(spec) -> float:
     """Uneven enough that no two sums agree by chance."""
-    work = {"skip": 0.31, "conv": 9.07, "conv_downup": 3.53, "conv_2x": 18.11, "conv_2x_downup": 6.23}.get(spec.kind, 9.19)
-    return 0.0123 + work * spec.height * spec.width * spec.in_channels**0.97 * spec.out_channels**0.93 / spec.stride**1.8 / 2e8
+    work = {"skip": 0.31, "conv": 9.07, "conv_downup": 3.53, "conv_2x": 18.11, "conv_2x_downup": 6.23}.get(
+        spec.kind, 9.19
+    )
+    return (
+        0.0123
+        + work * spec.height * spec.width * spec.in_channels**0.97 * spec.out_channels**0.93 / spec.stride**1.8 / 2e8
+    )
 
 
 def listed(space: SearchSpace, logits: ArchLogits, last: int, head: int = 8, stem: int = 8) -> dict[Branch, float]:
     """Every branch to `last` with the score of its best placement, straight from the definition."""
     n = space.layers
-    alpha, beta, ratio = ([t.double().log_softmax(1).tolist() for t in group] for group in (logits.alpha, logits.beta, logits.ratio))
+    alpha, beta, ratio = (
+        [t.double().log_softmax(1).tolist() for t in group] for group in (logits.alpha, logits.beta, logits.ratio)
+    )
     best: dict[Branch, float] = {}
     codes = [OPERATORS.index(name) for name in space.operators]
     for path in space.paths(last):
         steps = [layer < n - 1 and path[layer + 1] > path[layer] for layer in range(n)]
-        path_score = sum(beta[s - 1][layer - s - 1][0 if path[layer - 1] < s else 1] for layer, s in enumerate(path) if s and layer > s)
+        path_score = sum(
+            beta[s - 1][layer - s - 1][0 if path[layer - 1] < s else 1]
+            for layer, s in enumerate(path)
+            if s and layer > s
+        )
         for ops, outs in product(product(range(len(codes)), repeat=n), product(range(len(space.widths)), repeat=n - 1)):
             widths = [stem, *(space.widths[w] for w in outs), head]
             kept = [k for k in range(n) if codes[ops[k]] or steps[k]]
             dropped = [k for k in range(n) if k not in kept]
-            if any(widths[k] != widths[k + 1] for k in dropped) or len(kept) < min(n, round(n / 3) + 2 * last) or path[kept[-1]] != last:
+            if (
+                any(widths[k] != widths[k + 1] for k in dropped)
+                or len(kept) < min(n, round(n / 3) + 2 * last)
+                or path[kept[-1]] != last
+            ):
                 continue
             score = path_score + sum(alpha[s][k - s][ops[k]] for k, s in enumerate(path))
             score += sum(ratio[path[k]][k - max(path[k], 1)][outs[k - 1]] for k in range(1, n))
-            branch = Branch(tuple(codes[ops[k]] for k in kept), tuple(path[k] for k in kept), tuple(widths[k + 1] for k in kept[:-1]))
+            branch = Branch(
+                tuple(codes[ops[k]] for k in kept),
+                tuple(path[k] for k in kept),
+                tuple(widths[k + 1] for k in kept[:-1]),
+            )
             best[branch] = max(score, best.get(branch, -np.inf))
     return best
 
@@ -84,8 +103,15 @@ def test_single_branch_against_every_network(seed, last):
         assert every[got.arch.branches[0]] == pytest.approx(got.score, abs=1e-9)
 
 
-@pytest.mark.parametrize(("lasts", "operators", "widths"), [((2, 1), ("skip", "conv"), (4, 8)), ((1, 0), ("skip", "conv", "conv_2x_downup"), (8,)),
-                                                            ((0, 2), ("conv", "skip"), (8, 12)), ((1, 0), ("skip", "conv_2x"), (6, 8))])
+@pytest.mark.parametrize(
+    ("lasts", "operators", "widths"),
+    [
+        ((2, 1), ("skip", "conv"), (4, 8)),
+        ((1, 0), ("skip", "conv", "conv_2x_downup"), (8,)),
+        ((0, 2), ("conv", "skip"), (8, 12)),
+        ((1, 0), ("skip", "conv_2x"), (6, 8)),
+    ],
+)
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_pair_against_every_pair(seed, lasts, operators, widths):
     space = SearchSpace(layers=5, widths=widths, operators=operators)
@@ -128,7 +154,9 @@ def test_full_space_under_falling_ceilings(scale):
     cheapest = float(str(error.value).split("cheapest takes ")[1].split()[0])
     before = free.score
     for share in (0.7, 0.4, 0.1, 0.0):
-        got = decode(logits, space, latency=toy_ms, size=SIZE, ceiling_ms=cheapest + share * (free.latency_ms - cheapest))
+        got = decode(
+            logits, space, latency=toy_ms, size=SIZE, ceiling_ms=cheapest + share * (free.latency_ms - cheapest)
+        )
         assert got.latency_ms <= got.ceiling_ms and got.score <= before + 1e-9
         assert got.latency_ms == pytest.approx(predicted_ms(got.arch, toy_ms, SIZE, 19))
         for branch in got.arch.branches:
@@ -175,9 +203,15 @@ def test_result_survives_json():
 
 def test_refusals():
     space, logits = SearchSpace(layers=6), ArchLogits.random(6)
-    for wrong in (lambda: decode(logits, SearchSpace(layers=7)), lambda: decode(logits, space, role="teacher"), lambda: decode(logits, space, lasts=(2, 2)),
-                  lambda: decode(logits, space, lasts=(2, 1, 0)), lambda: decode(logits, space, ceiling_ms=3.0), lambda: decode(logits, space, latency=toy_ms),
-                  lambda: decode(logits, space, role="pupil")):
+    for wrong in (
+        lambda: decode(logits, SearchSpace(layers=7)),
+        lambda: decode(logits, space, role="teacher"),
+        lambda: decode(logits, space, lasts=(2, 2)),
+        lambda: decode(logits, space, lasts=(2, 1, 0)),
+        lambda: decode(logits, space, ceiling_ms=3.0),
+        lambda: decode(logits, space, latency=toy_ms),
+        lambda: decode(logits, space, role="pupil"),
+    ):
         with pytest.raises(ConfigError) as error:
             wrong()
         assert "\n" not in str(error.value)
@@ -197,9 +231,19 @@ def test_pair_value():
 def test_only_operators_that_can_occur_are_asked_for():
     space = SearchSpace(layers=6, widths=(4, 6), operators=("skip", "conv"))
     asked = set()
-    decode(ArchLogits.random(6, 2, 2), space, latency=lambda spec: asked.add(spec) or 1.0, size=(128, 256), ceiling_ms=99.0)
+    decode(
+        ArchLogits.random(6, 2, 2), space, latency=lambda spec: asked.add(spec) or 1.0, size=(128, 256), ceiling_ms=99.0
+    )
     cells = [s for s in asked if s.kind in ("skip", "conv") and s.height <= 16]
-    assert {(s.in_channels, s.height) for s in cells} == {(64, 16), (32, 16), (48, 16), (64, 8), (96, 8), (128, 4), (192, 4)}
+    assert {(s.in_channels, s.height) for s in cells} == {
+        (64, 16),
+        (32, 16),
+        (48, 16),
+        (64, 8),
+        (96, 8),
+        (128, 4),
+        (192, 4),
+    }
     assert not any(s.kind == "skip" and s.stride == 1 for s in asked)
     single_width = decode(ArchLogits.random(6, 2, 1), space, role="teacher", latency=toy_ms, size=SIZE)
     assert single_width.arch.stem_width == 12 and set(single_width.arch.branches[0].widths) == {6}

@@ -1,4 +1,5 @@
 """The latency table: enumeration, the published table, files, building, faults. No timings are asserted here."""
+
 import json
 from collections import Counter
 
@@ -15,14 +16,32 @@ from rtseg.deployment import load_runtime
 from rtseg.models.fasterseg import STUDENT, FasterSeg
 from rtseg.search import latency_table as module
 from rtseg.search.expected import ExpectedLatency
-from rtseg.search.latency_table import Entry, LatencyTable, TableHeader, build_table, compare_predictions, published_spec, suspects, table_specs
+from rtseg.search.latency_table import (
+    Entry,
+    LatencyTable,
+    TableHeader,
+    build_table,
+    compare_predictions,
+    published_spec,
+    suspects,
+    table_specs,
+)
 from rtseg.search.probes import Probe, Protocol, as_sources, build_part, settled, time_in_turns
 from rtseg.search.space import SearchSpace, sample
 
 LASTS = ((2, 1), (2, 0), (1, 0), (2,), (1,), (0,), (2, 1, 0))
 SIZE = (64, 128)
 FAST = Protocol(calls=1, min_rounds=1, max_rounds=1, cache_mb=0)
-TOY = SearchSpace(layers=5, base_width=4, widths=(6, 12), operators=("conv", "skip"), teacher_stem=12, teacher_head=12, student_stem=12, student_head=12)
+TOY = SearchSpace(
+    layers=5,
+    base_width=4,
+    widths=(6, 12),
+    operators=("conv", "skip"),
+    teacher_stem=12,
+    teacher_head=12,
+    student_stem=12,
+    student_head=12,
+)
 
 
 @pytest.fixture(scope="session")
@@ -37,15 +56,28 @@ def flat_table(specs, size=SIZE, classes=5, ms=1.0):
 
 # --- which operators --------------------------------------------------------------------------------------------------
 
+
 def test_the_space_gives_the_published_keys(published):
-    ours, theirs = {s.key() for s in table_specs(SearchSpace(), (1024, 2048), 19)}, {published_spec(name).key() for name in published}
+    ours, theirs = (
+        {s.key() for s in table_specs(SearchSpace(), (1024, 2048), 19)},
+        {published_spec(name).key() for name in published},
+    )
     assert len(published) == len(theirs) == 667 and len(ours) == 665
     assert ours <= theirs
-    assert {OpSpec.parse(k) for k in theirs - ours} == {OpSpec("conv_bn_act", 512, 1024, 32, 64, 2), OpSpec("conv_bn_act", 512, 1024, 48, 96, 2)}
+    assert {OpSpec.parse(k) for k in theirs - ours} == {
+        OpSpec("conv_bn_act", 512, 1024, 32, 64, 2),
+        OpSpec("conv_bn_act", 512, 1024, 48, 96, 2),
+    }
 
 
-@pytest.mark.parametrize("space", [SearchSpace(), SearchSpace(layers=7, base_width=8, widths=(4, 8), student_stem=6, student_head=10),
-                                   SearchSpace(layers=6, base_width=5, widths=(3, 7, 12), teacher_stem=9)])
+@pytest.mark.parametrize(
+    "space",
+    [
+        SearchSpace(),
+        SearchSpace(layers=7, base_width=8, widths=(4, 8), student_stem=6, student_head=10),
+        SearchSpace(layers=6, base_width=5, widths=(3, 7, 12), teacher_stem=9),
+    ],
+)
 @pytest.mark.parametrize("size", [(256, 512), (360, 480), (90, 121)])
 def test_every_sampled_architecture_is_covered(space, size):
     known = set(table_specs(space, size, 11))
@@ -56,6 +88,7 @@ def test_every_sampled_architecture_is_covered(space, size):
 
 
 # --- the published table ----------------------------------------------------------------------------------------------
+
 
 def test_published_student(published):
     table = LatencyTable.from_published(published)
@@ -70,7 +103,17 @@ def test_published_names_round_trip(published):
         assert ("downup" in name) == ("downup" in spec.kind) and ("stride2" in name) == (spec.stride == 2)
 
 
-@pytest.mark.parametrize("name", ["", "conv", "ff_H1_W2", "ConvNorm_H1_W2_Cin3", "Other_H1_W2_Cin3_Cout4_stride1", "BasicResidual1x_H1_W2_Cin3_Cout4_stride1_dilation2"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "conv",
+        "ff_H1_W2",
+        "ConvNorm_H1_W2_Cin3",
+        "Other_H1_W2_Cin3_Cout4_stride1",
+        "BasicResidual1x_H1_W2_Cin3_Cout4_stride1_dilation2",
+    ],
+)
 def test_published_names_that_are_none(name):
     with pytest.raises(ArtifactError) as caught:
         published_spec(name)
@@ -78,6 +121,7 @@ def test_published_names_that_are_none(name):
 
 
 # --- probes -----------------------------------------------------------------------------------------------------------
+
 
 def probe_specs():
     specs = table_specs(SearchSpace(base_width=4, widths=(6, 12)), SIZE, 5)
@@ -107,7 +151,9 @@ def test_cut_out_probes_compute_what_the_modules_do():
     image = np.random.default_rng(0).standard_normal((1, 3, 8, 16), dtype=np.float32)
     assert len(specs) > 8
     for probe, source in zip(probes, as_sources(probes, image.shape, "onnxruntime"), strict=True):
-        there, here = (load_runtime(s, runtime=r, threads=1).run(image) for s, r in ((source, "onnxruntime"), (probe, "torch")))
+        there, here = (
+            load_runtime(s, runtime=r, threads=1).run(image) for s, r in ((source, "onnxruntime"), (probe, "torch"))
+        )
         assert there.shape == here.shape and np.abs(there - here).max() < 1e-4
 
 
@@ -122,11 +168,17 @@ def test_rounds_end_when_two_agree_or_time_is_up():
     time_in_turns([lambda: None], Protocol(min_rounds=2), clock=lambda c: calls.append(1) or 1.0, stir=lambda: None)
     assert len(calls) == 6
     growing = iter(range(1, 10**6))
-    (best,) = time_in_turns([lambda: None], Protocol(max_rounds=7, max_seconds=60), clock=lambda c: float(2 ** next(growing)), stir=lambda: None)
+    (best,) = time_in_turns(
+        [lambda: None],
+        Protocol(max_rounds=7, max_seconds=60),
+        clock=lambda c: float(2 ** next(growing)),
+        stir=lambda: None,
+    )
     assert best == [2.0, 4.0, 8.0]
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
+
 
 def test_prediction_is_the_sum_with_shared_cells_once():
     specs = table_specs(SearchSpace(), SIZE, 5)
@@ -143,7 +195,18 @@ def test_prediction_does_not_change_the_architecture_or_the_table():
     assert table.entries == before and arch == STUDENT
 
 
-@pytest.mark.parametrize("wanted", [{"device": "x"}, {"runtime": "onnxruntime"}, {"precision": "bf16"}, {"threads": 1}, {"height": 65}, {"width": 1}, {"num_classes": 19}])
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"device": "x"},
+        {"runtime": "onnxruntime"},
+        {"precision": "bf16"},
+        {"threads": 1},
+        {"height": 65},
+        {"width": 1},
+        {"num_classes": 19},
+    ],
+)
 def test_another_device_or_resolution_is_refused(wanted):
     table = flat_table([])
     assert table.require(runtime="torch", height=64) is table
@@ -163,10 +226,21 @@ def test_save_and_load(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["t.json"]
 
 
-@pytest.mark.parametrize("damage", [
-    lambda d: d.pop("header"), lambda d: d.update(entries=[]), lambda d: d["header"].pop("device"), lambda d: d["header"].update(gpu=1), lambda d: d.update(more=1),
-    lambda d: d["entries"].update(conv={"ms": 1, "q1": 1, "q3": 1, "runs": 1}), lambda d: next(iter(d["entries"].values())).pop("ms"),
-    lambda d: next(iter(d["entries"].values())).update(ms=None), lambda d: next(iter(d["entries"].values())).update(ms=-1), lambda d: d.update(entries={"a": 3})])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda d: d.pop("header"),
+        lambda d: d.update(entries=[]),
+        lambda d: d["header"].pop("device"),
+        lambda d: d["header"].update(gpu=1),
+        lambda d: d.update(more=1),
+        lambda d: d["entries"].update(conv={"ms": 1, "q1": 1, "q3": 1, "runs": 1}),
+        lambda d: next(iter(d["entries"].values())).pop("ms"),
+        lambda d: next(iter(d["entries"].values())).update(ms=None),
+        lambda d: next(iter(d["entries"].values())).update(ms=-1),
+        lambda d: d.update(entries={"a": 3}),
+    ],
+)
 def test_damaged_tables(tmp_path, damage):
     path = flat_table(table_specs(TOY, SIZE, 5)).save(tmp_path / "t.json")
     data = json.loads(path.read_text())
@@ -187,6 +261,7 @@ def test_missing_and_truncated_files(tmp_path):
 
 
 # --- building ---------------------------------------------------------------------------------------------------------
+
 
 def test_a_killed_build_continues(tmp_path, monkeypatch):
     path, timed = tmp_path / "t.json", []
@@ -241,7 +316,9 @@ def test_building_refuses_a_table_of_something_else(tmp_path, monkeypatch):
 @pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])
 def test_a_real_build_of_a_toy_space(tmp_path, runtime):
     specs = table_specs(TOY, SIZE, 5)[::3]
-    table = build_table(specs, size=SIZE, num_classes=5, runtime=runtime, threads=1, protocol=FAST, path=tmp_path / "t.json")
+    table = build_table(
+        specs, size=SIZE, num_classes=5, runtime=runtime, threads=1, protocol=FAST, path=tmp_path / "t.json"
+    )
     assert set(table.ms) == {s.key() for s in specs} and min(table.ms.values()) >= 0 and max(table.ms.values()) > 0
     assert table.header.runtime == runtime and table.header.device and table.header.created and table.header.versions
     assert LatencyTable.load(tmp_path / "t.json") == table
@@ -250,6 +327,7 @@ def test_a_real_build_of_a_toy_space(tmp_path, runtime):
 def test_compare_predictions():
     table = flat_table(table_specs(SearchSpace(), SIZE, 5))
     from rtseg.core.values import Latency
+
     archs = [sample(SearchSpace(), make_generator(i), lasts=LASTS[i % 7]) for i in range(7)]
     nets = [(a, Latency(table.predict(a) / 1.1, 1, 1, 5, (1, 3, *SIZE), "a phone", "torch", "fp32", 2)) for a in archs]
     report = compare_predictions(table, nets)
@@ -281,6 +359,7 @@ def test_a_finished_table_is_not_measured_again(tmp_path):
 
 # --- beside others ----------------------------------------------------------------------------------------------------
 
+
 class BusyMachine:
     """Others use what `taken` lists, one number (of two cores) for each step of the clock."""
 
@@ -307,22 +386,36 @@ def timed_beside_others(monkeypatch, machine, wait_s=30.0):
     monkeypatch.setattr(module, "time_probes", probes)
     specs = [OpSpec("conv", 8, 8, 8, 8 * (i + 1)) for i in range(4)]
     watch = LoadWatch(wait_s=wait_s, read=machine.read, clock=lambda: machine.now, sleep=machine.sleep)
-    return build_table(specs, size=SIZE, num_classes=5, protocol=FAST, watch=watch), [counts[s.key()] for s in specs], [s.key() for s in specs]
+    return (
+        build_table(specs, size=SIZE, num_classes=5, protocol=FAST, watch=watch),
+        [counts[s.key()] for s in specs],
+        [s.key() for s in specs],
+    )
 
 
 def test_a_quiet_table_is_timed_once(monkeypatch):
     table, counts, _ = timed_beside_others(monkeypatch, BusyMachine())
-    assert counts == [1, 1, 1, 1] and table.header.load == {"busy": [], "most": 0.0, "cores": 2, "waited_s": 0.0} and "busy" not in str(table.header)
+    assert (
+        counts == [1, 1, 1, 1]
+        and table.header.load == {"busy": [], "most": 0.0, "cores": 2, "waited_s": 0.0}
+        and "busy" not in str(table.header)
+    )
 
 
 def test_disturbed_entries_are_timed_again_when_it_is_quiet(monkeypatch):
-    table, counts, keys = timed_beside_others(monkeypatch, BusyMachine(0.0, 0.0, 1.0))  # a look, the first entry, the second entry
+    table, counts, keys = timed_beside_others(
+        monkeypatch, BusyMachine(0.0, 0.0, 1.0)
+    )  # a look, the first entry, the second entry
     assert counts == [1, 2, 1, 1] and table.header.load["busy"] == [] and table.header.load["most"] == 1.0
     assert table.ms[keys[1]] == 1.1  # the smaller of both
 
 
 def test_entries_of_a_machine_that_never_gets_quiet_are_marked(monkeypatch, tmp_path):
     table, counts, keys = timed_beside_others(monkeypatch, BusyMachine(*[1.5] * 500), wait_s=3.0)
-    assert counts == [1, 1, 1, 1] and table.header.load["busy"] == keys and "busy: 4 entries were timed while others used the machine" in str(table.header)
+    assert (
+        counts == [1, 1, 1, 1]
+        and table.header.load["busy"] == keys
+        and "busy: 4 entries were timed while others used the machine" in str(table.header)
+    )
     table.save(tmp_path / "t.json")
     assert LatencyTable.load(tmp_path / "t.json").header.load["busy"] == keys

@@ -36,7 +36,14 @@ from rtseg.training.config import TrainConfig
 from rtseg.training.recipes import load_recipe
 from rtseg.tuning.study import open_storage
 
-FAST = StreetArchitecture("separable_stem", 64, (Stage(64, ("inverted2",)), Stage(96, ("inverted4",) * 2), Stage(128, ("inverted4", "separable5"))), "pyramid", "fusion_head", 128)
+FAST = StreetArchitecture(
+    "separable_stem",
+    64,
+    (Stage(64, ("inverted2",)), Stage(96, ("inverted4",) * 2), Stage(128, ("inverted4", "separable5"))),
+    "pyramid",
+    "fusion_head",
+    128,
+)
 
 
 def drawn(count: int, seed: int = 0) -> list[StreetArchitecture]:
@@ -46,17 +53,29 @@ def drawn(count: int, seed: int = 0) -> list[StreetArchitecture]:
 
 def with_everything() -> list[StreetArchitecture]:
     """A network for each operator, stem, context and head, with two and with three stages."""
-    found = [replace(FAST, stages=(Stage(32, (name, name)), Stage(64, (name, name)), Stage(96, (name,)))) for name in list_parts("operator")]
-    found += [replace(FAST, stem=s) for s in list_parts("stem")] + [replace(FAST, context=c) for c in list_parts("context")]
+    found = [
+        replace(FAST, stages=(Stage(32, (name, name)), Stage(64, (name, name)), Stage(96, (name,))))
+        for name in list_parts("operator")
+    ]
+    found += [replace(FAST, stem=s) for s in list_parts("stem")] + [
+        replace(FAST, context=c) for c in list_parts("context")
+    ]
     return found + [replace(FAST, head=h, stages=FAST.stages[:n]) for h in list_parts("head") for n in (2, 3)]
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
 
+
 def test_every_part_has_name_role_picture_and_prices():
     for name in PARTS.names():
         part = PARTS.get(name)
-        assert part.name == name and part.role in ROLES and part.picture.label and part.picture.color.startswith("#") and part.__doc__
+        assert (
+            part.name == name
+            and part.role in ROLES
+            and part.picture.label
+            and part.picture.color.startswith("#")
+            and part.__doc__
+        )
     assert {role: len(list_parts(role)) for role in ROLES} == {"operator": 10, "stem": 3, "context": 2, "head": 3}
 
 
@@ -69,7 +88,10 @@ def test_every_piece_is_built_from_its_key_alone():
 
 def test_a_part_with_a_taken_name_or_an_unknown_role_is_refused():
     def make(name: str, role: str) -> type[Part]:
-        return type("Made", (Part,), {"name": name, "role": role, "picture": Picture("x", "#000000"), "__doc__": "Made."})
+        return type(
+            "Made", (Part,), {"name": name, "role": role, "picture": Picture("x", "#000000"), "__doc__": "Made."}
+        )
+
     with pytest.raises(ConfigError, match="registered already"):
         register_part(make("stdc", "operator"))
     with pytest.raises(ConfigError, match="did you mean 'head'"):
@@ -82,25 +104,44 @@ def test_a_part_with_a_taken_name_or_an_unknown_role_is_refused():
 
 
 def test_facts_of_pieces_reach_probe_and_correction():
-    zoom, level, fuse = OpSpec("res_zoom", 8, 12, 32, 32), OpSpec("plain_level", 4, 6, 64, 32, 2), OpSpec("attention_fuse", 8, 12, 96, 64)
-    assert [resizes_of(s) for s in (zoom, level, fuse, OpSpec("conv_bn_act", 8, 8, 8, 8, 1, 1), OpSpec("conv_2x_downup", 8, 8, 8, 8))] == [2, 1, 0, 1, 2]
-    assert joins_maps(fuse) and not joins_maps(zoom) and len(Probe(fuse, work=True).sources) == 2 and Probe(OpSpec("classify", 8, 12, 32, 11), work=True).whole
+    zoom, level, fuse = (
+        OpSpec("res_zoom", 8, 12, 32, 32),
+        OpSpec("plain_level", 4, 6, 64, 32, 2),
+        OpSpec("attention_fuse", 8, 12, 96, 64),
+    )
+    assert [
+        resizes_of(s)
+        for s in (zoom, level, fuse, OpSpec("conv_bn_act", 8, 8, 8, 8, 1, 1), OpSpec("conv_2x_downup", 8, 8, 8, 8))
+    ] == [2, 1, 0, 1, 2]
+    assert (
+        joins_maps(fuse)
+        and not joins_maps(zoom)
+        and len(Probe(fuse, work=True).sources) == 2
+        and Probe(OpSpec("classify", 8, 12, 32, 11), work=True).whole
+    )
     assert weights_of(zoom) == 4e-6 * 9 * 32 * 32 and set(PIECES.names()) > {"skip", "head", "classify"}
 
 
 # --- networks ---------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("arch", with_everything(), ids=lambda a: f"{a.stem} {a.stages[0].operators[0]} {len(a.stages)} {a.context} {a.head}")
+
+@pytest.mark.parametrize(
+    "arch", with_everything(), ids=lambda a: f"{a.stem} {a.stages[0].operators[0]} {len(a.stages)} {a.context} {a.head}"
+)
 def test_networks_keep_the_contract(arch):
     network = arch.build(7).eval()
     for size in ((64, 64), (65, 91), (96, 64)):
         out = network(torch.randn(1, 3, *size))
         assert out.shape == (1, 7, *size) and torch.isfinite(out).all()
-    assert network_cost(arch, (96, 160), num_classes=7) == Cost(count_parameters(network), count_macs(network, (1, 3, 96, 160)))
+    assert network_cost(arch, (96, 160), num_classes=7) == Cost(
+        count_parameters(network), count_macs(network, (1, 3, 96, 160))
+    )
     trained = arch.build(7, aux=True).train()
     found = trained(torch.randn(2, 3, 64, 96))
     (found.logits.mean() + found.aux[0].mean()).backward()
-    assert all(p.grad is not None for p in trained.parameters()) and count_parameters(trained) == count_parameters(network)
+    assert all(p.grad is not None for p in trained.parameters()) and count_parameters(trained) == count_parameters(
+        network
+    )
 
 
 @pytest.mark.parametrize("arch", [FAST, *drawn(1, 1)], ids=lambda a: a.id)
@@ -130,22 +171,37 @@ def test_architectures_are_values():
         again = StreetArchitecture.from_dict(json.loads(json.dumps(arch.to_dict())))
         assert again == arch and again.id == arch.id and hash(again) == hash(arch) and arch.id in str(arch)
     assert len({a.id for a in drawn(50)}) == 50
-    for data, words in (({"branches": []}, "no stages"), (None, "no stages"), ({**FAST.to_dict(), "stemm": 3}, "did you mean 'stem'")):
+    for data, words in (
+        ({"branches": []}, "no stages"),
+        (None, "no stages"),
+        ({**FAST.to_dict(), "stemm": 3}, "did you mean 'stem'"),
+    ):
         with pytest.raises(ArtifactError, match=words):
             StreetArchitecture.from_dict(data)
-    for wrong, words in ((dict(head="fusion"), "did you mean 'fusion_head'"), (dict(stages=()), "two or three stages"), (dict(stages=(*FAST.stages[:2], Stage(64, ()))), "each with an operator"), (dict(stem_width=0), "multiples of 16")):
+    for wrong, words in (
+        (dict(head="fusion"), "did you mean 'fusion_head'"),
+        (dict(stages=()), "two or three stages"),
+        (dict(stages=(*FAST.stages[:2], Stage(64, ()))), "each with an operator"),
+        (dict(stem_width=0), "multiples of 16"),
+    ):
         with pytest.raises(ConfigError, match=words):
             replace(FAST, **wrong)
 
 
 def test_the_field_of_view_is_what_gradients_see():
-    arch = StreetArchitecture("plain_stem", 32, (Stage(32, ("res_conv_2x",)), Stage(64, ("separable5",))), "no_context", "plain_head", 64)
+    arch = StreetArchitecture(
+        "plain_stem", 32, (Stage(32, ("res_conv_2x",)), Stage(64, ("separable5",))), "no_context", "plain_head", 64
+    )
     network = arch.build(3).eval()
     for m in network.modules():
         if isinstance(m, nn.Conv2d):
             nn.init.constant_(m.weight, 1e-2)
     image = torch.ones(1, 3, 192, 192, requires_grad=True)
-    x = network.stages(network.stem(image)) if isinstance(network.stages, nn.Sequential) else network.stages[1](network.stages[0](network.stem(image)))
+    x = (
+        network.stages(network.stem(image))
+        if isinstance(network.stages, nn.Sequential)
+        else network.stages[1](network.stages[0](network.stem(image)))
+    )
     x[0, 0, 6, 6].backward()
     seen = (image.grad[0, 0].abs().sum(0) > 0).sum().item()
     assert seen == receptive_field(arch) == 15 + 8 * 4 + 8 * 4
@@ -153,20 +209,39 @@ def test_the_field_of_view_is_what_gradients_see():
 
 # --- the space --------------------------------------------------------------------------------------------------------
 
+
 def test_the_space_walks_samples_and_mutates_within_itself():
-    tiny = StreetSpace(operators=("stdc", "separable3"), stems=("plain_stem",), stem_widths=(32,), widths=((32,), (64,), (96, 128)), depths=((1,), (1, 3), (0, 2)), contexts=("no_context",), heads=("plain_head",), head_widths=(64,))
+    tiny = StreetSpace(
+        operators=("stdc", "separable3"),
+        stems=("plain_stem",),
+        stem_widths=(32,),
+        widths=((32,), (64,), (96, 128)),
+        depths=((1,), (1, 3), (0, 2)),
+        contexts=("no_context",),
+        heads=("plain_head",),
+        head_widths=(64,),
+    )
     everyone = set(tiny.enumerate())
     assert len(everyone) == tiny.count() == 2 * (2 + 8) * (1 + 2 * 4)
     generator, arch = torch.Generator().manual_seed(1), next(iter(everyone))
     for _ in range(300):
         arch = tiny.mutate(arch, generator)
         assert arch in everyone and arch in tiny and tiny.sample(generator) in everyone
-    assert FAST not in tiny and FAST in StreetSpace() and len({tuple(tiny.encode(a).tolist()) for a in everyone}) == len(everyone)
+    assert (
+        FAST not in tiny
+        and FAST in StreetSpace()
+        and len({tuple(tiny.encode(a).tolist()) for a in everyone}) == len(everyone)
+    )
 
 
 def test_spaces_are_found_by_name_and_refuse_unknown_settings():
     assert SPACES.names() == ["fasterseg", "street"]
-    for name, settings, words in (("stret", {}, "did you mean 'street'"), ("street", {"operators": ["sdtc"]}, "did you mean 'stdc'"), ("street", {"depth": 3}, "did you mean 'depths'"), ("street", {"depths": [[0], [1], [1]]}, "at least one operator")):
+    for name, settings, words in (
+        ("stret", {}, "did you mean 'street'"),
+        ("street", {"operators": ["sdtc"]}, "did you mean 'stdc'"),
+        ("street", {"depth": 3}, "did you mean 'depths'"),
+        ("street", {"depths": [[0], [1], [1]]}, "at least one operator"),
+    ):
         with pytest.raises(ConfigError, match=words):
             open_space(name, settings)
 
@@ -175,7 +250,10 @@ def test_latency_is_predicted_with_stem_and_head():
     """A table whose rows are proportional to the work predicts each network's work exactly."""
     space = StreetSpace(stem_widths=(32,), widths=((32,), (64, 96), (128,)))
     specs, generator = street_table_specs(space, (96, 128), 11), torch.Generator().manual_seed(3)
-    table = LatencyTable(TableHeader("d", "onnxruntime", "fp32", 1, 96, 128, 11), {s.key(): Entry(1e-6 * part_cost(s).macs, 0, 0, 1) for s in specs})
+    table = LatencyTable(
+        TableHeader("d", "onnxruntime", "fp32", 1, 96, 128, 11),
+        {s.key(): Entry(1e-6 * part_cost(s).macs, 0, 0, 1) for s in specs},
+    )
     for arch in (space.sample(generator) for _ in range(10)):
         assert abs(table.predict(arch) - 1e-6 * network_cost(arch, (96, 128), num_classes=11).macs) < 1e-9
         terms = terms_of(arch.op_specs(96, 128, 11), table.predict(arch))
@@ -186,6 +264,7 @@ def test_latency_is_predicted_with_stem_and_head():
 
 # --- plans and tables -------------------------------------------------------------------------------------------------
 
+
 def work_of(arch) -> float:
     return network_cost(arch, (96, 128), num_classes=5).macs / 1e6
 
@@ -193,11 +272,20 @@ def work_of(arch) -> float:
 def test_plans_are_spread_and_repeatable():
     space = open_space("street")
     plan = make_plan(space, [work_of, lambda a: 3 * work_of(a)], [(25, 200), (75, 600)], networks=16, repeats=4, bins=4)
-    assert plan == make_plan(space, [work_of, lambda a: 3 * work_of(a)], [(25, 200), (75, 600)], networks=16, repeats=4, bins=4)
+    assert plan == make_plan(
+        space, [work_of, lambda a: 3 * work_of(a)], [(25, 200), (75, 600)], networks=16, repeats=4, bins=4
+    )
     edges = bin_edges(25, 200, 4)
     for entry in plan:
-        assert edges[entry.bin] <= work_of(space.read(entry.architecture)) * (1 + 1e-12) < edges[entry.bin + 1] * (1 + 1e-9)
-    assert sorted(e.bin for e in plan if e.seed == 2) == [0, 1, 2, 3] and len({space.read(e.architecture).id for e in plan}) == 16
+        assert (
+            edges[entry.bin]
+            <= work_of(space.read(entry.architecture)) * (1 + 1e-12)
+            < edges[entry.bin + 1] * (1 + 1e-9)
+        )
+    assert (
+        sorted(e.bin for e in plan if e.seed == 2) == [0, 1, 2, 3]
+        and len({space.read(e.architecture).id for e in plan}) == 16
+    )
     with pytest.raises(InfeasibleError, match="change the range"):
         draw_between(space, work_of, 0.01, 0.02, generator=torch.Generator(), taken=set(), patience=20)
     for low, high, bins in ((0, 5, 3), (5, 5, 3), (5, float("inf"), 3), (1, 2, 0)):
@@ -205,7 +293,14 @@ def test_plans_are_spread_and_repeatable():
             bin_edges(low, high, bins)
 
 
-TINY = {"operators": ["separable3"], "stem_widths": [32], "widths": [[32], [64], [96]], "depths": [[1], [1, 2], [0, 1]], "heads": ["plain_head"], "head_widths": [64]}
+TINY = {
+    "operators": ["separable3"],
+    "stem_widths": [32],
+    "widths": [[32], [64], [96]],
+    "depths": [[1], [1, 2], [0, 1]],
+    "heads": ["plain_head"],
+    "head_widths": [64],
+}
 
 
 @pytest.fixture(scope="module")
@@ -218,8 +313,20 @@ def make_job(folder, splits, **config) -> TableJob:
     space = open_space("street", TINY)
     plan = make_plan(space, [work_of], [(1, 1000)], networks=3, repeats=1, bins=1)
     plan = tuple(PlanEntry.from_dict(json.loads(json.dumps(e.to_dict()))) for e in plan)
-    settings = TrainConfig.parse({"epochs": 2, "steps_per_epoch": 2, "batch_size": 2, "device": "cpu", "augmentation": None, **config})
-    info = TableInfo("tiny", "street", TINY, "synthetic", splits["train"].labels.num_classes, (64, 96), (64, 96), {"brief": settings.to_dict()}, {k: len(v) for k, v in splits.items()})
+    settings = TrainConfig.parse(
+        {"epochs": 2, "steps_per_epoch": 2, "batch_size": 2, "device": "cpu", "augmentation": None, **config}
+    )
+    info = TableInfo(
+        "tiny",
+        "street",
+        TINY,
+        "synthetic",
+        splits["train"].labels.num_classes,
+        (64, 96),
+        (64, 96),
+        {"brief": settings.to_dict()},
+        {k: len(v) for k, v in splits.items()},
+    )
     return TableJob(info, plan, "brief", settings, splits, folder)
 
 
@@ -228,11 +335,20 @@ def test_a_table_is_trained_loaded_and_measured(tmp_path, splits):
     records = train_table(job, networks=1, progress=False)
     assert [(r.entry, r.seed) for r in records] == [(0, 0)]
     records = train_table(job, networks=3, progress=False)
-    assert len(records) == 5 and all(len(r.val_miou) == len(r.losses) == 2 and 0 <= r.test_miou <= 1 and r.receipt["commit"] is not False for r in records)
-    assert {r.network for r in records if r.seed} == {records[i].network for i in range(5) if records[i].seed} and len({r.network for r in records}) == 3
+    assert len(records) == 5 and all(
+        len(r.val_miou) == len(r.losses) == 2 and 0 <= r.test_miou <= 1 and r.receipt["commit"] is not False
+        for r in records
+    )
+    assert {r.network for r in records if r.seed} == {records[i].network for i in range(5) if records[i].seed} and len(
+        {r.network for r in records}
+    ) == 3
     assert measure_table(tmp_path, [Target()], max_seconds=0.05) == 0
     table = load_table(tmp_path)
-    assert table.trainings == tuple(records) and table.devices() == ["onnxruntime fp32 1"] and set(table.ms("onnxruntime fp32 1")) == {r.network for r in records}
+    assert (
+        table.trainings == tuple(records)
+        and table.devices() == ["onnxruntime fp32 1"]
+        and set(table.ms("onnxruntime fp32 1")) == {r.network for r in records}
+    )
     again = table.architecture(records[0].network).build(job.info.num_classes)
     assert count_parameters(again) == records[0].parameters and table.recipes() == ["brief"]
 
@@ -240,8 +356,13 @@ def test_a_table_is_trained_loaded_and_measured(tmp_path, splits):
 def test_a_journal_of_something_else_is_refused(tmp_path, splits):
     job = make_job(tmp_path, splits)
     train_table(job, networks=1, progress=False)
-    for other, word in ((make_job(tmp_path, splits, lr=0.3), "recipe"), (replace(job, plan=job.plan[:2]), "plan"), (replace(job, info=replace(job.info, space="fasterseg", settings={})), "space"),
-                        (replace(job, info=replace(job.info, num_classes=3)), "classes"), (replace(job, info=replace(job.info, data="camvid")), "data")):
+    for other, word in (
+        (make_job(tmp_path, splits, lr=0.3), "recipe"),
+        (replace(job, plan=job.plan[:2]), "plan"),
+        (replace(job, info=replace(job.info, space="fasterseg", settings={})), "space"),
+        (replace(job, info=replace(job.info, num_classes=3)), "classes"),
+        (replace(job, info=replace(job.info, data="camvid")), "data"),
+    ):
         with pytest.raises(ConfigError, match=f"another {word}"):
             train_table(other, networks=1, progress=False)
     with pytest.raises(ConfigError, match="3 networks, not 9"):
@@ -261,7 +382,11 @@ train_table(make_job(Path({folder!r}), splits, epochs=12), networks=3)
 def test_a_worker_killed_at_any_time_loses_nothing_and_nothing_is_done_twice(tmp_path, splits):
     folder, root = tmp_path / "table", str(splits["train"].samples[0].image.parents[3])
     code = WORKER.format(tests=str(os.path.dirname(__file__)), root=root, folder=str(folder))
-    process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+    )
     started = time.time()
     while not any(len(p.read_text().splitlines()) >= 3 for p in folder.glob("unfinished/brief/trials/*/metrics.jsonl")):
         assert process.poll() is None and time.time() - started < 120
@@ -269,10 +394,19 @@ def test_a_worker_killed_at_any_time_loses_nothing_and_nothing_is_done_twice(tmp
     process.send_signal(signal.SIGKILL)
     process.wait()
     job = make_job(folder, splits, epochs=12)
-    begun = [json.loads(line) for p in folder.glob("unfinished/brief/trials/*/metrics.jsonl") for line in p.read_text().splitlines() if line.endswith("}")]
+    begun = [
+        json.loads(line)
+        for p in folder.glob("unfinished/brief/trials/*/metrics.jsonl")
+        for line in p.read_text().splitlines()
+        if line.endswith("}")
+    ]
     records = train_table(job, networks=3, progress=False)
     assert [r.entry for r in records] == [0, 1, 2, 3, 4]
-    resumed = [r for r in records if any(abs(r.losses[line["epoch"] - 1] - sum(line["losses"].values())) < 1e-4 for line in begun)]
+    resumed = [
+        r
+        for r in records
+        if any(abs(r.losses[line["epoch"] - 1] - sum(line["losses"].values())) < 1e-4 for line in begun)
+    ]
     assert resumed, "the killed training was begun anew"
     fresh = replace(job, folder=tmp_path / "other").train(resumed[0].entry, tmp_path / "again")
     assert fresh.losses == resumed[0].losses and fresh.test_miou == resumed[0].test_miou
@@ -282,6 +416,7 @@ def test_entries_are_handed_out_once():
     class Told:
         def __init__(self, number, **attrs):
             self.number, self.user_attrs = number, attrs
+
     trials = [Told(0), Told(1, retry_of=0), Told(2), Told(3, reason="surplus"), Told(4, reason="diverged"), Told(5)]
     assert [entry_of(n, trials) for n in (0, 2, 4, 5)] == [0, 1, 2, 3]
 
@@ -301,6 +436,13 @@ def test_damaged_tables_and_unknown_targets_are_refused(tmp_path):
 def test_the_recipes_of_the_table_are_frozen():
     """What tables in use were trained with: a change here needs a new name."""
     short, long = load_recipe("camvid-short"), load_recipe("camvid-long")
-    assert (short.epochs, short.batch_size, short.optimizer, short.lr, short.precision, short.schedule.kind) == (14, 8, "adamw", 0.003, "fp32", "one_cycle")
+    assert (short.epochs, short.batch_size, short.optimizer, short.lr, short.precision, short.schedule.kind) == (
+        14,
+        8,
+        "adamw",
+        0.003,
+        "fp32",
+        "one_cycle",
+    )
     changed = {k for k, v in short.to_dict().items() if long.to_dict()[k] != v}
     assert changed == {"epochs", "schedule"} and long.epochs == 4 * short.epochs

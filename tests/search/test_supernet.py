@@ -1,4 +1,5 @@
 """The supernet against its own definition: merged against separate computation, derived networks, frozen state."""
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -24,7 +25,7 @@ def random_logits(space, role="student", seed=0):
 
 
 def price(spec):
-    return 0.01 + spec.height * spec.width * spec.in_channels * spec.out_channels / spec.stride ** 2 / 1e8
+    return 0.01 + spec.height * spec.width * spec.in_channels * spec.out_channels / spec.stride**2 / 1e8
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -37,7 +38,10 @@ def seen():
     with torch.no_grad():
         for rule in ("full", "least", *["random"] * 5):
             for role in ("teacher", "student"):
-                supernet.train()(torch.randn(2, 3, 64, 128, generator=g), arch_weights(SPACE, random_logits(SPACE, role), role, widths=rule, generator=g))
+                supernet.train()(
+                    torch.randn(2, 3, 64, 128, generator=g),
+                    arch_weights(SPACE, random_logits(SPACE, role), role, widths=rule, generator=g),
+                )
     return supernet.eval()
 
 
@@ -64,7 +68,7 @@ def test_merged_equals_naive(seen, monkeypatch, role, rule):
     monkeypatch.setattr("rtseg.search.supernet.mixed", naive)
     apart = seen(x, weights)
     assert max(float((a - b).detach().abs().max()) for a, b in zip(merged, apart, strict=True)) < 1e-4
-    assert all(torch.allclose(after[n], t, atol=1e-4) for n, t in seen.state_dict().items())      # running statistics, too
+    assert all(torch.allclose(after[n], t, atol=1e-4) for n, t in seen.state_dict().items())  # running statistics, too
     seen.load_state_dict(state)
     seen.eval()
 
@@ -77,8 +81,12 @@ def test_derived_network_equals_the_supernets_path(seen, seed):
     for last in lasts:
         path = SPACE.paths(last)[int(torch.randint(len(SPACE.paths(last)), (), generator=g))]
         ops = [int(k) for k in torch.randint(5, (6,), generator=g)]
-        ops = [op or (0 if layer < 5 and path[layer + 1] > path[layer] else 1 + seed % 4) for layer, op in enumerate(ops)]
-        branches.append(Branch(tuple(ops), path, tuple(SPACE.widths[int(k)] for k in torch.randint(3, (5,), generator=g))))
+        ops = [
+            op or (0 if layer < 5 and path[layer + 1] > path[layer] else 1 + seed % 4) for layer, op in enumerate(ops)
+        ]
+        branches.append(
+            Branch(tuple(ops), path, tuple(SPACE.widths[int(k)] for k in torch.randint(3, (5,), generator=g)))
+        )
     arch = Architecture(tuple(branches), 4, 8, 8)
     network = FasterSeg(arch, 7).eval()
     assert all(name.startswith("aux_heads") for name in inherit(network, seen))
@@ -92,7 +100,9 @@ def test_a_skip_at_stride_1_keeps_its_identity(seen):
     assert "cells.1.0" in inherit(FasterSeg(arch, 7), seen)
 
 
-@pytest.mark.parametrize("operators", [("conv",), ("conv_2x", "conv_2x_downup"), ("skip", "conv_downup", "conv_2x"), OPERATORS])
+@pytest.mark.parametrize(
+    "operators", [("conv",), ("conv_2x", "conv_2x_downup"), ("skip", "conv_downup", "conv_2x"), OPERATORS]
+)
 @pytest.mark.parametrize("layers", [5, 7])
 def test_smaller_spaces_scale_down(operators, layers):
     space = SearchSpace(layers=layers, base_width=1, widths=(6, 12), operators=operators)
@@ -123,7 +133,9 @@ def test_widths_have_their_own_statistics(seen):
     seen.train()(torch.randn(1, 3, 64, 64), arch_weights(SPACE, random_logits(SPACE), "student", widths="least"))
     changed = {n for n, t in seen.state_dict().items() if not torch.equal(t, state[n])}
     inner = {n for n in changed if n.startswith("cells")}
-    assert inner and all(n.endswith("_4") or n.endswith("_8") for n in inner)                      # _8: the student's head width in the last layer
+    assert inner and all(
+        n.endswith("_4") or n.endswith("_8") for n in inner
+    )  # _8: the student's head width in the last layer
     assert all(n.startswith("cells.5") for n in inner if n.endswith("_8"))
     seen.load_state_dict(state)
     seen.eval()
@@ -148,6 +160,9 @@ def test_random_architectures_meet_their_latency():
     g = torch.Generator().manual_seed(0)
     middle = sorted(latency.of(SPACE.sample(g)) for _ in range(30))[15]
     for _ in range(10):
-        assert abs(latency.of(SPACE.sample_within(latency.of, middle, tolerance=0.02, generator=g)) - middle) <= 0.02 * middle
+        assert (
+            abs(latency.of(SPACE.sample_within(latency.of, middle, tolerance=0.02, generator=g)) - middle)
+            <= 0.02 * middle
+        )
     with pytest.raises(InfeasibleError, match="closest"):
         SPACE.sample_within(latency.of, middle / 100, generator=g, patience=30)

@@ -1,4 +1,5 @@
 """Tables through any runtime: a fake runtime with known costs is predicted exactly; extend, merge, compare; corrections and intervals on synthetic data."""
+
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -22,15 +23,46 @@ from rtseg.models.contract import count_macs
 from rtseg.models.fasterseg import FasterSeg
 from rtseg.search import probes as probes_module
 from rtseg.search.latency_table import LatencyTable, TableHeader, build_table, table_specs
-from rtseg.search.layerwise import FEATURES, LayerPrices, fit_prices, from_networks, from_records, layer_features, node_features, prices_of
-from rtseg.search.prediction import LADDER, TERMS, Prediction, Predictor, choose_strength, conformal_width, deal_again, fit_predictor, judge, shrunk_fit, terms_of, weights_of
+from rtseg.search.layerwise import (
+    FEATURES,
+    LayerPrices,
+    fit_prices,
+    from_networks,
+    from_records,
+    layer_features,
+    node_features,
+    prices_of,
+)
+from rtseg.search.prediction import (
+    LADDER,
+    TERMS,
+    Prediction,
+    Predictor,
+    choose_strength,
+    conformal_width,
+    deal_again,
+    fit_predictor,
+    judge,
+    shrunk_fit,
+    terms_of,
+    weights_of,
+)
 from rtseg.search.probes import Entry, Protocol, build_part
 from rtseg.search.space import SearchSpace, sample
 from rtseg.search.tables import Comparison, compare_tables, extend_table, merge_tables, rank_correlation, ranks
 from rtseg.viz.predictions import plot_intervals, plot_tables
 
 SIZE = (64, 128)
-TOY = SearchSpace(layers=5, base_width=4, widths=(6, 12), operators=("conv", "skip", "conv_2x_downup"), teacher_stem=12, teacher_head=12, student_stem=12, student_head=12)
+TOY = SearchSpace(
+    layers=5,
+    base_width=4,
+    widths=(6, 12),
+    operators=("conv", "skip", "conv_2x_downup"),
+    teacher_stem=12,
+    teacher_head=12,
+    student_stem=12,
+    student_head=12,
+)
 LASTS = ((2, 1), (2, 0), (2,), (1,), (1, 0), (0,), (2, 1, 0))
 ONCE = Protocol(calls=1, min_rounds=1, max_rounds=1, cache_mb=0)
 HEADER = TableHeader("a laptop", "onnxruntime", "fp32", 1, *SIZE, 5)
@@ -43,7 +75,10 @@ def table_from(ms, header=HEADER):
 def arithmetic(proto):
     """Milliseconds of a graph in the fake runtime: convolutions by their arithmetic, resizes by their output."""
     graph = onnx.shape_inference.infer_shapes(proto).graph
-    return sum(1000 * sum(v for k, v in found.items() if k.endswith("_gmac")) + found.get("resize_mb", 0) for found in node_features(graph))
+    return sum(
+        1000 * sum(v for k, v in found.items() if k.endswith("_gmac")) + found.get("resize_mb", 0)
+        for found in node_features(graph)
+    )
 
 
 class FakeRuntime(Runtime):
@@ -57,7 +92,9 @@ class FakeRuntime(Runtime):
         if isinstance(source, nn.Module) and RUNTIMES.metadata("fake")["package"] == "torch":
             self.cost = 0.7 + count_macs(source, shape) / 1e6
         else:
-            self.cost = 0.7 + arithmetic(source if isinstance(source, onnx.ModelProto) else to_onnx(source, shape, dynamic_batch=False))
+            self.cost = 0.7 + arithmetic(
+                source if isinstance(source, onnx.ModelProto) else to_onnx(source, shape, dynamic_batch=False)
+            )
 
     @contextmanager
     def ready(self, image):
@@ -71,7 +108,9 @@ class FakeRuntime(Runtime):
 
 
 def enter(monkeypatch, package):
-    monkeypatch.setitem(RUNTIMES._entries, "fake", (FakeRuntime, {"package": package, "extra": None, "precisions": ("fp32",)}))
+    monkeypatch.setitem(
+        RUNTIMES._entries, "fake", (FakeRuntime, {"package": package, "extra": None, "precisions": ("fp32",)})
+    )
     monkeypatch.setattr(probes_module, "clock_of", lambda device: lambda call: call())
 
 
@@ -89,11 +128,16 @@ def fake_graphs(monkeypatch):
 
 # --- through a runtime ------------------------------------------------------------------------------------------------
 
+
 def test_a_fake_runtime_is_predicted_exactly(fake):
     archs = [sample(TOY, make_generator(i), lasts=LASTS[i % 7]) for i in range(7)]
     specs = list(dict.fromkeys(s for a in archs for s in a.op_specs(*SIZE, 5)))
     table = build_table(specs, size=SIZE, num_classes=5, runtime="fake", protocol=ONCE)
-    assert table.header.runtime == "fake" and table.header.versions == {"fake": "1"} and set(table.ms) == {s.key() for s in specs}
+    assert (
+        table.header.runtime == "fake"
+        and table.header.versions == {"fake": "1"}
+        and set(table.ms) == {s.key() for s in specs}
+    )
     for arch in archs:
         whole = FakeRuntime(FasterSeg(arch, 5, aux=False).eval(), shape=(1, 3, *SIZE)).cost - 0.7
         assert abs(table.predict(arch) / whole - 1) < 1e-4, (arch, table.predict(arch), whole)
@@ -116,6 +160,7 @@ def test_the_head_is_timed_with_its_output():
 
 # --- extend, merge, compare -------------------------------------------------------------------------------------------
 
+
 def test_extending_keeps_old_rows_and_adds_the_missing(fake, tmp_path):
     narrow = replace_space(TOY, operators=("conv",))
     first = build_table(narrow, size=SIZE, num_classes=5, runtime="fake", protocol=ONCE)
@@ -134,7 +179,10 @@ def test_a_second_resolution_in_one_table(fake):
     arch = sample(TOY, make_generator(0))
     table = build_table(arch.op_specs(*SIZE, 5), size=SIZE, num_classes=5, runtime="fake", protocol=ONCE)
     both = extend_table(table, arch.op_specs(128, 256, 5))
-    assert both.predict(arch) == table.predict(arch) and 3.9 < both.predict(arch, size=(128, 256)) / both.predict(arch) < 4.1
+    assert (
+        both.predict(arch) == table.predict(arch)
+        and 3.9 < both.predict(arch, size=(128, 256)) / both.predict(arch) < 4.1
+    )
     with pytest.raises(ArtifactError, match="no entry"):
         table.predict(arch, size=(128, 256))
 
@@ -148,7 +196,10 @@ KEYS = [OpSpec("conv", 8, 8, c, 16).key() for c in (8, 16, 24, 32, 40)]
 
 
 def test_merging_takes_over_and_keeps_the_quieter():
-    a, b = table_from(dict(zip(KEYS, (1, 2, 3), strict=False))), table_from(dict(zip(KEYS[1:], (2.1, 2.8, 4), strict=False)))
+    a, b = (
+        table_from(dict(zip(KEYS, (1, 2, 3), strict=False))),
+        table_from(dict(zip(KEYS[1:], (2.1, 2.8, 4), strict=False))),
+    )
     merged = merge_tables(a, b)
     assert merged.ms == dict(zip(KEYS, (1, 2, 2.8, 4), strict=False)) == merge_tables(b, a).ms
     assert merged.header.protocol["merged"]["in_both"] == 2 and merged.header.protocol["merged"]["conflicts"] == 0
@@ -161,12 +212,27 @@ def test_merging_refuses_a_conflict_unless_asked():
         merge_tables(a, b)
     assert "\n" not in str(caught.value)
     merged = merge_tables(a, b, conflict="quieter")
-    assert merged.ms == a.ms and merged.header.protocol["merged"]["conflicts"] == 1 and merged.header.protocol["merged"]["greatest_difference"] == 1.0
+    assert (
+        merged.ms == a.ms
+        and merged.header.protocol["merged"]["conflicts"] == 1
+        and merged.header.protocol["merged"]["greatest_difference"] == 1.0
+    )
     with pytest.raises(ConfigError, match="quiet"):
         merge_tables(a, b, conflict="quiet")
 
 
-@pytest.mark.parametrize("change", [{"device": "a phone"}, {"runtime": "torch"}, {"precision": "bf16"}, {"threads": 2}, {"height": 128}, {"num_classes": 19}, {"versions": {"onnxruntime": "0"}}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"device": "a phone"},
+        {"runtime": "torch"},
+        {"precision": "bf16"},
+        {"threads": 2},
+        {"height": 128},
+        {"num_classes": 19},
+        {"versions": {"onnxruntime": "0"}},
+    ],
+)
 def test_merging_refuses_other_circumstances(change):
     with pytest.raises(DeviceMismatch) as caught:
         merge_tables(table_from({}), table_from({}, replace(HEADER, **change)))
@@ -185,7 +251,11 @@ def test_comparing_two_devices():
     a = table_from(dict(zip(KEYS, (1, 2, 3, 4, 5), strict=True)))
     b = table_from(dict(zip(KEYS, (2, 4, 6, 8, 1), strict=True)), replace(HEADER, device="a phone"))
     found = compare_tables(a, b)
-    assert abs(found.rank_correlation - rank_correlation([1, 2, 3, 4, 5], [2, 3, 4, 5, 1])) < 1e-12 and found.ratio == (2.0, 2.0, 2.0)
+    assert abs(found.rank_correlation - rank_correlation([1, 2, 3, 4, 5], [2, 3, 4, 5, 1])) < 1e-12 and found.ratio == (
+        2.0,
+        2.0,
+        2.0,
+    )
     assert found.by_kind() == {"conv": 2.0} and Comparison.from_dict(found.to_dict()) == found
     assert sum(len(t.x) for t in plot_tables(found).data[1:]) == 5
     with pytest.raises(DeviceMismatch, match="device"):
@@ -205,11 +275,17 @@ def test_ranks_share_ties():
 
 # --- the correction and its interval ----------------------------------------------------------------------------------
 
+
 @pytest.fixture(scope="module")
 def made_up():
     """A table of the full space, ninety networks, and their terms."""
     space = SearchSpace()
-    table = table_from({s.key(): 1e-8 * s.height * s.width * s.in_channels * s.out_channels / s.stride for s in table_specs(space, SIZE, 5)})
+    table = table_from(
+        {
+            s.key(): 1e-8 * s.height * s.width * s.in_channels * s.out_channels / s.stride
+            for s in table_specs(space, SIZE, 5)
+        }
+    )
     archs = [sample(space, make_generator(1, i), lasts=LASTS[i % 7]) for i in range(90)]
     return table, archs, np.array([terms_of(a.op_specs(*SIZE, 5), table.predict(a)) for a in archs])
 
@@ -227,16 +303,29 @@ def test_the_terms(made_up):
 def test_an_exact_table_gets_no_correction(made_up):
     table, archs, terms = made_up
     assert choose_strength(terms[:12], terms[:12, 0]) == LADDER[-1]
-    predictor = fit_predictor(table, list(zip(archs[:12], terms[:12, 0], strict=True)), list(zip(archs[12:31], terms[12:31, 0], strict=True)))
+    predictor = fit_predictor(
+        table, list(zip(archs[:12], terms[:12, 0], strict=True)), list(zip(archs[12:31], terms[12:31, 0], strict=True))
+    )
     assert not predictor.corrected and predictor.half_width < 1e-12 and predictor.to_dict()["strength"] == "none"
     assert abs(predictor.predict(archs[50]).ms - terms[50, 0]) < 1e-9
 
 
-@pytest.mark.parametrize("truth", [(1.2, 0, 0, 0, 0, 0), (1.0, 1.5, 0, 0, 0, 0), (1.05, 0, 0.5, 0, 0, 0), (1.0, 0, 0, 0, 0, 0.3), (0.9, 0.3, 0.1, 0.2, 0.1, 0.1)])
+@pytest.mark.parametrize(
+    "truth",
+    [
+        (1.2, 0, 0, 0, 0, 0),
+        (1.0, 1.5, 0, 0, 0, 0),
+        (1.05, 0, 0.5, 0, 0, 0),
+        (1.0, 0, 0, 0, 0, 0.3),
+        (0.9, 0.3, 0.1, 0.2, 0.1, 0.1),
+    ],
+)
 def test_a_missing_overhead_is_found(made_up, truth):
     table, archs, terms = made_up
     measured = terms @ np.array(truth)
-    predictor = fit_predictor(table, list(zip(archs[:20], measured[:20], strict=True)), list(zip(archs[20:39], measured[20:39], strict=True)))
+    predictor = fit_predictor(
+        table, list(zip(archs[:20], measured[:20], strict=True)), list(zip(archs[20:39], measured[20:39], strict=True))
+    )
     found = judge(predictor, list(zip(archs[39:], measured[39:], strict=True)))
     assert found["corrected"]["mean_absolute_error"] < 0.01 < found["sum"]["mean_absolute_error"]
     assert found["corrected"]["pearson"] > 0.999 and len(found["rows"]) == 51
@@ -270,13 +359,19 @@ def test_an_interval_is_relative_to_the_measured_time():
     p = Predictor(table_from({}), (1.0,), 0.25, 0.9, float("inf"))
     assert p.half_width == 0.25
     interval = Prediction(10.0, 10 / 1.25, 10 / 0.75, 0.9)
-    assert 8.0 in interval and 13.3 in interval and 7.9 not in interval and 13.4 not in interval and "90%" in str(interval)
+    assert (
+        8.0 in interval and 13.3 in interval and 7.9 not in interval and 13.4 not in interval and "90%" in str(interval)
+    )
 
 
 def test_fitting_refuses_shared_and_missing_networks(made_up):
     table, archs, terms = made_up
     networks = list(zip(archs, terms[:, 0], strict=True))
-    for fit, calibration in ((networks[:12], networks[11:31]), (networks[:2], networks[12:31]), (networks[:12], networks[12:15])):
+    for fit, calibration in (
+        (networks[:12], networks[11:31]),
+        (networks[:2], networks[12:31]),
+        (networks[:12], networks[12:15]),
+    ):
         with pytest.raises(ConfigError) as caught:
             fit_predictor(table, fit, calibration)
         assert "\n" not in str(caught.value)
@@ -292,11 +387,24 @@ def test_the_picture_counts_the_misses():
 
 # --- outside the space ------------------------------------------------------------------------------------------------
 
+
 def test_features_of_a_graph():
-    layers = nn.Sequential(nn.Conv2d(3, 8, 3, 1, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 1, 1, groups=4), nn.Conv2d(8, 8, 3, 1, 1, groups=8), nn.AvgPool2d(2))
+    layers = nn.Sequential(
+        nn.Conv2d(3, 8, 3, 1, 1),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, 1, 1, groups=4),
+        nn.Conv2d(8, 8, 3, 1, 1, groups=8),
+        nn.AvgPool2d(2),
+    )
     found = dict(zip(FEATURES, layer_features(to_onnx(layers, (1, 3, 16, 16), dynamic_batch=False)), strict=True))
-    assert found["dense_gmac"] == pytest.approx(256 * 27 * 8e-9) and found["grouped_gmac"] == pytest.approx(256 * 18 * 8e-9) and found["depthwise_gmac"] == pytest.approx(256 * 9 * 8e-9)
-    assert found["convs"] == pytest.approx(0.3) and found["others"] == pytest.approx(0.1) and found["pointwise_gmac"] == 0
+    assert (
+        found["dense_gmac"] == pytest.approx(256 * 27 * 8e-9)
+        and found["grouped_gmac"] == pytest.approx(256 * 18 * 8e-9)
+        and found["depthwise_gmac"] == pytest.approx(256 * 9 * 8e-9)
+    )
+    assert (
+        found["convs"] == pytest.approx(0.3) and found["others"] == pytest.approx(0.1) and found["pointwise_gmac"] == 0
+    )
 
 
 def test_prices_are_found_and_never_negative():
@@ -331,12 +439,21 @@ def test_judgements_on_a_synthetic_zoo():
 
 # --- aiming at milliseconds -------------------------------------------------------------------------------------------
 
+
 def test_latency_of_hands_on_what_it_was_asked(monkeypatch):
     asked = {}
     monkeypatch.setattr(targets_module, "load_runtime", lambda model, **options: asked.update(options) or model)
-    monkeypatch.setattr(targets_module, "measure_latency", lambda held, shape, **options: Latency(float(held.out_channels), 1, 1, 3, shape, "d", "r", "fp32", 1))
+    monkeypatch.setattr(
+        targets_module,
+        "measure_latency",
+        lambda held, shape, **options: Latency(float(held.out_channels), 1, 1, 3, shape, "d", "r", "fp32", 1),
+    )
     found = latency_of(runtime="onnxruntime", threads=1, size=(32, 64))(nn.Conv2d(3, 7, 1), (1, 3, 512, 1024))
-    assert asked == {"runtime": "onnxruntime", "threads": 1, "precision": "fp32", "shape": (1, 3, 32, 64)} and found.median_ms == 7 and found.shape == (1, 3, 32, 64)
+    assert (
+        asked == {"runtime": "onnxruntime", "threads": 1, "precision": "fp32", "shape": (1, 3, 32, 64)}
+        and found.median_ms == 7
+        and found.shape == (1, 3, 32, 64)
+    )
     assert latency_of(runtime="torch")(nn.Conv2d(3, 4, 1), (1, 3, 8, 8)).shape == (1, 3, 8, 8)
     for wrong in ({"runtime": "onyx"}, {"runtime": "onnxruntime", "precision": "int4"}, {"size": (0, 4)}):
         with pytest.raises(ConfigError):
@@ -346,7 +463,11 @@ def test_latency_of_hands_on_what_it_was_asked(monkeypatch):
 @pytest.mark.slow
 def test_pruning_aims_at_the_milliseconds_of_a_runtime(monkeypatch):
     monkeypatch.setattr(targets_module, "load_runtime", lambda model, **options: model)
-    monkeypatch.setattr(targets_module, "measure_latency", lambda held, shape, **options: Latency(count_macs(held, shape) / 1e6, 1, 1, 3, shape, "d", "r", "fp32", 1))
+    monkeypatch.setattr(
+        targets_module,
+        "measure_latency",
+        lambda held, shape, **options: Latency(count_macs(held, shape) / 1e6, 1, 1, 3, shape, "d", "r", "fp32", 1),
+    )
     measure = latency_of(runtime="onnxruntime", size=(128, 128))
     network = create_model("fastscnn", 5).eval()
     before = measure(network, (1, 3, 64, 64)).median_ms

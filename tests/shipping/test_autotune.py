@@ -1,4 +1,5 @@
 """Autotune: what is tried, refused, timed, chosen, kept and shipped. No test looks at how long something took."""
+
 from importlib import import_module
 
 import numpy as np
@@ -17,7 +18,11 @@ from rtseg.models.contract import SegNetwork
 
 SHAPE = (1, 3, 64, 96)
 module = import_module("rtseg.shipping.autotuning")  # the room hands on a function of the same name
-ORT, ROUGH, INT8 = Candidate("onnxruntime"), Candidate("onnxruntime", argmax="before"), Candidate("onnxruntime", "int8", method="onnxruntime")
+ORT, ROUGH, INT8 = (
+    Candidate("onnxruntime"),
+    Candidate("onnxruntime", argmax="before"),
+    Candidate("onnxruntime", "int8", method="onnxruntime"),
+)
 FORMS = [BASELINE, EAGER, ORT, ROUGH]
 
 
@@ -44,10 +49,22 @@ def traced():
 @pytest.fixture(autouse=True)
 def trace_once(monkeypatch, traced):
     """Tracing a network takes a second: each graph is traced once for all tests."""
+
     def remembered(trace):
         def call(source, shape, **more):
-            key = (trace.__name__, network_key(source, shape, more, type(source).__name__, getattr(source, "argmax", ""), getattr(source, "upsampling", "")))
+            key = (
+                trace.__name__,
+                network_key(
+                    source,
+                    shape,
+                    more,
+                    type(source).__name__,
+                    getattr(source, "argmax", ""),
+                    getattr(source, "upsampling", ""),
+                ),
+            )
             return traced.setdefault(key, None) or traced.__setitem__(key, trace(source, shape, **more)) or traced[key]
+
         return call
 
     for name in ("to_onnx", "float_graph"):
@@ -67,14 +84,20 @@ def pairs():
 
 
 def tune(network, pairs, **more):
-    return autotune(network, pairs, **{"shape": SHAPE, "threads": 1, "candidates": FORMS, "rounds": 2, "seconds": 5, "switches": False} | more)
+    return autotune(
+        network,
+        pairs,
+        **{"shape": SHAPE, "threads": 1, "candidates": FORMS, "rounds": 2, "seconds": 5, "switches": False} | more,
+    )
 
 
 @pytest.fixture
 def clock(monkeypatch):
     """Timings that are written down instead of taken: milliseconds by the name of the form."""
     known = {}
-    monkeypatch.setattr(module, "time_in_turns", lambda calls, **_: {name: [known.get(name, 50.0)] * 3 for name in calls})
+    monkeypatch.setattr(
+        module, "time_in_turns", lambda calls, **_: {name: [known.get(name, 50.0)] * 3 for name in calls}
+    )
     return known
 
 
@@ -84,8 +107,15 @@ def test_the_fastest_that_is_faithful_is_chosen(network, pairs, clock):
     tuned = tune(network, pairs)
     assert tuned.best.candidate == ORT and tuned.speedup() == 2.0 and tuned.speedup(EAGER) == 6.0
     rough = tuned.row(ROUGH)
-    assert rough.status == "refused" and rough.median_ms is None and rough.agreement < 0.99 and "of the labels agree" in rough.reason
-    assert tuned.best.miou_before == pytest.approx(tuned.best.miou_after, abs=1e-3) and 0.5 < tuned.best.miou_before <= 1
+    assert (
+        rough.status == "refused"
+        and rough.median_ms is None
+        and rough.agreement < 0.99
+        and "of the labels agree" in rough.reason
+    )
+    assert (
+        tuned.best.miou_before == pytest.approx(tuned.best.miou_after, abs=1e-3) and 0.5 < tuned.best.miou_before <= 1
+    )
     assert network.training, "the network is handed back as it was"
 
 
@@ -108,7 +138,10 @@ def test_int8_has_to_earn_its_place(network, pairs, clock):
     slower = tune(network, pairs, candidates=forms, min_agreement=0.9, max_drop=0.1)
     assert slower.int8_verdict() == f"int8 is slower here: {INT8.name} takes 30.00 ms, {ORT.name} 10.00 ms"
     clock[INT8.name] = 5.0
-    assert tune(network, pairs, candidates=forms, min_agreement=0.9, max_drop=0.1).int8_verdict() == f"int8 has earned its place: {INT8.name} takes 5.00 ms"
+    assert (
+        tune(network, pairs, candidates=forms, min_agreement=0.9, max_drop=0.1).int8_verdict()
+        == f"int8 has earned its place: {INT8.name} takes 5.00 ms"
+    )
     past = tune(network, pairs, candidates=forms, min_agreement=1.0, max_drop=0.0)
     assert past.int8_verdict().startswith("int8 is past the limits") and "of the labels agree" in past.int8_verdict()
     assert tune(network, pairs).int8_verdict() == "int8 was not tried: it was not asked for"
@@ -131,7 +164,11 @@ def test_a_killed_run_goes_on(network, pairs, tmp_path, monkeypatch):
     assert "autotune.json" in files and "rows.json" in files and sum(name.endswith(".onnx") for name in files) == 1
     judged = []
     whole = module.Trial.judge
-    monkeypatch.setattr(module.Trial, "judge", lambda self, candidate, builder: judged.append(candidate) or whole(self, candidate, builder))
+    monkeypatch.setattr(
+        module.Trial,
+        "judge",
+        lambda self, candidate, builder: judged.append(candidate) or whole(self, candidate, builder),
+    )
     monkeypatch.setattr("rtseg.shipping.candidates.quantize", lambda *_, **__: pytest.fail("it was quantised again"))
     again = tune(network, pairs, candidates=forms, folder=tmp_path, min_agreement=0.95, max_drop=0.1)
     refused = [row.candidate for row in first.rows if row.status == "refused"]
@@ -145,11 +182,16 @@ def test_other_weights_are_another_network(network, pairs, tmp_path):
     with torch.no_grad():
         changed.mix.bias.add_(0.1)
     assert network_key(changed) != network_key(network)
-    assert read_json(tmp_path / "rows.json")["key"] != (tune(changed, pairs, folder=tmp_path) and read_json(tmp_path / "rows.json")["key"])
+    assert read_json(tmp_path / "rows.json")["key"] != (
+        tune(changed, pairs, folder=tmp_path) and read_json(tmp_path / "rows.json")["key"]
+    )
 
 
 def test_what_is_absent_stays_in_the_table(network, pairs, monkeypatch):
-    monkeypatch.setattr("rtseg.shipping.candidates.why_absent", lambda name: "runtime 'openvino' needs openvino, which is not installed" if name == "openvino" else None)
+    monkeypatch.setattr(
+        "rtseg.shipping.candidates.why_absent",
+        lambda name: "runtime 'openvino' needs openvino, which is not installed" if name == "openvino" else None,
+    )
     tuned = tune(network, pairs, candidates=[BASELINE, Candidate("openvino")])
     assert tuned.rows[1].status == "absent" and "not installed" in tuned.table()[1]["verdict"]
 
@@ -164,14 +206,25 @@ def test_a_runtime_that_fails_stays_in_the_table(network, pairs, monkeypatch):
 
     monkeypatch.setattr(Builder, "runtime", runtime)
     tuned = tune(network, pairs)
-    assert (tuned.row(ORT).status, tuned.row(ORT).reason) == ("failed", "this graph is not for me") and tuned.best.candidate in (BASELINE, EAGER)
+    assert (tuned.row(ORT).status, tuned.row(ORT).reason) == (
+        "failed",
+        "this graph is not for me",
+    ) and tuned.best.candidate in (BASELINE, EAGER)
 
 
 def test_shipped_is_what_was_chosen(network, pairs, tmp_path):
     tuned = tune(network, pairs, files_only=True)
     card = ship(tuned, tmp_path / "net.onnx", model="strongest", labels=3, source_sha256="00" * 32)
-    assert load_card(tmp_path / "net.onnx") == card and card.runtime == tuned.best.candidate.runtime and card.shape == SHAPE
-    assert card.agreement == tuned.best.agreement and card.latency.runs == tuned.best.runs and card.latency.includes[0] == "preprocessing"
+    assert (
+        load_card(tmp_path / "net.onnx") == card
+        and card.runtime == tuned.best.candidate.runtime
+        and card.shape == SHAPE
+    )
+    assert (
+        card.agreement == tuned.best.agreement
+        and card.latency.runs == tuned.best.runs
+        and card.latency.includes[0] == "preprocessing"
+    )
     assert read_json(tmp_path / "net-table.json")["chosen"] == tuned.best.candidate.name
     plain = tune(network, pairs, candidates=[BASELINE])
     with pytest.raises(ConfigError, match="files_only"):
@@ -180,14 +233,33 @@ def test_shipped_is_what_was_chosen(network, pairs, tmp_path):
 
 def test_the_list_of_candidates():
     names = [c.name for c in list_candidates(argmax=("after", "half", "before"))]
-    assert len(names) == len(set(names)) and {"openvino bf16 (products)", "openvino int8 by nncf (products)", "onnxruntime int8 by onnxruntime (products)"} <= set(names)
-    assert [c.name for c in list_candidates(runtimes=["onnxruntime"], precisions=("fp32",))] == [BASELINE.name, EAGER.name, ORT.name, "onnxruntime fp32 (resize)"]
-    assert all(c.runtime in ("torch", "torch-compile", "cuda-graphs", "onnxruntime-cuda", "tensorrt") for c in list_candidates("cuda"))
+    assert len(names) == len(set(names)) and {
+        "openvino bf16 (products)",
+        "openvino int8 by nncf (products)",
+        "onnxruntime int8 by onnxruntime (products)",
+    } <= set(names)
+    assert [c.name for c in list_candidates(runtimes=["onnxruntime"], precisions=("fp32",))] == [
+        BASELINE.name,
+        EAGER.name,
+        ORT.name,
+        "onnxruntime fp32 (resize)",
+    ]
+    assert all(
+        c.runtime in ("torch", "torch-compile", "cuda-graphs", "onnxruntime-cuda", "tensorrt")
+        for c in list_candidates("cuda")
+    )
     assert why_not(Candidate("torch", "fp4")) == "runtime 'torch' has no precision 'fp4'"
 
 
-@pytest.mark.parametrize("given,error,message", [({"max_drop": 5}, ConfigError, "shares between"), ({"shape": (2, 3, 64, 96)}, ConfigError, "one image at a time"),
-                                                 ({"candidates": [ROUGH]}, ConfigError, "no form passed"), ({"candidates": [BASELINE], "files_only": True}, ConfigError, "no form that is one file")])
+@pytest.mark.parametrize(
+    "given,error,message",
+    [
+        ({"max_drop": 5}, ConfigError, "shares between"),
+        ({"shape": (2, 3, 64, 96)}, ConfigError, "one image at a time"),
+        ({"candidates": [ROUGH]}, ConfigError, "no form passed"),
+        ({"candidates": [BASELINE], "files_only": True}, ConfigError, "no form that is one file"),
+    ],
+)
 def test_faults_are_one_line(network, pairs, given, error, message):
     with pytest.raises(error, match=message):
         tune(network, pairs, **given)

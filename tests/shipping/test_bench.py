@@ -1,4 +1,5 @@
 """Bench: cases, rows on disk at once, going on, comparing within one machine, and the command."""
+
 import json
 
 import pytest
@@ -8,7 +9,17 @@ from torch import nn
 from rtseg.core.errors import ArtifactError, ConfigError, DeviceMismatch
 from rtseg.core.files import read_json, write_json
 from rtseg.shipping import bench as bench_module
-from rtseg.shipping.bench import Bench, BenchCase, BenchRecord, BenchSettings, bench_cases, bench_rows, compare_bench, open_bench, run_bench
+from rtseg.shipping.bench import (
+    Bench,
+    BenchCase,
+    BenchRecord,
+    BenchSettings,
+    bench_cases,
+    bench_rows,
+    compare_bench,
+    open_bench,
+    run_bench,
+)
 from rtseg.models.contract import SegNetwork
 from rtseg.cli.bench import bench_figure, bench_table, read_models
 
@@ -20,7 +31,9 @@ class Small(SegNetwork):
 
     def __init__(self, num_classes=5):
         super().__init__(num_classes)
-        self.layers = nn.Sequential(nn.Conv2d(3, 8, 3, 4, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, num_classes, 3, 2, 1))
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 8, 3, 4, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, num_classes, 3, 2, 1)
+        )
 
     def predict(self, x):
         return self.layers(x)
@@ -49,13 +62,25 @@ def cases(models=("small",), runtimes=("torch",), precisions=("fp32",), sizes=((
 
 def test_cases_are_all_combinations_network_by_network():
     found = cases(("a", "b"), ("torch", "onnxruntime"), ("fp32", "bf16"), ((64, 96), (128, 64)))
-    assert len(found) == len(set(found)) == 16 and [c.model for c in found] == ["a"] * 8 + ["b"] * 8 and found[0].height == 64
+    assert (
+        len(found) == len(set(found)) == 16
+        and [c.model for c in found] == ["a"] * 8 + ["b"] * 8
+        and found[0].height == 64
+    )
     assert all(BenchCase.from_dict(json.loads(json.dumps(c.to_dict()))) == c for c in found)
     everything = bench_cases(["a"], precisions=["all"])
-    assert {(c.runtime, c.precision) for c in everything} >= {("torch", "fp32"), ("torch", "bf16"), ("onnxruntime", "fp32"), ("openvino", "int8")}
+    assert {(c.runtime, c.precision) for c in everything} >= {
+        ("torch", "fp32"),
+        ("torch", "bf16"),
+        ("onnxruntime", "fp32"),
+        ("openvino", "int8"),
+    }
 
 
-@pytest.mark.parametrize("wrong", [dict(models=()), dict(sizes=()), dict(precisions=()), dict(runtimes=("torhc",)), dict(precisions=("fp31",))])
+@pytest.mark.parametrize(
+    "wrong",
+    [dict(models=()), dict(sizes=()), dict(precisions=()), dict(runtimes=("torhc",)), dict(precisions=("fp31",))],
+)
 def test_impossible_cases(wrong):
     with pytest.raises(ConfigError):
         cases(**wrong)
@@ -88,19 +113,34 @@ def test_a_finished_bench_measures_nothing_again(tmp_path, build):
 
 
 def test_what_cannot_be_measured_has_its_reason(tmp_path, build, monkeypatch):
-    monkeypatch.setattr(bench_module, "why_absent", lambda runtime: "needs openvino, which is not installed" if runtime == "openvino" else None)
-    record = run_bench(cases(("broken", "small"), ("torch", "openvino", "onnxruntime"), ("fp32", "int8")), tmp_path / "b.json", build=build, settings=QUICK)
+    monkeypatch.setattr(
+        bench_module,
+        "why_absent",
+        lambda runtime: "needs openvino, which is not installed" if runtime == "openvino" else None,
+    )
+    record = run_bench(
+        cases(("broken", "small"), ("torch", "openvino", "onnxruntime"), ("fp32", "int8")),
+        tmp_path / "b.json",
+        build=build,
+        settings=QUICK,
+    )
     found = {str(row.case).rsplit(" ", 1)[0]: (row.status, row.reason) for row in record.rows}
     assert found["small torch fp32"][0] == found["small onnxruntime fp32"][0] == "measured"
     assert found["broken torch fp32"] == ("failed", "RuntimeError: weights are on fire")
-    assert found["small openvino fp32"] == ("absent", "needs openvino, which is not installed") and "has no int8" in found["small torch int8"][1]
+    assert (
+        found["small openvino fp32"] == ("absent", "needs openvino, which is not installed")
+        and "has no int8" in found["small torch int8"][1]
+    )
     text = str(bench_table(record))
     assert "weights are on fire" in text and "which is not installed" in text
 
 
 def test_what_was_absent_is_tried_again(tmp_path, build, monkeypatch):
     monkeypatch.setattr(bench_module, "why_absent", lambda runtime: "not installed")
-    assert run_bench(cases(), tmp_path / "b.json", build=build, settings=QUICK).rows[0].status == "absent" and build.calls == []
+    assert (
+        run_bench(cases(), tmp_path / "b.json", build=build, settings=QUICK).rows[0].status == "absent"
+        and build.calls == []
+    )
     monkeypatch.undo()
     record = run_bench(cases(), tmp_path / "b.json", build=build, settings=QUICK)
     assert [row.status for row in record.rows] == ["measured"]
@@ -117,20 +157,43 @@ def test_one_export_serves_every_graph_runtime(tmp_path, build, monkeypatch):
 
 def test_a_row_has_parts_and_memory_where_they_are_asked_for(build):
     torch.manual_seed(0)
-    row = Bench(build, BenchSettings(max_seconds=0.2, rounds=1, memory=False)).measure(cases(runtimes=("onnxruntime",))[0])
-    assert row.status == "measured" and row.memory is None and row.end_to_end.inside["network"] == ["normalisation", "network", "upsampling", "argmax"]
+    row = Bench(build, BenchSettings(max_seconds=0.2, rounds=1, memory=False)).measure(
+        cases(runtimes=("onnxruntime",))[0]
+    )
+    assert (
+        row.status == "measured"
+        and row.memory is None
+        and row.end_to_end.inside["network"] == ["normalisation", "network", "upsampling", "argmax"]
+    )
     line = bench_rows(BenchRecord({}, "", {}, (row,)))[0]
-    assert line["ms"] == row.latency.median_ms and line["end to end ms"] == row.end_to_end.whole.median_ms and line["peak MB"] is None and line["fps"] == pytest.approx(1000 / line["ms"])
+    assert (
+        line["ms"] == row.latency.median_ms
+        and line["end to end ms"] == row.end_to_end.whole.median_ms
+        and line["peak MB"] is None
+        and line["fps"] == pytest.approx(1000 / line["ms"])
+    )
 
 
 def test_int8_is_quantised_and_says_what_it_is_worth(build):
-    row = Bench(build, BenchSettings(max_seconds=0.2, rounds=1, memory=False)).measure(cases(runtimes=("onnxruntime",), precisions=("int8",))[0])
-    assert row.status == "measured" and row.latency.precision == "int8" and row.latency.includes[0] == "preprocessing" and "masks are not judged" in row.reason
+    row = Bench(build, BenchSettings(max_seconds=0.2, rounds=1, memory=False)).measure(
+        cases(runtimes=("onnxruntime",), precisions=("int8",))[0]
+    )
+    assert (
+        row.status == "measured"
+        and row.latency.precision == "int8"
+        and row.latency.includes[0] == "preprocessing"
+        and "masks are not judged" in row.reason
+    )
 
 
 def test_a_row_without_memory_is_measured_again_once_memory_is_asked_for(tmp_path, build):
     first = run_bench(cases(), tmp_path / "b.json", build=build, settings=QUICK)
-    whole = run_bench(cases(), tmp_path / "b.json", build=build, settings=BenchSettings(max_seconds=0.2, rounds=1, end_to_end=True, memory=False))
+    whole = run_bench(
+        cases(),
+        tmp_path / "b.json",
+        build=build,
+        settings=BenchSettings(max_seconds=0.2, rounds=1, end_to_end=True, memory=False),
+    )
     assert first.rows[0].end_to_end is None and whole.rows[0].end_to_end is not None
     assert run_bench(cases(), tmp_path / "b.json", build=build, settings=QUICK) == whole
 
@@ -152,21 +215,34 @@ def test_ratios_within_one_machine(record):
     other_threads = scaled(record, 1.0)
     object.__setattr__(other_threads.rows[0].case, "threads", 7)
     assert len(compare_bench(record, other_threads)) == 1
-    assert "x earlier" in str(bench_table(record, compare_bench(record, record))) and "x earlier" not in str(bench_table(record))
+    assert "x earlier" in str(bench_table(record, compare_bench(record, record))) and "x earlier" not in str(
+        bench_table(record)
+    )
 
 
 def test_other_machines_are_refused_unless_it_is_said(record, tmp_path):
     there = scaled(record, 2.0, machine={**record.machine, "cpu": "Cray-1"})
     with pytest.raises(DeviceMismatch) as error:
         compare_bench(record, there, name="old.json")
-    assert all(word in str(error.value) for word in ("old.json", "Cray-1", record.machine["cpu"], "--other-machine")) and "\n" not in str(error.value)
+    assert all(
+        word in str(error.value) for word in ("old.json", "Cray-1", record.machine["cpu"], "--other-machine")
+    ) and "\n" not in str(error.value)
     assert list(compare_bench(record, there, other_machine=True).values()) == pytest.approx([0.5, 0.5])
     there.save(tmp_path / "there.json")
     with pytest.raises(DeviceMismatch, match="choose another --out"):
         open_bench(tmp_path / "there.json")
 
 
-@pytest.mark.parametrize("content", ["{}", "[]", '{"rows": [], "machine": 3}', '{"rows": [{"case": 1}], "machine": {}, "created": "", "versions": {}}', "{"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{}",
+        "[]",
+        '{"rows": [], "machine": 3}',
+        '{"rows": [{"case": 1}], "machine": {}, "created": "", "versions": {}}',
+        "{",
+    ],
+)
 def test_files_that_are_no_record(tmp_path, content):
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(ArtifactError):
@@ -177,7 +253,10 @@ def test_the_picture_has_a_view_for_each_size(record):
     figure = bench_figure(record)
     buttons = figure.layout.updatemenus[0].buttons
     assert [b.label for b in buttons] == ["64x64, network alone", "64x96, network alone"] and len(figure.data) == 2
-    assert [sum(b.args[0]["visible"]) for b in buttons] == [1, 1] and [trace.visible for trace in figure.data] == [True, False]
+    assert [sum(b.args[0]["visible"]) for b in buttons] == [1, 1] and [trace.visible for trace in figure.data] == [
+        True,
+        False,
+    ]
     assert figure.data[0].x[0] == record.rows[0].latency.median_ms
     with pytest.raises(ConfigError, match="nothing was measured"):
         bench_figure(BenchRecord(record.machine, "", {}))
@@ -187,11 +266,22 @@ def test_the_picture_has_a_view_for_each_size(record):
 def test_the_command(typed, tmp_path):
     line = f"bench --models fastscnn --runtimes torch,openvino --precision fp32,fp16 --sizes 64x96 --threads 1 --seconds 0.1 --no-memory --no-end-to-end --out {tmp_path}/b"
     code, out, _ = typed(line)
-    assert code == 0 and "fastscnn" in out and "has no fp16" in out and (tmp_path / "b/bench.html").read_text().startswith("<!doctype html>")
+    assert (
+        code == 0
+        and "fastscnn" in out
+        and "has no fp16" in out
+        and (tmp_path / "b/bench.html").read_text().startswith("<!doctype html>")
+    )
     made = read_json(tmp_path / "b/bench.json")
     write_json(tmp_path / "old.json", made)
     code, out, _ = typed(f"{line} --against {tmp_path}/old.json")
-    assert code == 0 and "x earlier" in out and "1.000" in out and [row for row in read_json(tmp_path / "b/bench.json")["rows"] if row["status"] == "measured"] == [row for row in made["rows"] if row["status"] == "measured"]
+    assert (
+        code == 0
+        and "x earlier" in out
+        and "1.000" in out
+        and [row for row in read_json(tmp_path / "b/bench.json")["rows"] if row["status"] == "measured"]
+        == [row for row in made["rows"] if row["status"] == "measured"]
+    )
     write_json(tmp_path / "there.json", {**made, "machine": {**made["machine"], "cores": 640}})
     code, out, err = typed(f"{line} --against {tmp_path}/there.json")
     assert code == 1 and "640 cores" in err and err.count("\n") == 1 and not out

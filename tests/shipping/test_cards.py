@@ -1,4 +1,5 @@
 """Shipped files, their cards, and the script that serves them without PyTorch."""
+
 import json
 import subprocess
 import sys
@@ -37,14 +38,33 @@ class Strongest(SegNetwork):
 
 def a_card(**changes):
     latency = Latency(8.0, 7.9, 8.2, 30, (1, 64, 96, 3), "a CPU", "onnxruntime", "fp32", 1)
-    facts = {"model": "strongest", "shape": (1, 3, 64, 96), **class_facts(3), "preprocessing": Preprocessing(), "runtime": "onnxruntime", "precision": "fp32", "threads": 1,
-             "latency": latency, "agreement": 0.999, "miou_before": 0.5, "miou_after": 0.499, "source_sha256": "ab" * 32, "float_layers": ("mix",)}
+    facts = {
+        "model": "strongest",
+        "shape": (1, 3, 64, 96),
+        **class_facts(3),
+        "preprocessing": Preprocessing(),
+        "runtime": "onnxruntime",
+        "precision": "fp32",
+        "threads": 1,
+        "latency": latency,
+        "agreement": 0.999,
+        "miou_before": 0.5,
+        "miou_after": 0.499,
+        "source_sha256": "ab" * 32,
+        "float_layers": ("mix",),
+    }
     return Card(**facts | changes)
 
 
 @pytest.fixture(scope="module")
 def graph():
-    return to_onnx(ServingGraph(Strongest(), upsampling="products"), (1, 64, 96, 3), dynamic_batch=False, outputs=("labels",), dtype=torch.uint8)
+    return to_onnx(
+        ServingGraph(Strongest(), upsampling="products"),
+        (1, 64, 96, 3),
+        dynamic_batch=False,
+        outputs=("labels",),
+        dtype=torch.uint8,
+    )
 
 
 @pytest.fixture
@@ -54,14 +74,20 @@ def shipped(graph, tmp_path):
 
 def test_a_card_goes_through_json_whole(shipped):
     path, card = shipped
-    assert load_card(path) == load_card(card_path(path)) == card == Card.from_dict(json.loads(json.dumps(card.to_dict())))
+    assert (
+        load_card(path) == load_card(card_path(path)) == card == Card.from_dict(json.loads(json.dumps(card.to_dict())))
+    )
     assert card.latency.median_ms == 8.0 and card.file == "net.onnx" and card.float_layers == ("mix",)
     assert not [p.name for p in path.parent.iterdir() if p.suffix == ".tmp"]
 
 
 def test_the_short_facts_are_in_the_file(shipped, graph):
     facts = {p.key: p.value for p in onnx.load(shipped[0]).metadata_props}
-    assert facts["rtseg.classes"] == "class 0, class 1, class 2" and facts["rtseg.source_sha256"] == "ab" * 32 and facts["rtseg.inside"] == "normalisation, upsampling, argmax"
+    assert (
+        facts["rtseg.classes"] == "class 0, class 1, class 2"
+        and facts["rtseg.source_sha256"] == "ab" * 32
+        and facts["rtseg.inside"] == "normalisation, upsampling, argmax"
+    )
     assert not graph.metadata_props or "rtseg.classes" not in {p.key for p in graph.metadata_props}
 
 
@@ -86,8 +112,19 @@ def damage(path, what):
         card.write_text(json.dumps(data | {"file": "../../other.onnx"}))
 
 
-@pytest.mark.parametrize("what,message", [("file changed", "do not fit"), ("no card", "has no card"), ("no file", "not beside it"), ("half a card", "is no card"), ("other format", "format 99"),
-                                          ("unknown field", "no field 'colour'"), ("a list", "is no card"), ("other file", "not beside it")])
+@pytest.mark.parametrize(
+    "what,message",
+    [
+        ("file changed", "do not fit"),
+        ("no card", "has no card"),
+        ("no file", "not beside it"),
+        ("half a card", "is no card"),
+        ("other format", "format 99"),
+        ("unknown field", "no field 'colour'"),
+        ("a list", "is no card"),
+        ("other file", "not beside it"),
+    ],
+)
 def test_what_does_not_fit_is_refused_in_one_line(shipped, what, message):
     damage(shipped[0], what)
     with pytest.raises(ArtifactError, match=message) as caught:
@@ -95,7 +132,14 @@ def test_what_does_not_fit_is_refused_in_one_line(shipped, what, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("changes,message", [({"palette": ((0, 0, 0),)}, "one colour a class"), ({"shape": (64, 96)}, "images, channels"), ({"classes": (), "palette": ()}, "0 classes")])
+@pytest.mark.parametrize(
+    "changes,message",
+    [
+        ({"palette": ((0, 0, 0),)}, "one colour a class"),
+        ({"shape": (64, 96)}, "images, channels"),
+        ({"classes": (), "palette": ()}, "0 classes"),
+    ],
+)
 def test_impossible_cards(changes, message):
     with pytest.raises(ConfigError, match=message):
         a_card(**changes)
@@ -112,7 +156,9 @@ def test_impossible_places(graph, tmp_path):
 def serve(folder, *words):
     """Run the server where neither torch nor rtseg can be imported."""
     blocked = "import sys, runpy\nfor name in ('torch', 'rtseg', 'torchvision'):\n    sys.modules[name] = None\nsys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_name='__main__')"
-    return subprocess.run([sys.executable, "-c", blocked, "serve.py", *words], cwd=folder, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-c", blocked, "serve.py", *words], cwd=folder, capture_output=True, text=True
+    )
 
 
 @pytest.mark.parametrize("runtime,precision", [("onnxruntime", "fp32"), ("openvino", "fp32")])
@@ -130,7 +176,10 @@ def test_the_server_needs_no_torch_and_gives_the_same_masks(graph, tmp_path, run
     assert done.returncode == 0, done.stderr
     assert "2 masks in masks, seen at 96 x 64" in done.stdout and "frames per second" in done.stdout
     for i in range(2):
-        mask, photograph = Image.open(tmp_path / "masks" / f"{i}.png"), np.asarray(Image.open(tmp_path / "street" / f"{i}.png"))
+        mask, photograph = (
+            Image.open(tmp_path / "masks" / f"{i}.png"),
+            np.asarray(Image.open(tmp_path / "street" / f"{i}.png")),
+        )
         assert (np.asarray(mask) == expected(photograph)).mean() > 0.999 and mask.mode == "P"
         assert tuple(mask.getpalette()[3:6]) == tuple(card.palette[1])
 

@@ -1,4 +1,5 @@
 """int8 by QDQ graphs, faithful forms, tails of serving graphs: sweeps and faults."""
+
 import numpy as np
 import onnx
 import pytest
@@ -13,8 +14,19 @@ from rtseg.deployment import ServingGraph, load_runtime
 from rtseg.runtimes.export import to_onnx
 from rtseg.shipping.faithful import evaluate_form, miou, read_examples
 from rtseg.runtimes.openvino import capabilities
-from rtseg.shipping.quantization import (QUANTISERS, QuantizationRecord, fewest, float_graph, input_ranges, layers_of, quantize, quantize_for_speed,
-                                           rank_layers, round_layer, tail_of)
+from rtseg.shipping.quantization import (
+    QUANTISERS,
+    QuantizationRecord,
+    fewest,
+    float_graph,
+    input_ranges,
+    layers_of,
+    quantize,
+    quantize_for_speed,
+    rank_layers,
+    round_layer,
+    tail_of,
+)
 from rtseg.runtimes.serving import enlarge_by_products, interpolation_weights
 from rtseg.evaluation.metrics import ConfusionMeter, mean_iou
 from rtseg.models.contract import SegNetwork
@@ -27,7 +39,11 @@ class Colours(SegNetwork):
 
     def __init__(self):
         super().__init__(3)
-        self.first, self.middle, self.last = (nn.Conv2d(3, 3, 3, stride=2, padding=1), nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 1))
+        self.first, self.middle, self.last = (
+            nn.Conv2d(3, 3, 3, stride=2, padding=1),
+            nn.Conv2d(3, 3, 3, padding=1),
+            nn.Conv2d(3, 3, 1),
+        )
         with torch.no_grad():
             for conv in (self.first, self.middle, self.last):
                 conv.weight.mul_(0.05)
@@ -55,7 +71,9 @@ def graph(network):
 
 
 @pytest.mark.parametrize("corners", [False, True])
-@pytest.mark.parametrize("small,large", [((8, 16), (64, 128)), ((9, 13), (65, 97)), ((16, 16), (33, 40)), ((5, 5), (5, 5)), ((1, 1), (7, 9))])
+@pytest.mark.parametrize(
+    "small,large", [((8, 16), (64, 128)), ((9, 13), (65, 97)), ((16, 16), (33, 40)), ((5, 5), (5, 5)), ((1, 1), (7, 9))]
+)
 def test_two_products_are_the_bilinear_enlargement(small, large, corners):
     x = torch.randn(2, 4, *small, generator=torch.Generator().manual_seed(0))
     wanted = F.interpolate(x, size=large, mode="bilinear", align_corners=corners)
@@ -78,7 +96,9 @@ def test_every_tail_gives_the_masks_in_every_runtime(kind, argmax, rows):
         logits = net(normalize(torch.from_numpy(pixels).permute(2, 0, 1)[None]))
     top = logits.topk(2, 1).values
     sure = ((top[:, 0] - top[:, 1]) > 1e-4 * logits.abs().max())[0].numpy()
-    proto = to_onnx(ServingGraph(net, argmax=argmax, upsampling="products"), (1, 65, 97, 3), dynamic_batch=False, dtype=torch.uint8)
+    proto = to_onnx(
+        ServingGraph(net, argmax=argmax, upsampling="products"), (1, 65, 97, 3), dynamic_batch=False, dtype=torch.uint8
+    )
     for runtime in ("onnxruntime", "openvino") if capabilities_known() else ("onnxruntime",):
         labels = load_runtime(proto, runtime=runtime, threads=1)(pixels)
         differs = (labels != logits.argmax(1)[0].numpy())[::rows, ::rows]
@@ -101,7 +121,15 @@ def test_miou_is_the_evaluators():
     assert np.isclose(miou(list(found), list(truth)), mean_iou(meter.matrix))
 
 
-@pytest.mark.parametrize("data,message", [([], "0 images"), ([np.zeros((3, 8, 8), np.float32)], "not normalised"), ([np.zeros((8, 8), np.uint8)], "not normalised"), (["x.png"], "an image is str")])
+@pytest.mark.parametrize(
+    "data,message",
+    [
+        ([], "0 images"),
+        ([np.zeros((3, 8, 8), np.float32)], "not normalised"),
+        ([np.zeros((8, 8), np.uint8)], "not normalised"),
+        (["x.png"], "an image is str"),
+    ],
+)
 def test_examples_are_photographs(data, message):
     with pytest.raises(DataError, match=message):
         read_examples(data, (8, 8))
@@ -109,13 +137,19 @@ def test_examples_are_photographs(data, message):
 
 def test_the_score_needs_the_same_images():
     with pytest.raises(DataError, match="other shapes"):
-        evaluate_form(lambda image: image[..., 0], read_examples(photographs(2), SHAPE[2:]), reference=[np.zeros((64, 96), np.uint8)])
+        evaluate_form(
+            lambda image: image[..., 0],
+            read_examples(photographs(2), SHAPE[2:]),
+            reference=[np.zeros((64, 96), np.uint8)],
+        )
 
 
 def test_layers_and_tail(graph):
     tail, ends = tail_of(graph)
     assert list(layers_of(graph).values()) == ["first", "middle", "last"] and len(ends) == 1
-    assert {"MatMul", "ArgMax"} <= {n.op_type for n in graph.graph.node if n.name in tail} and not set(tail) & set(layers_of(graph))
+    assert {"MatMul", "ArgMax"} <= {n.op_type for n in graph.graph.node if n.name in tail} and not set(tail) & set(
+        layers_of(graph)
+    )
 
 
 def test_rounding_one_layer_is_small_and_its_own(graph):
@@ -126,7 +160,10 @@ def test_rounding_one_layer_is_small_and_its_own(graph):
     rounded = round_layer(graph, node, next(ranges[n.input[0]] for n in graph.graph.node if n.name == node))
     onnx.checker.check_model(rounded)
     kinds = [n.op_type for n in rounded.graph.node]
-    assert kinds.count("QuantizeLinear") == kinds.count("DequantizeLinear") == 1 and len(rounded.graph.node) == len(graph.graph.node) + 2
+    assert (
+        kinds.count("QuantizeLinear") == kinds.count("DequantizeLinear") == 1
+        and len(rounded.graph.node) == len(graph.graph.node) + 2
+    )
     ranked = rank_layers(graph, images)
     assert set(ranked) == set(layers_of(graph)) and 0 < max(ranked.values()) < 0.05
 
@@ -134,7 +171,9 @@ def test_rounding_one_layer_is_small_and_its_own(graph):
 def test_a_loud_channel_makes_a_layer_sensitive():
     torch.manual_seed(0)
     net = Colours().eval()
-    with torch.no_grad():  # a bias of 500 that the next layer takes away again: few of the 256 steps are left for the rest
+    with (
+        torch.no_grad()
+    ):  # a bias of 500 that the next layer takes away again: few of the 256 steps are left for the rest
         net.first.bias[2] += 500.0
         net.middle.weight[:, 2] = 0
     graph = float_graph(net, SHAPE)
@@ -153,18 +192,24 @@ def test_quantised_masks_agree_in_both_runtimes(network, method):
     weights = {w.name: numpy_helper.to_array(w) for w in done.graph.graph.initializer}
     stored = [w for w in weights.values() if w.dtype == np.int8 and w.ndim == 4]
     scales = [w.shape for n, w in weights.items() if w.shape == (3,) and w.dtype == np.float32 and "scale" in n.lower()]
-    assert "QuantizeLinear" in {n.op_type for n in done.graph.graph.node} and len(scales) >= 3 - len(record.float_layers), (stored, scales)
+    assert "QuantizeLinear" in {n.op_type for n in done.graph.graph.node} and len(scales) >= 3 - len(
+        record.float_layers
+    ), (stored, scales)
     eager = load_runtime(network, threads=1)
     pixels = photographs()[1]
     for runtime in ("onnxruntime", "openvino") if capabilities_known() else ("onnxruntime",):
-        assert (load_runtime(done.graph, runtime=runtime, precision="int8", threads=1)(pixels) == eager(pixels)).mean() > 0.95
+        assert (
+            load_runtime(done.graph, runtime=runtime, precision="int8", threads=1)(pixels) == eager(pixels)
+        ).mean() > 0.95
 
 
 def test_int8_for_speed_touches_every_convolution_and_is_asked_of_nothing_else(network):
     graph = float_graph(network, SHAPE)
     made = quantize_for_speed(graph, [p[None] for p in photographs()], runtime="onnxruntime")
     inputs = {node.name: node.input[1] for node in made.graph.node if node.op_type == "Conv"}
-    assert len(inputs) == 3 and all("DequantizeLinear" in name for name in inputs.values()), "every weight comes through a dequantising node"
+    assert len(inputs) == 3 and all("DequantizeLinear" in name for name in inputs.values()), (
+        "every weight comes through a dequantising node"
+    )
     assert load_runtime(made, runtime="onnxruntime", precision="int8", threads=1).precision == "int8"
     for runtime in ("onnxruntime", "openvino") if capabilities_known() else ("onnxruntime",):
         with pytest.raises(ConfigError, match="needs a quantised graph"):
@@ -179,7 +224,9 @@ def capabilities_known() -> bool:
 
 
 def test_unreachable_limits_hand_back_the_best_with_the_reason(network):
-    done = quantize(network, photographs(2), shape=SHAPE, method="onnxruntime", min_agreement=1.0, max_float=0.34, threads=1)
+    done = quantize(
+        network, photographs(2), shape=SHAPE, method="onnxruntime", min_agreement=1.0, max_float=0.34, threads=1
+    )
     assert done.record.refused is None or "of the labels agree" in done.record.refused
     assert all(t["float_layers"] <= 1 for t in done.record.tries)
     assert done.record.score["agreement"] == max(t["agreement"] for t in done.record.tries)
@@ -215,7 +262,14 @@ def test_faults_are_one_line(network, graph, monkeypatch):
     with pytest.raises(ConfigError, match="quantised already"):
         float_graph(quantised, SHAPE)
     pixels = helper.make_tensor_value_info("image", TensorProto.UINT8, [1])
-    nothing = helper.make_model(helper.make_graph([helper.make_node("Identity", ["image"], ["y"])], "g", [pixels], [helper.make_tensor_value_info("y", TensorProto.UINT8, [1])]))
+    nothing = helper.make_model(
+        helper.make_graph(
+            [helper.make_node("Identity", ["image"], ["y"])],
+            "g",
+            [pixels],
+            [helper.make_tensor_value_info("y", TensorProto.UINT8, [1])],
+        )
+    )
     with pytest.raises(ConfigError, match="0 convolutions"):
         float_graph(nothing, SHAPE)
     monkeypatch.setattr("rtseg.shipping.quantization.find_spec", lambda name: None)

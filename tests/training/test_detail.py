@@ -15,7 +15,16 @@ from rtseg.core.values import SegOutput
 from rtseg.models import create_model
 from rtseg.models.checking import smallest_of_families
 from rtseg.models.fasterseg import FasterSeg
-from rtseg.training.detail import DetailConfig, DetailGuidance, detail_levels, detail_loss, detail_target, find_tap, module_calls, touches_void
+from rtseg.training.detail import (
+    DetailConfig,
+    DetailGuidance,
+    detail_levels,
+    detail_loss,
+    detail_target,
+    find_tap,
+    module_calls,
+    touches_void,
+)
 
 PUBLISHED = DetailConfig(boundary="published")
 WITHOUT_EIGHTH = {"contextnet"}  # its fine branch stays at 1/2, its deep one works on a quarter of the image
@@ -24,7 +33,9 @@ WITHOUT_EIGHTH = {"contextnet"}  # its fine branch stays at 1/2, its deep one wo
 def around(label, y, x):
     """The values of the 3 x 3 neighbourhood that lie in the image."""
     height, width = label.shape
-    return [label[i, j] for i in range(max(0, y - 1), min(height, y + 2)) for j in range(max(0, x - 1), min(width, x + 2))]
+    return [
+        label[i, j] for i in range(max(0, y - 1), min(height, y + 2)) for j in range(max(0, x - 1), min(width, x + 2))
+    ]
 
 
 def plain_target(label, *, kind, void, fusion=(0.6, 0.3, 0.1), threshold=0.1):
@@ -74,7 +85,9 @@ def test_the_border_of_void_is_no_detail():
     masks[:, 8:24, 8:24] = 255
     published, ours = detail_target(masks, PUBLISHED, ignore_index=None), detail_target(masks)
     outline = detail_levels(masks, kind="published", ignore_index=None)[0, 0, 4:28, 4:28]
-    assert outline.sum() == 60 <= published[0, 4:28, 4:28].sum() and ours.sum() == 0, "the void square has an outline of 60 pixels"
+    assert outline.sum() == 60 <= published[0, 4:28, 4:28].sum() and ours.sum() == 0, (
+        "the void square has an outline of 60 pixels"
+    )
     nothing = torch.full((1, 1, 4, 4), -8.0)
     unknown = touches_void(masks)
     assert detail_loss(nothing, ours, ~unknown) < 0.3 < 1 < detail_loss(nothing, published)
@@ -86,7 +99,11 @@ def test_the_border_of_void_is_no_detail():
 @pytest.mark.parametrize("kind", ["any", "published"])
 def test_void_decides_nothing_in_either_definition(kind):
     """Whatever the pixels hold that nobody knows, target and loss of the others stay."""
-    base = torch.randint(0, 4, (1, 6, 6), generator=torch.Generator().manual_seed(1)).repeat_interleave(4, 1).repeat_interleave(4, 2)
+    base = (
+        torch.randint(0, 4, (1, 6, 6), generator=torch.Generator().manual_seed(1))
+        .repeat_interleave(4, 1)
+        .repeat_interleave(4, 2)
+    )
     base[:, 8:14, 6:15] = 255
     far = ~touches_void(base)
     target = detail_target(base, DetailConfig(boundary=kind))
@@ -115,7 +132,11 @@ def test_every_view_that_is_computed_is_used():
 
 
 def test_a_boundary_does_not_depend_on_numbers():
-    masks = torch.randint(0, 5, (1, 8, 8), generator=torch.Generator().manual_seed(0)).repeat_interleave(3, 1).repeat_interleave(3, 2)
+    masks = (
+        torch.randint(0, 5, (1, 8, 8), generator=torch.Generator().manual_seed(0))
+        .repeat_interleave(3, 1)
+        .repeat_interleave(3, 2)
+    )
     renumbered = torch.tensor([11, 3, 7, 0, 18])[masks]
     assert torch.equal(detail_target(masks), detail_target(renumbered))
     assert not torch.equal(detail_target(masks, PUBLISHED), detail_target(renumbered, PUBLISHED))
@@ -132,7 +153,10 @@ def test_the_loss_is_cross_entropy_plus_dice():
     scores, target, valid = rng.normal(size=(3, 6, 8)), rng.random((3, 6, 8)) < 0.2, rng.random((3, 6, 8)) < 0.7
     p = 1 / (1 + np.exp(-scores))
     entropy = -np.where(target, np.log(p), np.log(1 - p))[valid].mean()
-    dice = [1 - (2 * p[n][valid[n] & target[n]].sum() + 1) / (p[n][valid[n]].sum() + (valid[n] & target[n]).sum() + 1) for n in range(3)]
+    dice = [
+        1 - (2 * p[n][valid[n] & target[n]].sum() + 1) / (p[n][valid[n]].sum() + (valid[n] & target[n]).sum() + 1)
+        for n in range(3)
+    ]
     found = detail_loss(torch.from_numpy(scores)[:, None], torch.from_numpy(target).float(), torch.from_numpy(valid))
     assert math.isclose(found.item(), entropy + np.mean(dice), rel_tol=1e-5)
 
@@ -142,14 +166,23 @@ def test_the_loss_is_cross_entropy_plus_dice():
 def test_batches_that_break_losses(dtype, kind):
     one_known = torch.full((2, 16, 16), 255)
     one_known[0, 8, 8] = 1
-    batches = {"void": torch.full((2, 16, 16), 255), "class": torch.ones(2, 16, 16, dtype=torch.long),
-               "pixel": torch.ones(1, 1, 1, dtype=torch.long), "one known": one_known}
+    batches = {
+        "void": torch.full((2, 16, 16), 255),
+        "class": torch.ones(2, 16, 16, dtype=torch.long),
+        "pixel": torch.ones(1, 1, 1, dtype=torch.long),
+        "one known": one_known,
+    }
     for name, masks in batches.items():
         logits = torch.zeros(len(masks), 1, 2, 2, dtype=dtype, requires_grad=True)
         loss = detail_loss(logits, detail_target(masks, DetailConfig(boundary=kind)), ~touches_void(masks))
         loss.backward()
         blind = name in ("void", "one known")
-        assert loss.dtype == torch.float32 and math.isfinite(loss.item()) and (loss.item() == 0) == blind and bool((logits.grad == 0).all()) == blind, name
+        assert (
+            loss.dtype == torch.float32
+            and math.isfinite(loss.item())
+            and (loss.item() == 0) == blind
+            and bool((logits.grad == 0).all()) == blind
+        ), name
 
 
 # the networks
@@ -172,7 +205,9 @@ def check_guided(network, guide):
     assert list(terms) == [f"detail{stride}" for stride in guide.strides]
     for name, term in terms.items():
         assert 0 < term.item() < 20, name
-        found = torch.autograd.grad(term, [p for p in network.parameters() if p.requires_grad], retain_graph=True, allow_unused=True)
+        found = torch.autograd.grad(
+            term, [p for p in network.parameters() if p.requires_grad], retain_graph=True, allow_unused=True
+        )
         assert any(g is not None and bool(g.abs().sum() > 0) for g in found), name
     sum(terms.values()).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in guide.parameters())
@@ -204,13 +239,22 @@ def test_all_three_strides_at_once():
     images = torch.randn(2, 3, 64, 96)
     network.eval()
     network.training = True  # the same pass twice
-    for half, full in zip(guide.terms(street(), guide(images)).values(), double.terms(street(), double(images)).values(), strict=True):
+    for half, full in zip(
+        guide.terms(street(), guide(images)).values(), double.terms(street(), double(images)).values(), strict=True
+    ):
         assert math.isclose(2 * half.item(), full.item(), rel_tol=1e-4)
 
 
 def test_networks_from_outside_and_from_a_search():
-    arch = Architecture(branches=(Branch(ops=(3, 2, 4, 4), scales=(0, 0, 1, 1), widths=(4, 4, 4)), Branch(ops=(3, 2, 4), scales=(0, 0, 0), widths=(4, 4))),
-                        base_width=8, stem_width=8, head_width=8)
+    arch = Architecture(
+        branches=(
+            Branch(ops=(3, 2, 4, 4), scales=(0, 0, 1, 1), widths=(4, 4, 4)),
+            Branch(ops=(3, 2, 4), scales=(0, 0, 0), widths=(4, 4)),
+        ),
+        base_width=8,
+        stem_width=8,
+        head_width=8,
+    )
     unet = smp.Unet("resnet18", encoder_weights=None, classes=7)
     for network in (FasterSeg(arch, 7).train(), unet.train()):
         guide = DetailGuidance(network)
@@ -223,7 +267,10 @@ def test_a_tap_by_name():
     guide = DetailGuidance(network, DetailConfig(tap="detail"))
     assert guide.taps[8].name == "detail" and find_tap(network, 8).name == "semantic.stage8"
     check_guided(network, guide)
-    for tap, words in (("detial", "did you mean 'detail'"), ("semantic.stem", "maps of 16 x 24 for an image of 64 x 96, which is not 1/8")):
+    for tap, words in (
+        ("detial", "did you mean 'detail'"),
+        ("semantic.stem", "maps of 16 x 24 for an image of 64 x 96, which is not 1/8"),
+    ):
         with pytest.raises(ConfigError, match=words):
             DetailGuidance(network, DetailConfig(tap=tap))
 
@@ -232,7 +279,12 @@ def test_a_module_that_runs_twice_is_tapped_at_the_right_call():
     class Twice(nn.Module):
         def __init__(self):
             super().__init__()
-            self.down, self.same, self.act, self.head = nn.Conv2d(3, 8, 3, 8, 1), nn.Conv2d(8, 8, 3, 1, 1), nn.ReLU(), nn.Conv2d(8, 7, 1)
+            self.down, self.same, self.act, self.head = (
+                nn.Conv2d(3, 8, 3, 8, 1),
+                nn.Conv2d(8, 8, 3, 1, 1),
+                nn.ReLU(),
+                nn.Conv2d(8, 7, 1),
+            )
             self.deep = nn.Conv2d(8, 8, 3, 2, 1)
 
         def forward(self, x):
@@ -247,7 +299,9 @@ def test_a_module_that_runs_twice_is_tapped_at_the_right_call():
     check_guided(network, DetailGuidance(network))
 
 
-@pytest.mark.parametrize(("options", "config"), [({"detail": True}, {}), ({"detail_strides": (2, 4, 8)}, {"strides": (2, 4, 8)})])
+@pytest.mark.parametrize(
+    ("options", "config"), [({"detail": True}, {}), ({"detail_strides": (2, 4, 8)}, {"strides": (2, 4, 8)})]
+)
 def test_networks_with_heads_of_their_own_keep_them(options, config):
     network = create_model("stdc" if "detail" in options else "stdcseg1", 7, **options).train()
     guide = DetailGuidance(network, DetailConfig(**config))

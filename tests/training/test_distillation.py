@@ -16,7 +16,15 @@ from rtseg.models import create_model
 from rtseg.models.checking import smallest_of_families
 from rtseg.models.fasterseg import FasterSeg
 from rtseg.training.distillation import (
-    DistillationConfig, Distiller, TeacherCache, build_distiller, cwd_distillation, kl_distillation, load_teacher, mse_distillation, weights_checksum,
+    DistillationConfig,
+    Distiller,
+    TeacherCache,
+    build_distiller,
+    cwd_distillation,
+    kl_distillation,
+    load_teacher,
+    mse_distillation,
+    weights_checksum,
 )
 
 KINDS = {"kl": kl_distillation, "mse": mse_distillation, "cwd": cwd_distillation}
@@ -94,7 +102,13 @@ def test_gradients_are_finite_differences(kind):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_batches_that_break_losses(kind, dtype):
     generator = torch.Generator().manual_seed(0)
-    for shape, known in (((2, 5, 4, 4), 0), ((2, 5, 4, 4), 1), ((2, 5, 4, 4), 32), ((1, 5, 1, 1), 1), ((2, 1, 4, 4), 32)):
+    for shape, known in (
+        ((2, 5, 4, 4), 0),
+        ((2, 5, 4, 4), 1),
+        ((2, 5, 4, 4), 32),
+        ((1, 5, 1, 1), 1),
+        ((2, 1, 4, 4), 32),
+    ):
         student, teacher = (20 * torch.randn(shape, generator=generator) for _ in range(2))
         student, teacher = student.to(dtype).requires_grad_(), teacher.to(dtype)
         valid = (torch.arange(shape[0] * shape[2] * shape[3]) < known).view(shape[0], *shape[2:])
@@ -113,14 +127,19 @@ def test_a_teacher_of_another_resolution_is_resized_to_the_student(kind):
     fitted = nn.functional.interpolate(teacher, size=(6, 8), mode="bilinear", align_corners=True)
     assert torch.allclose(measure(kind, student, teacher), measure(kind, student, fitted))
     term = Distiller(nn.Identity(), kind=kind, stride=2).term(student, teacher, torch.ones(2, 12, 16, dtype=torch.bool))
-    assert torch.allclose(term, measure(kind, student[..., ::2, ::2], fitted[..., ::2, ::2], temperature=1.0), atol=1e-5)
+    assert torch.allclose(
+        term, measure(kind, student[..., ::2, ::2], fitted[..., ::2, ::2], temperature=1.0), atol=1e-5
+    )
     with pytest.raises(ConfigError, match="the same classes"):
         measure(kind, student, teacher[:, :3])
 
 
 def test_settings_and_refusals():
     small = create_model("fastscnn", 5)
-    for config, augmented, words in ((DistillationConfig(cache="disk"), True, "randomly augmented"), (DistillationConfig(cache="disk"), False, "needs a folder")):
+    for config, augmented, words in (
+        (DistillationConfig(cache="disk"), True, "randomly augmented"),
+        (DistillationConfig(cache="disk"), False, "needs a folder"),
+    ):
         with pytest.raises(ConfigError, match=words):
             build_distiller(config, small, augmented=augmented)
     with pytest.raises(ConfigError, match="teacher knows 5 classes and the student 7"):
@@ -129,7 +148,11 @@ def test_settings_and_refusals():
     assert (made.kind, made.temperature, made.weight, made.stride, made.precision) == ("cwd", 4, 2, 2, "bf16")
     with pytest.raises(ConfigError, match="choose bf16 or fp32"):
         Distiller(small, precision="fp16").guide(torch.zeros(1, 3, 64, 64))
-    for data, words in (({"kind": "mse", "temperature": 2}, "no temperature"), ({"kind": "cwd", "toward": "student"}, "belongs to kl"), ({"kind": "at"}, "kind")):
+    for data, words in (
+        ({"kind": "mse", "temperature": 2}, "no temperature"),
+        ({"kind": "cwd", "toward": "student"}, "belongs to kl"),
+        ({"kind": "at"}, "kind"),
+    ):
         with pytest.raises(ConfigError, match=words):
             DistillationConfig.parse(data)
 
@@ -142,14 +165,23 @@ def test_every_network_teaches_and_learns(name):
     student = create_model(name, 5).train()
     distiller = build_distiller(DistillationConfig(), create_model(name, 5), student=student)
     guide = distiller.guide(images)
-    assert guide.shape == (2, 5, 64, 96) and not guide.requires_grad and not any(p.requires_grad for p in distiller.teacher.parameters())
+    assert (
+        guide.shape == (2, 5, 64, 96)
+        and not guide.requires_grad
+        and not any(p.requires_grad for p in distiller.teacher.parameters())
+    )
     output = student(images)
     logits = output.logits if isinstance(output, SegOutput) else output
     for kind in KINDS:
         distiller.kind = kind
         term = distiller.term(logits, guide, valid)
-        gradient, = torch.autograd.grad(term, logits, retain_graph=True)
-        assert math.isfinite(term.item()) and term.item() > 0 and gradient.abs().sum() > 0 and bool((gradient[:, :, ~valid[0]][0] == 0).all()), kind
+        (gradient,) = torch.autograd.grad(term, logits, retain_graph=True)
+        assert (
+            math.isfinite(term.item())
+            and term.item() > 0
+            and gradient.abs().sum() > 0
+            and bool((gradient[:, :, ~valid[0]][0] == 0).all())
+        ), kind
     term.backward()
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in student.parameters())
 
@@ -204,12 +236,17 @@ def test_a_cache_never_answers_for_something_else(tmp_path):
     teacher = Counting()
     cache, image = TeacherCache(weights_checksum(teacher), folder=tmp_path), torch.randn(3, 32, 48)
     cache.put(cache.key("a", image), torch.zeros(5, 4, 6))
-    others = [cache.key("b", image), cache.key("a", image.flip(-1)), cache.key("a", image[:, :16]), cache.key("a", image + 1)]
+    others = [
+        cache.key("b", image),
+        cache.key("a", image.flip(-1)),
+        cache.key("a", image[:, :16]),
+        cache.key("a", image + 1),
+    ]
     with torch.no_grad():
         teacher.body.bias[2] += 1e-3
     others.append(TeacherCache(weights_checksum(teacher)).key("a", image))
     assert all(cache.get(key) is None for key in others) and len(set(others)) == 5
-    path, = tmp_path.iterdir()
+    (path,) = tmp_path.iterdir()
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(ArtifactError, match="cannot be read"):
         cache.get(cache.key("a", image))
@@ -230,10 +267,21 @@ def test_the_cache_keeps_what_the_network_computes(tmp_path):
 def test_teachers_from_files(tmp_path):
     torch.manual_seed(0)
     images = torch.randn(1, 3, 64, 96)
-    arch = Architecture(branches=(Branch(ops=(3, 2, 4, 4), scales=(0, 0, 1, 1), widths=(4, 4, 4)), Branch(ops=(3, 2, 4), scales=(0, 0, 0), widths=(4, 4))),
-                        base_width=8, stem_width=8, head_width=8)
+    arch = Architecture(
+        branches=(
+            Branch(ops=(3, 2, 4, 4), scales=(0, 0, 1, 1), widths=(4, 4, 4)),
+            Branch(ops=(3, 2, 4), scales=(0, 0, 0), widths=(4, 4)),
+        ),
+        base_width=8,
+        stem_width=8,
+        head_width=8,
+    )
     pictures = torch.randn(2, 3, 64, 96)
-    cases = (("stdc", settled("stdc", pictures, aux=True, detail=True), {}), (arch, FasterSeg(arch, 5), {}), ("smp", settled("smp", pictures), {"encoder": "resnet18"}))
+    cases = (
+        ("stdc", settled("stdc", pictures, aux=True, detail=True), {}),
+        (arch, FasterSeg(arch, 5), {}),
+        ("smp", settled("smp", pictures), {"encoder": "resnet18"}),
+    )
     for i, (network, original, options) in enumerate(cases):
         original.eval()
         save_trained(tmp_path / f"{i}" / "ema.safetensors", original.state_dict(), epoch=1, which="ema", seed=0)
@@ -241,7 +289,11 @@ def test_teachers_from_files(tmp_path):
         torch.save({"state_dict": original.state_dict()}, tmp_path / f"{i}.pth")
         for source in (tmp_path / f"{i}", tmp_path / f"{i}.safetensors", tmp_path / f"{i}.pth"):
             teacher = load_teacher(network, source, num_classes=5, which="ema", **options)
-            assert torch.equal(teacher(images), original(images)) and not teacher.training and not any(p.requires_grad for p in teacher.parameters())
+            assert (
+                torch.equal(teacher(images), original(images))
+                and not teacher.training
+                and not any(p.requires_grad for p in teacher.parameters())
+            )
     with pytest.raises(ArtifactError, match="STDC with 7 classes"):
         load_teacher("stdc", tmp_path / "0.safetensors", num_classes=7)
     with pytest.raises(ArtifactError, match="does not exist"):

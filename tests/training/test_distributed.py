@@ -40,13 +40,27 @@ class Net(nn.Module):
         return SegOutput(logits, (self.aux(features),)) if self.training else logits
 
 
-BASE = TrainConfig(precision="fp32", channels_last=True, epochs=3, steps_per_epoch=4, batch_size=4, lr=0.05, device="cpu", augmentation=Augmentation(crop=(64, 64)), evaluate_every=3,
-                   loss=LossConfig(kind="cross_entropy"), schedule=ScheduleConfig(kind="polynomial"), clip_norm=5.0)
+BASE = TrainConfig(
+    precision="fp32",
+    channels_last=True,
+    epochs=3,
+    steps_per_epoch=4,
+    batch_size=4,
+    lr=0.05,
+    device="cpu",
+    augmentation=Augmentation(crop=(64, 64)),
+    evaluate_every=3,
+    loss=LossConfig(kind="cross_entropy"),
+    schedule=ScheduleConfig(kind="polynomial"),
+    clip_norm=5.0,
+)
 CASES = {
     "synchronised": BASE.model_copy(update={"sync_bn": True, "ema_decay": 0.9}),
     "frozen norm, three images": BASE.model_copy(update={"freeze": ("body.1",), "batch_size": 3}),
     "accumulated": BASE.model_copy(update={"freeze": ("body.1",), "batch_size": 2, "accumulate": 2}),
-    "aux off": BASE.model_copy(update={"sync_bn": True, "epochs": 1, "loss": LossConfig(kind="cross_entropy", aux_weight=0.0)}),
+    "aux off": BASE.model_copy(
+        update={"sync_bn": True, "epochs": 1, "loss": LossConfig(kind="cross_entropy", aux_weight=0.0)}
+    ),
 }
 LONG = BASE.model_copy(update={"epochs": 100, "checkpoint_steps": 2, "sync_bn": True, "evaluate_every": 100})
 RESUMED = BASE.model_copy(update={"epochs": 2, "checkpoint_steps": 3})
@@ -75,7 +89,9 @@ def work(job, root, out):
         rest.fit()
         same = all(torch.equal(a, b) for a, b in zip(rest.model.parameters(), whole.model.parameters(), strict=True))
         draws = torch.rand(2).tolist()
-        (out / f"rank{rest.train.accelerator.process_index}.json").write_text(json.dumps({"start": start, "same": same, "draws": draws}))
+        (out / f"rank{rest.train.accelerator.process_index}.json").write_text(
+            json.dumps({"start": start, "same": same, "draws": draws})
+        )
     else:
         trainer(root, out / "long", LONG, resume=True).fit()
 
@@ -94,7 +110,9 @@ def free_port():
         return probe.getsockname()[1]
 
 
-QUIET = dict(os.environ, OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="", PYTHONWARNINGS="ignore", TORCH_CPP_LOG_LEVEL="ERROR")
+QUIET = dict(
+    os.environ, OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="", PYTHONWARNINGS="ignore", TORCH_CPP_LOG_LEVEL="ERROR"
+)
 
 
 @contextmanager
@@ -102,8 +120,19 @@ def two_workers(job, root, out):
     """Two processes with torchrun's variables and no torchrun above them: what they do when the other dies, they do by themselves."""
     port, workers = free_port(), []
     for rank in range(2):
-        env = QUIET | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        workers.append(subprocess.Popen([sys.executable, __file__, job, str(root), str(out)], env=env, stderr=subprocess.PIPE, text=True))
+        env = QUIET | {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": "2",
+            "LOCAL_WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
+        workers.append(
+            subprocess.Popen(
+                [sys.executable, __file__, job, str(root), str(out)], env=env, stderr=subprocess.PIPE, text=True
+            )
+        )
     try:
         yield workers
     finally:
@@ -115,14 +144,28 @@ def two_workers(job, root, out):
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
-    return make_scenes(tmp_path_factory.mktemp("scenes"), seed=0, counts={"train": 9, "val": 2, "test": 1}, size=(64, 128))
+    return make_scenes(
+        tmp_path_factory.mktemp("scenes"), seed=0, counts={"train": 9, "val": 2, "test": 1}, size=(64, 128)
+    )
 
 
 @pytest.fixture(scope="module")
 def curves(scenes, tmp_path_factory):
     """The cases, trained by two processes under torchrun."""
     out = tmp_path_factory.mktemp("two")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()), __file__, "curves", str(scenes), str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        str(free_port()),
+        __file__,
+        "curves",
+        str(scenes),
+        str(out),
+    ]
     done = subprocess.run(command, env=QUIET, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     return out
@@ -164,7 +207,13 @@ def test_a_killed_worker_ends_the_run_and_it_resumes(scenes, tmp_path):
         code = workers[0].wait(timeout=20)
         seconds, said = time.monotonic() - killed, workers[0].stderr.read()
     lines = [line for line in said.splitlines() if line.startswith("error:")]
-    assert code == 3 and seconds < 10 and len(lines) == 1 and "one of the 2 processes of this run has gone" in lines[0] and "Traceback" not in said
+    assert (
+        code == 3
+        and seconds < 10
+        and len(lines) == 1
+        and "one of the 2 processes of this run has gone" in lines[0]
+        and "Traceback" not in said
+    )
     done = load_state(tmp_path / "long")["step"]
     with pytest.warns(UserWarning, match="saved by 2 processes and goes on with 1"):
         rest = trainer(scenes, tmp_path / "long", LONG, resume=True)

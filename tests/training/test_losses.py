@@ -11,13 +11,27 @@ import torch.nn.functional as F
 from rtseg.core.errors import ConfigError, MissingExtra
 from rtseg.core.values import SegOutput
 from rtseg.training.config import LossConfig, build_loss
-from rtseg.training.losses import KINDS, SegLoss, cross_entropy, dead_terms, focal_loss, ohem_cross_entropy, resize_target
+from rtseg.training.losses import (
+    KINDS,
+    SegLoss,
+    cross_entropy,
+    dead_terms,
+    focal_loss,
+    ohem_cross_entropy,
+    resize_target,
+)
 from rtseg.training.region_losses import dice_loss, lovasz_loss
 
 CLASSES = 5
-LOSSES = {"cross_entropy": cross_entropy, "ohem": ohem_cross_entropy, "focal": focal_loss, "dice": dice_loss, "lovasz": lovasz_loss,
-          "smooth": lambda x, y, **k: cross_entropy(x, y, label_smoothing=0.1, **k),
-          "smooth ohem": lambda x, y, **k: ohem_cross_entropy(x, y, label_smoothing=0.1, **k)}
+LOSSES = {
+    "cross_entropy": cross_entropy,
+    "ohem": ohem_cross_entropy,
+    "focal": focal_loss,
+    "dice": dice_loss,
+    "lovasz": lovasz_loss,
+    "smooth": lambda x, y, **k: cross_entropy(x, y, label_smoothing=0.1, **k),
+    "smooth ohem": lambda x, y, **k: ohem_cross_entropy(x, y, label_smoothing=0.1, **k),
+}
 WEIGHTED = [name for name in LOSSES if name != "lovasz"]
 every_loss = pytest.mark.parametrize("name", LOSSES)
 
@@ -82,7 +96,9 @@ def batch(kind, *, seed=0):
 def test_agrees_with_the_plain_computation(name, kind, seed):
     logits, target = batch(kind, seed=seed)
     value = LOSSES[name](logits, target)
-    assert value.dtype == torch.float32 and math.isclose(value.item(), plain(name, logits, target), rel_tol=2e-4, abs_tol=1e-7)
+    assert value.dtype == torch.float32 and math.isclose(
+        value.item(), plain(name, logits, target), rel_tol=2e-4, abs_tol=1e-7
+    )
 
 
 @pytest.mark.parametrize("name", WEIGHTED)
@@ -100,7 +116,9 @@ def test_a_void_batch_costs_zero_and_has_a_gradient_path(name):
     logits.requires_grad_()
     value = LOSSES[name](logits, target)
     value.backward()
-    assert value.shape == () and value.item() == 0.0 and logits.grad.shape == logits.shape and logits.grad.abs().max() == 0
+    assert (
+        value.shape == () and value.item() == 0.0 and logits.grad.shape == logits.shape and logits.grad.abs().max() == 0
+    )
 
 
 @pytest.mark.parametrize("name", WEIGHTED)
@@ -171,7 +189,9 @@ def test_another_ignore_index_and_uint8_labels(name):
     logits, target = batch("mixed")
     value = LOSSES[name](logits, target)
     eleven = torch.where(target == 255, 11, target)
-    assert torch.equal(value, LOSSES[name](logits, eleven, ignore_index=11)) and torch.equal(value, LOSSES[name](logits, target.to(torch.uint8)))
+    assert torch.equal(value, LOSSES[name](logits, eleven, ignore_index=11)) and torch.equal(
+        value, LOSSES[name](logits, target.to(torch.uint8))
+    )
 
 
 @every_loss
@@ -245,7 +265,9 @@ def test_region_terms_are_named_weighted_and_on_the_main_output_only():
     loss = build_loss(LossConfig(kind="ohem", dice_weight=0.5, lovasz_weight=2.0, aux_weight=0.0))
     terms = loss(SegOutput(logits, (logits,)), target)
     assert list(terms) == ["main", "dice", "lovasz"]
-    assert torch.allclose(terms["dice"], 0.5 * dice_loss(logits, target)) and torch.allclose(terms["lovasz"], 2 * lovasz_loss(logits, target))
+    assert torch.allclose(terms["dice"], 0.5 * dice_loss(logits, target)) and torch.allclose(
+        terms["lovasz"], 2 * lovasz_loss(logits, target)
+    )
     assert torch.equal(terms["main"], ohem_cross_entropy(logits, target))
 
 
@@ -253,7 +275,11 @@ def test_aux_weights_one_by_one():
     logits, target = batch("mixed")
     output = SegOutput(logits, (logits, logits, logits))
     terms = build_loss(LossConfig(kind="cross_entropy", aux_weights=(0.4, 0.0, 0.16)))(output, target)
-    assert list(terms) == ["main", "aux1", "aux3"] and torch.allclose(terms["aux1"], 0.4 * terms["main"]) and torch.allclose(terms["aux3"], 0.16 * terms["main"])
+    assert (
+        list(terms) == ["main", "aux1", "aux3"]
+        and torch.allclose(terms["aux1"], 0.4 * terms["main"])
+        and torch.allclose(terms["aux3"], 0.16 * terms["main"])
+    )
 
 
 @pytest.mark.parametrize("outputs", [0, 1, 3])
@@ -261,7 +287,9 @@ def test_the_wrong_number_of_aux_weights_is_refused_in_one_line(outputs):
     logits, target = batch("mixed")
     with pytest.raises(ConfigError) as error:
         SegLoss(aux_weights=(0.4, 0.16))(SegOutput(logits, (logits,) * outputs), target)
-    assert str(error.value).startswith(f"2 aux_weights for a network with {outputs} auxiliary outputs") and "\n" not in str(error.value)
+    assert str(error.value).startswith(
+        f"2 aux_weights for a network with {outputs} auxiliary outputs"
+    ) and "\n" not in str(error.value)
 
 
 def test_options_reach_the_loss():
@@ -269,12 +297,23 @@ def test_options_reach_the_loss():
     weights = (1.0, 2.0, 3.0, 1.0, 0.5)
     focal = build_loss(LossConfig(kind="focal", focal_gamma=0.5, class_weights=weights))(logits, target)["main"]
     assert torch.equal(focal, focal_loss(logits, target, gamma=0.5, class_weights=torch.tensor(weights)))
-    smooth = build_loss(LossConfig(kind="ohem", label_smoothing=0.1, threshold=0.5, min_fraction=0.5))(logits, target)["main"]
+    smooth = build_loss(LossConfig(kind="ohem", label_smoothing=0.1, threshold=0.5, min_fraction=0.5))(logits, target)[
+        "main"
+    ]
     assert torch.equal(smooth, ohem_cross_entropy(logits, target, threshold=0.5, min_fraction=0.5, label_smoothing=0.1))
 
 
-@pytest.mark.parametrize("options", [{"kind": "focal", "label_smoothing": 0.1}, {"kind": "lovasz", "class_weights": (1.0, 2.0)},
-                                     {"kind": "dise"}, {"label_smoothing": 1.0}, {"dice_weight": -1.0}, {"aux_weights": (0.4, -0.1)}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kind": "focal", "label_smoothing": 0.1},
+        {"kind": "lovasz", "class_weights": (1.0, 2.0)},
+        {"kind": "dise"},
+        {"label_smoothing": 1.0},
+        {"dice_weight": -1.0},
+        {"aux_weights": (0.4, -0.1)},
+    ],
+)
 def test_what_cannot_be_is_refused_in_one_line(options):
     with pytest.raises(ConfigError) as error:
         LossConfig.parse(options)

@@ -26,10 +26,36 @@ from rtseg.training.schedules import ScheduleConfig
 from rtseg.training.setup import load_state
 from rtseg.training.trainer import Trainer
 
-CONFIG = TrainConfig(precision="fp32", channels_last=True, epochs=5, steps_per_epoch=6, batch_size=2, lr=0.02, device="cpu", augmentation=Augmentation(crop=(64, 64)), ema_decay=0.9,
-                     loss=LossConfig(kind="ohem"), schedule=ScheduleConfig(kind="polynomial", warmup_steps=4), checkpoint_steps=2, clip_norm=5.0)
-VARIANTS = {"plain": CONFIG, "workers": CONFIG.model_copy(update={"workers": 2, "precision": "bf16", "emulate_bf16": True, "optimizer": "adamw", "lr": 1e-3, "accumulate": 2,
-                                                                  "batch_size": 1, "epochs": 3})}
+CONFIG = TrainConfig(
+    precision="fp32",
+    channels_last=True,
+    epochs=5,
+    steps_per_epoch=6,
+    batch_size=2,
+    lr=0.02,
+    device="cpu",
+    augmentation=Augmentation(crop=(64, 64)),
+    ema_decay=0.9,
+    loss=LossConfig(kind="ohem"),
+    schedule=ScheduleConfig(kind="polynomial", warmup_steps=4),
+    checkpoint_steps=2,
+    clip_norm=5.0,
+)
+VARIANTS = {
+    "plain": CONFIG,
+    "workers": CONFIG.model_copy(
+        update={
+            "workers": 2,
+            "precision": "bf16",
+            "emulate_bf16": True,
+            "optimizer": "adamw",
+            "lr": 1e-3,
+            "accumulate": 2,
+            "batch_size": 1,
+            "epochs": 3,
+        }
+    ),
+}
 KILLS = {"plain": 10, "workers": 2}
 
 
@@ -37,7 +63,9 @@ def run_of(root, folder, config, *, seed, **more):
     """A trainer of Fast-SCNN (dropout included) that resumes what is there."""
     torch.manual_seed(seed)
     data, val = (open_dataset("synthetic", root, split) for split in ("train", "val"))
-    return Trainer(create_model("fastscnn", 19), data, config=config, folder=folder, val=val, resume=True, progress=False, **more)
+    return Trainer(
+        create_model("fastscnn", 19), data, config=config, folder=folder, val=val, resume=True, progress=False, **more
+    )
 
 
 def child(root, folder, config, seed):
@@ -82,7 +110,9 @@ def drive(root, out):
     for name, config in VARIANTS.items():
         folder = out / name
         os.waitpid(child(root, folder / "whole", config, seed=0), 0)
-        first = child(root, folder / "cut", config, seed=0)  # the weights of the start come from the seed until a state exists
+        first = child(
+            root, folder / "cut", config, seed=0
+        )  # the weights of the start come from the seed until a state exists
         while not (folder / "cut" / "state.pt").exists():
             time.sleep(0.005)
         os.killpg(first, signal.SIGKILL)
@@ -93,15 +123,22 @@ def drive(root, out):
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
-    return make_scenes(tmp_path_factory.mktemp("scenes"), seed=0, counts={"train": 7, "val": 1, "test": 1}, size=(64, 128))
+    return make_scenes(
+        tmp_path_factory.mktemp("scenes"), seed=0, counts={"train": 7, "val": 1, "test": 1}, size=(64, 128)
+    )
 
 
 @pytest.fixture(scope="module")
 def killed(scenes, tmp_path_factory):
     """Folders of the runs that were never killed, and of those that were killed and resumed."""
     out = tmp_path_factory.mktemp("killed")
-    done = subprocess.run([sys.executable, "-W", "ignore", __file__, str(scenes), str(out)], capture_output=True, text=True, timeout=400,
-                          env=dict(os.environ, OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES=""))
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", __file__, str(scenes), str(out)],
+        capture_output=True,
+        text=True,
+        timeout=400,
+        env=dict(os.environ, OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES=""),
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return out
 
@@ -119,17 +156,35 @@ def test_killed_runs_end_with_the_same_bits(killed, name):
         a, b = (state[part] for state in states)
         assert a.keys() == b.keys() and [key for key in a if not torch.equal(a[key], b[key])] == []
     a, b = (state["optimizer"]["state"] for state in states)
-    assert all(torch.equal(torch.as_tensor(a[i][key]), torch.as_tensor(b[i][key])) for i in a for key in a[i] if a[i][key] is not None)
-    assert torch.equal(states[0]["rng"][0]["torch"], states[1]["rng"][0]["torch"]) and states[0]["recent"] == states[1]["recent"]
+    assert all(
+        torch.equal(torch.as_tensor(a[i][key]), torch.as_tensor(b[i][key]))
+        for i in a
+        for key in a[i]
+        if a[i][key] is not None
+    )
+    assert (
+        torch.equal(states[0]["rng"][0]["torch"], states[1]["rng"][0]["torch"])
+        and states[0]["recent"] == states[1]["recent"]
+    )
     for which in ("last", "best", "ema"):
         assert (whole / f"{which}.safetensors").read_bytes() == (cut / f"{which}.safetensors").read_bytes()
-    lines = [[{k: v for k, v in line.items() if k != "seconds"} for line in read_metrics(folder)] for folder in (whole, cut)]
+    lines = [
+        [{k: v for k, v in line.items() if k != "seconds"} for line in read_metrics(folder)] for folder in (whole, cut)
+    ]
     assert lines[0] == lines[1] and not list(cut.glob(".*"))
 
 
 # the disk is full -----------------------------------------------------------------------------------------------------
 
-SHORT = CONFIG.model_copy(update={"epochs": 2, "steps_per_epoch": 2, "checkpoint_steps": 1, "ema_decay": None, "schedule": ScheduleConfig(kind="polynomial")})
+SHORT = CONFIG.model_copy(
+    update={
+        "epochs": 2,
+        "steps_per_epoch": 2,
+        "checkpoint_steps": 1,
+        "ema_decay": None,
+        "schedule": ScheduleConfig(kind="polynomial"),
+    }
+)
 
 
 def test_full_disk_stops_with_one_line_and_leaves_the_checkpoint(scenes, tmp_path):
@@ -147,11 +202,18 @@ def test_full_disk_stops_with_one_line_and_leaves_the_checkpoint(scenes, tmp_pat
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, old)
-    assert "cannot be written" in str(error.value) and str(tmp_path / "run") in str(error.value) and "\n" not in str(error.value)
+    assert (
+        "cannot be written" in str(error.value)
+        and str(tmp_path / "run") in str(error.value)
+        and "\n" not in str(error.value)
+    )
     assert load_state(tmp_path / "run")["step"] == 2 and not list((tmp_path / "run").glob(".*"))
     rest = run_of(scenes, tmp_path / "run", SHORT, seed=3)
     assert rest.fit().steps == 4
-    assert all(torch.equal(a, b) for a, b in zip(rest.model.state_dict().values(), whole.model.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(rest.model.state_dict().values(), whole.model.state_dict().values(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("name", ["state.pt", "last.safetensors", "best.safetensors", "last.json", "metrics.csv"])
@@ -174,6 +236,7 @@ def test_no_space_for_any_file(scenes, tmp_path, monkeypatch, name):
 
 
 # torn images ----------------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_torn_image_is_named(tmp_path, workers):

@@ -24,7 +24,15 @@ from rtseg.training.detail import DetailConfig
 from rtseg.training.distillation import kl_distillation
 from rtseg.training.guards import DivergenceError
 from rtseg.training.logging import TrainingAlarm, TrainingNotice, read_metrics
-from rtseg.training.losses import SegLoss, cross_entropy, dead_terms, hard_pixels, ohem_cross_entropy, pixel_nll, resize_target
+from rtseg.training.losses import (
+    SegLoss,
+    cross_entropy,
+    dead_terms,
+    hard_pixels,
+    ohem_cross_entropy,
+    pixel_nll,
+    resize_target,
+)
 from rtseg.training.schedules import ScheduleConfig, learning_rate
 from rtseg.training.setup import load_state, make_accelerator
 from rtseg.training.step import TrainStep
@@ -48,12 +56,24 @@ class Toy(nn.Module):
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
     """Training and validation split of a few tiny scenes, kept in memory."""
-    root = make_scenes(tmp_path_factory.mktemp("scenes"), seed=0, counts={"train": 7, "val": 2, "test": 1}, size=(64, 128))
+    root = make_scenes(
+        tmp_path_factory.mktemp("scenes"), seed=0, counts={"train": 7, "val": 2, "test": 1}, size=(64, 128)
+    )
     return root, *(open_dataset("synthetic", root, split, cache="memory") for split in ("train", "val"))
 
 
-SMALL = TrainConfig(precision="fp32", channels_last=True, epochs=3, steps_per_epoch=4, batch_size=2, lr=0.05, device="cpu", augmentation=Augmentation(crop=(64, 64)),
-                    loss=LossConfig(kind="cross_entropy"), schedule=ScheduleConfig(kind="polynomial", warmup_steps=2))
+SMALL = TrainConfig(
+    precision="fp32",
+    channels_last=True,
+    epochs=3,
+    steps_per_epoch=4,
+    batch_size=2,
+    lr=0.05,
+    device="cpu",
+    augmentation=Augmentation(crop=(64, 64)),
+    loss=LossConfig(kind="cross_entropy"),
+    schedule=ScheduleConfig(kind="polynomial", warmup_steps=2),
+)
 
 
 def changed(**values):
@@ -64,7 +84,9 @@ def changed(**values):
 def trainer(scenes, folder, config=SMALL, *, seed=0, val=True, model=None, **more):
     """A trainer of a toy on the scenes."""
     torch.manual_seed(seed)
-    return Trainer(model or Toy(), scenes[1], config=config, folder=folder, val=scenes[2] if val else None, progress=False, **more)
+    return Trainer(
+        model or Toy(), scenes[1], config=config, folder=folder, val=scenes[2] if val else None, progress=False, **more
+    )
 
 
 # losses ---------------------------------------------------------------------------------------------------------------
@@ -107,7 +129,9 @@ def test_ohem_agrees_with_sorting(scale, void):
     target = torch.randint(0, 4, (2, 16, 16), generator=generator)
     logits = F.one_hot(target, 4).movedim(-1, 1) * scale + torch.randn(2, 4, 16, 16, generator=generator) * 0.1
     target[torch.rand(target.shape, generator=generator) < void] = 255
-    probabilities = torch.tensor([logits[n, :, y, x].softmax(0)[target[n, y, x]] for n, y, x in (target != 255).nonzero().tolist()])
+    probabilities = torch.tensor(
+        [logits[n, :, y, x].softmax(0)[target[n, y, x]] for n, y, x in (target != 255).nonzero().tolist()]
+    )
     hardest = probabilities.sort().values
     count = max(int((hardest < 0.7).sum()), math.ceil(len(hardest) / 16))
     assert math.isclose(ohem_cross_entropy(logits, target).item(), -hardest[:count].log().mean().item(), rel_tol=1e-4)
@@ -140,8 +164,12 @@ def test_bfloat16_logits_are_computed_in_float32():
 
 def test_losses_refuse_what_does_not_fit():
     logits, target = torch.randn(1, 3, 4, 4), torch.zeros(1, 4, 4, dtype=torch.long)
-    for call in (lambda: cross_entropy(logits, target[:, :2]), lambda: cross_entropy(logits, target, class_weights=torch.ones(4)),
-                 lambda: ohem_cross_entropy(logits, target, threshold=0.0), lambda: SegLoss("focla")):
+    for call in (
+        lambda: cross_entropy(logits, target[:, :2]),
+        lambda: cross_entropy(logits, target, class_weights=torch.ones(4)),
+        lambda: ohem_cross_entropy(logits, target, threshold=0.0),
+        lambda: SegLoss("focla"),
+    ):
         with pytest.raises(ConfigError) as error:
             call()
         assert "\n" not in str(error.value)
@@ -157,13 +185,17 @@ def test_uint8_labels_and_class_weights():
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (8, 8), (13, 20)])
 def test_resize_target_is_nearest(size):
     target = torch.randint(0, 20, (2, 8, 10))
-    assert torch.equal(resize_target(target, size), F.interpolate(target[None].float(), size=size, mode="nearest")[0].long())
+    assert torch.equal(
+        resize_target(target, size), F.interpolate(target[None].float(), size=size, mode="nearest")[0].long()
+    )
 
 
 def test_distillation_agrees_with_torch():
     student, teacher = torch.randn(2, 5, 4, 4), torch.randn(2, 5, 4, 4)
     for t in (1.0, 4.0):
-        expected = F.kl_div((student / t).log_softmax(1), (teacher / t).softmax(1), reduction="none").sum(1).mean() * t**2
+        expected = (
+            F.kl_div((student / t).log_softmax(1), (teacher / t).softmax(1), reduction="none").sum(1).mean() * t**2
+        )
         assert torch.allclose(kl_distillation(student, teacher, temperature=t), expected, atol=1e-6)
     with pytest.raises(ConfigError):
         kl_distillation(student, teacher[:, :4])
@@ -174,7 +206,9 @@ def test_every_term_is_alive(kind):
     torch.manual_seed(0)
     config = changed(loss=LossConfig(kind=kind))
     step = TrainStep(Toy(), config, teacher=Toy(width=12))
-    batch = Batch(torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8), torch.randint(0, 19, (2, 64, 64)), ("a", "b"))
+    batch = Batch(
+        torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8), torch.randint(0, 19, (2, 64, 64)), ("a", "b")
+    )
     terms, output = step.terms(batch)
     assert list(terms) == ["main", "aux1", "distillation"]
     for name, value in terms.items():
@@ -194,12 +228,15 @@ def test_schedules_stay_between_zero_and_lr(kind, warmup):
 
 # trainer --------------------------------------------------------------------------------------------------------------
 
+
 def everything(run):
     """All tensors that a run ends with, by name."""
     state = run.train.optimizer.state_dict()["state"]
     found = {f"model/{name}": value for name, value in run.train.model.state_dict().items()}
     found |= {f"momentum/{i}": s["momentum_buffer"] for i, s in state.items()}
-    return found | ({f"ema/{name}": value for name, value in run.train.ema.state_dict().items()} if run.train.ema else {})
+    return found | (
+        {f"ema/{name}": value for name, value in run.train.ema.state_dict().items()} if run.train.ema else {}
+    )
 
 
 def assert_equal_runs(one, other):
@@ -232,7 +269,15 @@ def stop_before(run, step):
 
 EXACT = {
     "fp32": changed(checkpoint_steps=3),
-    "bf16 with average": changed(checkpoint_steps=1, precision="bf16", emulate_bf16=True, ema_decay=0.9, nesterov=True, decay_norms=False, clip_norm=1.0),
+    "bf16 with average": changed(
+        checkpoint_steps=1,
+        precision="bf16",
+        emulate_bf16=True,
+        ema_decay=0.9,
+        nesterov=True,
+        decay_norms=False,
+        clip_norm=1.0,
+    ),
     "plain layout": changed(channels_last=False, evaluate_every=2),
 }
 
@@ -250,7 +295,10 @@ def test_resumed_run_ends_with_the_same_bits(scenes, tmp_path, config, step):
     again = rest.fit()
     assert_equal_runs(rest, whole)
     assert again.last.to_dict() == result.last.to_dict() and again.best.to_dict() == result.best.to_dict()
-    timeless = [[{k: v for k, v in line.items() if k != "seconds"} for line in read_metrics(tmp_path / name)] for name in ("whole", "cut")]
+    timeless = [
+        [{k: v for k, v in line.items() if k != "seconds"} for line in read_metrics(tmp_path / name)]
+        for name in ("whole", "cut")
+    ]
     assert timeless[0] == timeless[1] and [line["epoch"] for line in timeless[0]] == [1, 2, 3]
 
 
@@ -293,7 +341,11 @@ def test_a_statistic_that_explodes_behind_a_falling_loss_ends_the_run(scenes, tm
     run = trainer(scenes, tmp_path / "run", val=False)
     next(run.epochs())
     before = load_state(tmp_path / "run")["step"]
-    name, norm = next((name, module) for name, module in run.model.named_modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm))
+    name, norm = next(
+        (name, module)
+        for name, module in run.model.named_modules()
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
+    )
     norm.running_var[0] = math.inf
     with pytest.raises(DivergenceError, match=f"{name}.running_var is not finite after step") as error:
         run.fit()
@@ -302,8 +354,13 @@ def test_a_statistic_that_explodes_behind_a_falling_loss_ends_the_run(scenes, tm
 
 def test_a_folder_with_a_run_is_not_begun_again(scenes, tmp_path):
     trainer(scenes, tmp_path / "run", changed(epochs=1)).fit()
-    for config, more in ((changed(epochs=1), {}), (changed(epochs=2), {"resume": True}), (changed(epochs=1, lr=0.5), {"resume": True}),
-                         (changed(epochs=1), {"resume": True, "teacher": Toy()}), (changed(epochs=1), {"resume": True, "pretrained_on": "imagenet"})):
+    for config, more in (
+        (changed(epochs=1), {}),
+        (changed(epochs=2), {"resume": True}),
+        (changed(epochs=1, lr=0.5), {"resume": True}),
+        (changed(epochs=1), {"resume": True, "teacher": Toy()}),
+        (changed(epochs=1), {"resume": True, "pretrained_on": "imagenet"}),
+    ):
         with pytest.raises(ConfigError) as error:
             trainer(scenes, tmp_path / "run", config, **more)
         assert str(tmp_path / "run") in str(error.value) and "\n" not in str(error.value)
@@ -346,9 +403,19 @@ def test_dead_terms_raise_an_alarm(scenes, tmp_path):
     teacher = Toy()
     teacher.load_state_dict(model.state_dict())
     with pytest.warns(TrainingAlarm, match="first steps: aux1, distillation"):
-        run = trainer(scenes, tmp_path / "run", changed(epochs=2, lr=1e-30, stop_on_alarm=True), model=FrozenTwin(model), teacher=teacher)
+        run = trainer(
+            scenes,
+            tmp_path / "run",
+            changed(epochs=2, lr=1e-30, stop_on_alarm=True),
+            model=FrozenTwin(model),
+            teacher=teacher,
+        )
         result = run.fit()
-    assert result.steps == 4 and result.stopped.startswith("alarm: loss terms") and read_metrics(tmp_path / "run")[0]["alarm"] in result.stopped
+    assert (
+        result.steps == 4
+        and result.stopped.startswith("alarm: loss terms")
+        and read_metrics(tmp_path / "run")[0]["alarm"] in result.stopped
+    )
 
 
 class FrozenTwin(nn.Module):
@@ -402,16 +469,31 @@ def test_metrics_lines_are_complete(scenes, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [4, 8, 12]
     for line in lines:
-        assert set(line["losses"]) == {"main", "aux1"} and 0 < line["lr"] <= 0.05 and len(line["iou"]) == 19 and line["which"] == "last"
+        assert (
+            set(line["losses"]) == {"main", "aux1"}
+            and 0 < line["lr"] <= 0.05
+            and len(line["iou"]) == 19
+            and line["which"] == "last"
+        )
     assert list((tmp_path / "run" / "tensorboard").iterdir())
 
 
 # parts of a network, of a batch, of a run ---------------------------------------------------------------------------------
 
+
 def test_accumulation_equals_the_whole_batch(scenes, tmp_path):
-    frozen = {"freeze": ("body.1",), "loss": LossConfig(kind="cross_entropy", class_weights=tuple(1 + i / 5 for i in range(19)), aux_weight=0.4)}
+    frozen = {
+        "freeze": ("body.1",),
+        "loss": LossConfig(kind="cross_entropy", class_weights=tuple(1 + i / 5 for i in range(19)), aux_weight=0.4),
+    }
     one = trainer(scenes, tmp_path / "one", changed(batch_size=4, **frozen), model=Undropped(), teacher=Toy(width=4))
-    two = trainer(scenes, tmp_path / "two", changed(batch_size=2, accumulate=2, **frozen), model=undropped_twin(one), teacher=twin_teacher(one))
+    two = trainer(
+        scenes,
+        tmp_path / "two",
+        changed(batch_size=2, accumulate=2, **frozen),
+        model=undropped_twin(one),
+        teacher=twin_teacher(one),
+    )
     one.fit(), two.fit()
     for a, b in zip(one.model.parameters(), two.model.parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-6)
@@ -444,7 +526,9 @@ def test_frozen_modules_do_not_move_and_are_free_afterwards(scenes, tmp_path):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     trainer(scenes, tmp_path / "run", changed(freeze=("body",), decay_norms=True, ema_decay=0.9), model=model).fit()
     moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
-    assert moved == {"head.weight", "head.bias", "aux.weight", "aux.bias"} and all(p.requires_grad for p in model.parameters())
+    assert moved == {"head.weight", "head.bias", "aux.weight", "aux.bias"} and all(
+        p.requires_grad for p in model.parameters()
+    )
     for bad in ("bodi", "body.9", ""):
         with pytest.raises(ConfigError) as error:
             trainer(scenes, tmp_path / "other", changed(freeze=(bad,)))
@@ -452,7 +536,10 @@ def test_frozen_modules_do_not_move_and_are_free_afterwards(scenes, tmp_path):
 
 
 def test_checkpointed_modules_change_no_number(scenes, tmp_path):
-    runs = [trainer(scenes, tmp_path / str(i), changed(checkpoint_modules=names)) for i, names in enumerate(((), ("body", "head")))]
+    runs = [
+        trainer(scenes, tmp_path / str(i), changed(checkpoint_modules=names))
+        for i, names in enumerate(((), ("body", "head")))
+    ]
     for run in runs:
         run.fit()
     for name, value in runs[0].model.state_dict().items():
@@ -464,7 +551,10 @@ def test_checkpointed_modules_change_no_number(scenes, tmp_path):
 
 def test_compiled_run_is_the_same_run(scenes, tmp_path, monkeypatch):
     monkeypatch.setattr("rtseg.training.step.COMPILE_BACKEND", "eager")
-    runs = [trainer(scenes, tmp_path / str(compiled), changed(epochs=1, compile=compiled, ema_decay=0.9)) for compiled in (False, True)]
+    runs = [
+        trainer(scenes, tmp_path / str(compiled), changed(epochs=1, compile=compiled, ema_decay=0.9))
+        for compiled in (False, True)
+    ]
     for run in runs:
         run.fit()
     a, b = everything(runs[0]), everything(runs[1])
@@ -499,10 +589,14 @@ def test_detail_heads_are_trained_saved_and_resumed(scenes, tmp_path):
     for part in ("model", "guidance"):
         a, b = (getattr(run.train, part).state_dict() for run in (whole, rest))
         assert a and all(torch.equal(a[name], b[name]) for name in a)
-    assert "detail8" in read_metrics(tmp_path / "cut")[0]["losses"] and load_trained(tmp_path / "cut", "last").weights.keys() == whole.model.state_dict().keys()
+    assert (
+        "detail8" in read_metrics(tmp_path / "cut")[0]["losses"]
+        and load_trained(tmp_path / "cut", "last").weights.keys() == whole.model.state_dict().keys()
+    )
 
 
 # guards ---------------------------------------------------------------------------------------------------------------
+
 
 def test_exploding_loss_is_divergence(scenes, tmp_path):
     run = trainer(scenes, tmp_path / "run", changed(epochs=12), val=False)
@@ -531,7 +625,11 @@ def test_the_guard_against_explosion_survives_a_resume(scenes, tmp_path):
 def test_early_stopping_is_recorded_and_resumes_to_nothing(scenes, tmp_path):
     config = changed(epochs=9, patience=2, lr=1e-12, freeze=("body",))
     result = trainer(scenes, tmp_path / "run", config).fit()
-    assert result.steps == 12 and "patience 2" in result.stopped and read_metrics(tmp_path / "run")[-1]["stopped"] == result.stopped
+    assert (
+        result.steps == 12
+        and "patience 2" in result.stopped
+        and read_metrics(tmp_path / "run")[-1]["stopped"] == result.stopped
+    )
     with pytest.warns(TrainingNotice, match="stopped early at step 12 of 36"):
         again = trainer(scenes, tmp_path / "run", config, resume=True).fit()
     assert (again.steps, again.stopped) == (12, result.stopped)
@@ -553,8 +651,16 @@ def test_table_and_tensorboard_hold_the_run(scenes, tmp_path):
 
 def test_balanced_sampling_and_a_cache_in_memory(scenes, tmp_path):
     plain = open_dataset("synthetic", scenes[0], "train")
-    runs = [Trainer(Undropped(), plain, config=changed(epochs=1, batch_size=4, cache=cache, balanced_sampling=balanced), folder=tmp_path / f"{cache}{balanced}",
-                    progress=False) for cache, balanced in (("memory", False), ("none", False), ("none", True))]
+    runs = [
+        Trainer(
+            Undropped(),
+            plain,
+            config=changed(epochs=1, batch_size=4, cache=cache, balanced_sampling=balanced),
+            folder=tmp_path / f"{cache}{balanced}",
+            progress=False,
+        )
+        for cache, balanced in (("memory", False), ("none", False), ("none", True))
+    ]
     assert [run.data.cache for run in runs] == ["memory", None, None] and plain.cache is None
     names = [[name for batch in run._batches() for name in batch.names] for run in runs]
     assert names[0] == names[1] and len(names[2]) == 16 and names[2] != names[1]

@@ -30,7 +30,16 @@ from rtseg.tuning.workers import SURPLUS, counted, killed, next_trial, work  # n
 from rtseg.viz.tuning import plot_front, plot_history, plot_importance, plot_parallel  # noqa: E402
 
 LR = {"lr": {"kind": "float", "low": 1e-3, "high": 0.1, "log": True}}
-TINY = TrainConfig(precision="fp32", channels_last=True, epochs=2, steps_per_epoch=2, batch_size=2, augmentation=Augmentation(crop=(64, 96)), loss=LossConfig(kind="cross_entropy"), device="cpu")
+TINY = TrainConfig(
+    precision="fp32",
+    channels_last=True,
+    epochs=2,
+    steps_per_epoch=2,
+    batch_size=2,
+    augmentation=Augmentation(crop=(64, 96)),
+    loss=LossConfig(kind="cross_entropy"),
+    device="cpu",
+)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +57,15 @@ def searched(data, tmp_path_factory):
 
 
 def fake_study(folder, *, storage=None, objectives=("miou",), pruner="none", sampler="random", name="fake"):
-    return open_study(open_storage(storage, folder), name, identity={}, objectives=objectives, sampler=make_sampler(sampler, 0), pruner=make_pruner(pruner), resume=True)
+    return open_study(
+        open_storage(storage, folder),
+        name,
+        identity={},
+        objectives=objectives,
+        sampler=make_sampler(sampler, 0),
+        pruner=make_pruner(pruner),
+        resume=True,
+    )
 
 
 def draw(trial):
@@ -78,7 +95,10 @@ def draw(trial):
         ("lr: {kind: flaot, low: 0, high: 1}", ["setting 'lr'", "'flaot'"]),
         ("lr: {kind: float, lo: 0, high: 1}", ["setting 'lr'", "did you mean 'low'"]),
         ("lr: 0.1", ["setting 'lr'", "kind: choice"]),
-        ("loss: {kind: choice, choices: [{kind: ohem}]}\nloss.kind: {kind: choice, choices: [ohem]}", ["'loss.kind' inside it"]),
+        (
+            "loss: {kind: choice, choices: [{kind: ohem}]}\nloss.kind: {kind: choice, choices: [ohem]}",
+            ["'loss.kind' inside it"],
+        ),
         ("{}", ["the space is empty"]),
     ],
 )
@@ -90,16 +110,33 @@ def test_an_impossible_space_is_refused_in_one_line(tmp_path, line, words):
 
 
 def test_a_value_that_another_setting_makes_possible_is_let_through():
-    space = Space.parse({"nesterov": {"kind": "choice", "choices": [True]}, "optimizer": {"kind": "choice", "choices": ["sgd", "adamw"]}})
+    space = Space.parse(
+        {
+            "nesterov": {"kind": "choice", "choices": [True]},
+            "optimizer": {"kind": "choice", "choices": ["sgd", "adamw"]},
+        }
+    )
     check_space(space, TrainConfig(optimizer="adamw"), network_builder("fastscnn", 19))
     with pytest.raises(ConfigError, match="nesterov needs"):
-        check_space(Space.parse({"nesterov": {"kind": "choice", "choices": [True]}}), TrainConfig(optimizer="adamw"), network_builder("fastscnn", 19))
+        check_space(
+            Space.parse({"nesterov": {"kind": "choice", "choices": [True]}}),
+            TrainConfig(optimizer="adamw"),
+            network_builder("fastscnn", 19),
+        )
 
 
 def test_values_of_every_kind_reach_the_configuration_and_come_back_from_the_storage(tmp_path):
-    space = Space.parse({**LR, "augmentation.crop": {"kind": "choice", "choices": [[64, 96], [32, 48]]}, "ema_decay": {"kind": "choice", "choices": [None, 0.9]},
-                         "batch_size": {"kind": "int", "low": 2, "high": 8, "step": 2}, "loss": {"kind": "choice", "choices": [{"kind": "ohem", "threshold": 0.6}, {"kind": "cross_entropy"}]},
-                         "nesterov": {"kind": "choice", "choices": [False, True]}, "model.width": {"kind": "choice", "choices": [32, 64]}})
+    space = Space.parse(
+        {
+            **LR,
+            "augmentation.crop": {"kind": "choice", "choices": [[64, 96], [32, 48]]},
+            "ema_decay": {"kind": "choice", "choices": [None, 0.9]},
+            "batch_size": {"kind": "int", "low": 2, "high": 8, "step": 2},
+            "loss": {"kind": "choice", "choices": [{"kind": "ohem", "threshold": 0.6}, {"kind": "cross_entropy"}]},
+            "nesterov": {"kind": "choice", "choices": [False, True]},
+            "model.width": {"kind": "choice", "choices": [32, 64]},
+        }
+    )
     with quiet_optuna():
         study = fake_study(tmp_path)
         drawn = []
@@ -110,8 +147,16 @@ def test_values_of_every_kind_reach_the_configuration_and_come_back_from_the_sto
     assert Space.parse(space.to_dict()) == space
     for values in drawn:
         config, options = apply_values(values, TINY)
-        assert config.augmentation.crop == tuple(values["augmentation.crop"]) and config.batch_size in (2, 4, 6, 8) and options == {"width": values["model.width"]}
-        assert config.loss.kind in ("ohem", "cross_entropy") and (config.ema_decay, config.lr, config.nesterov) == (values["ema_decay"], values["lr"], values["nesterov"])
+        assert (
+            config.augmentation.crop == tuple(values["augmentation.crop"])
+            and config.batch_size in (2, 4, 6, 8)
+            and options == {"width": values["model.width"]}
+        )
+        assert config.loss.kind in ("ohem", "cross_entropy") and (config.ema_decay, config.lr, config.nesterov) == (
+            values["ema_decay"],
+            values["lr"],
+            values["nesterov"],
+        )
     from rtseg.tuning.results import read_study
 
     assert [t.values for t in read_study(study, space, ("miou",), TINY).trials] == drawn
@@ -148,7 +193,9 @@ def test_a_study_lives_in_a_journal_or_in_a_data_base(tmp_path, storage):
     assert (tmp_path / JOURNAL).exists() == (storage is None)
 
 
-@pytest.mark.parametrize("url", ["postgresql://me:secret@127.0.0.1:1/none", "sqlite:////does/not/exist/x.db", "nosql://me:secret@host/x"])
+@pytest.mark.parametrize(
+    "url", ["postgresql://me:secret@127.0.0.1:1/none", "sqlite:////does/not/exist/x.db", "nosql://me:secret@host/x"]
+)
 def test_a_data_base_that_does_not_answer_is_one_line_without_the_password(tmp_path, url):
     with pytest.raises(ConfigError, match="cannot be opened") as error:
         open_storage(url, tmp_path)
@@ -236,7 +283,11 @@ def test_a_killed_worker_loses_nothing_and_its_trial_is_repeated(tmp_path):
 
 
 def test_failed_trials_keep_their_reason_and_the_study_goes_on(tmp_path):
-    faults = {1: DivergenceError("the loss is not finite\nat step 3"), 2: ConfigError("nesterov needs sgd"), 3: torch.OutOfMemoryError("CUDA out of memory")}
+    faults = {
+        1: DivergenceError("the loss is not finite\nat step 3"),
+        2: ConfigError("nesterov needs sgd"),
+        3: torch.OutOfMemoryError("CUDA out of memory"),
+    }
 
     def objective(trial):
         value = draw(trial)
@@ -247,8 +298,13 @@ def test_failed_trials_keep_their_reason_and_the_study_goes_on(tmp_path):
     said = []
     assert work(fake_study(tmp_path), objective, 6, say=said.append) == 6
     trials = fake_study(tmp_path).trials
-    assert [t.state.name for t in trials] == ["COMPLETE", "FAIL", "FAIL", "FAIL", "COMPLETE", "COMPLETE"] and not any(killed(t) for t in trials)
-    assert trials[1].user_attrs["reason"] == "the loss is not finite at step 3" and "trial 3: failed: CUDA out of memory" in said[3]
+    assert [t.state.name for t in trials] == ["COMPLETE", "FAIL", "FAIL", "FAIL", "COMPLETE", "COMPLETE"] and not any(
+        killed(t) for t in trials
+    )
+    assert (
+        trials[1].user_attrs["reason"] == "the loss is not finite at step 3"
+        and "trial 3: failed: CUDA out of memory" in said[3]
+    )
 
 
 def test_a_fault_of_the_data_stops_the_worker_and_the_trial_is_repeated_three_times_at_most(tmp_path):
@@ -275,7 +331,12 @@ def test_a_worker_that_was_taken_for_dead_drops_its_trial(tmp_path):
 
     work(study, objective, 2, say=said.append)
     trials = fake_study(tmp_path).trials
-    assert said[0].startswith("trial 0: dropped") and trials[0].values is None and trials[1].user_attrs["retry_of"] == 0 and trials[1].params == trials[0].params
+    assert (
+        said[0].startswith("trial 0: dropped")
+        and trials[0].values is None
+        and trials[1].user_attrs["retry_of"] == 0
+        and trials[1].params == trials[0].params
+    )
     assert len(counted(trials)) == 2 and len(trials) == 3
 
 
@@ -300,27 +361,60 @@ def test_every_trial_is_a_run_in_its_own_folder(searched):
     for t in searched.trials:
         folder = searched.trial_folder(t.number)
         config, _ = searched.settings(t)
-        written = load_config(TrainConfig, folder / "config.yaml")  # with the machine's answer to what the settings leave open
-        assert "auto" not in {getattr(written, name) for name in SETTLED} and written.model_copy(update={name: getattr(config, name) for name in SETTLED}) == config
+        written = load_config(
+            TrainConfig, folder / "config.yaml"
+        )  # with the machine's answer to what the settings leave open
+        assert (
+            "auto" not in {getattr(written, name) for name in SETTLED}
+            and written.model_copy(update={name: getattr(config, name) for name in SETTLED}) == config
+        )
         assert config.lr == t.values["lr"] and config.epochs == 2
-        assert [epoch for epoch, _ in t.curve] == [1, 2] and t.scores["miou"] == max(miou for _, miou in t.curve) == json.loads((folder / "best.json").read_text())["miou"]
+        assert [epoch for epoch, _ in t.curve] == [1, 2] and t.scores["miou"] == max(
+            miou for _, miou in t.curve
+        ) == json.loads((folder / "best.json").read_text())["miou"]
     best = load_config(TrainConfig, searched.folder / "best.yaml")
     assert best == searched.settings(searched.best)[0] and best.lr == searched.best.values["lr"]
     assert TuneResult.load(searched.folder).trials == searched.trials
 
 
 def test_the_same_seed_gives_the_same_search(searched, data, tmp_path, one_thread):
-    again = tune("fastscnn", *data, space=LR, config=TINY, folder=tmp_path / "again", trials=2, sampler="random", progress=False)
-    assert [(t.values, t.scores, t.curve) for t in again.trials] == [(t.values, t.scores, t.curve) for t in searched.trials[:2]]
+    again = tune(
+        "fastscnn", *data, space=LR, config=TINY, folder=tmp_path / "again", trials=2, sampler="random", progress=False
+    )
+    assert [(t.values, t.scores, t.curve) for t in again.trials] == [
+        (t.values, t.scores, t.curve) for t in searched.trials[:2]
+    ]
 
 
 def test_a_search_is_not_mixed_with_another_one(searched, data):
     def again(**changes):
-        return tune("fastscnn", *data, **{**dict(space=LR, config=TINY, folder=searched.folder, trials=4, sampler="random", progress=False, resume=True), **changes})
+        return tune(
+            "fastscnn",
+            *data,
+            **{
+                **dict(
+                    space=LR,
+                    config=TINY,
+                    folder=searched.folder,
+                    trials=4,
+                    sampler="random",
+                    progress=False,
+                    resume=True,
+                ),
+                **changes,
+            },
+        )
 
     assert again().trials == searched.trials  # nothing left to do
-    for changes, words in (({"resume": False}, "already"), ({"seed": 1}, "another seed"), ({"config": TINY.model_copy(update={"epochs": 3})}, "epochs: 2, not 3"), ({"space": {"lr": {**LR["lr"], "high": 1}}}, "another space"),
-                           ({"study": "new"}, "holds trials of another study"), ({"objectives": ("miou", "latency")}, "objectives"), ({"trials": 0}, "at least one")):
+    for changes, words in (
+        ({"resume": False}, "already"),
+        ({"seed": 1}, "another seed"),
+        ({"config": TINY.model_copy(update={"epochs": 3})}, "epochs: 2, not 3"),
+        ({"space": {"lr": {**LR["lr"], "high": 1}}}, "another space"),
+        ({"study": "new"}, "holds trials of another study"),
+        ({"objectives": ("miou", "latency")}, "objectives"),
+        ({"trials": 0}, "at least one"),
+    ):
         with pytest.raises(ConfigError, match=words):
             again(**changes)
 
@@ -339,7 +433,7 @@ def slow(self):
     for record in epochs(self):
         yield record
         if str(self.files.folder).endswith("0001"):
-            open({str(tmp_path / 'mark')!r}, "w").close()
+            open({str(tmp_path / "mark")!r}, "w").close()
             time.sleep(60)
 Trainer.epochs = slow
 data = [open_dataset("synthetic", {str(scenes)!r}, split) for split in ("train", "val")]
@@ -349,18 +443,45 @@ tune("fastscnn", *data, space=LR, config=TINY, folder={str(folder)!r}, trials=4,
     wait_for(lambda: (tmp_path / "mark").exists())
     worker.send_signal(signal.SIGKILL)
     worker.wait(10)
-    assert load_config(TrainConfig, folder / "best.yaml").lr == searched.trials[0].values["lr"]  # kept up to date all along
-    result = tune("fastscnn", *data, space=LR, config=TINY, folder=folder, trials=4, sampler="random", progress=False, resume=True)
-    assert [t.state for t in result.trials] == ["complete", "killed", "complete", "complete", "complete"] and result.trials[2].retry_of == 1
+    assert (
+        load_config(TrainConfig, folder / "best.yaml").lr == searched.trials[0].values["lr"]
+    )  # kept up to date all along
+    result = tune(
+        "fastscnn", *data, space=LR, config=TINY, folder=folder, trials=4, sampler="random", progress=False, resume=True
+    )
+    assert [t.state for t in result.trials] == [
+        "complete",
+        "killed",
+        "complete",
+        "complete",
+        "complete",
+    ] and result.trials[2].retry_of == 1
     same = [result.trials[i] for i in (0, 2)]
     assert [(t.values, t.scores, t.curve) for t in same] == [(t.values, t.scores, t.curve) for t in searched.trials[:2]]
-    assert not result.trial_folder(1).exists() and len((result.trial_folder(2) / "metrics.jsonl").read_text().splitlines()) == 2
+    assert (
+        not result.trial_folder(1).exists()
+        and len((result.trial_folder(2) / "metrics.jsonl").read_text().splitlines()) == 2
+    )
 
 
 def test_diverged_and_impossible_trials_are_recorded(data, tmp_path):
-    space = {"lr": {"kind": "choice", "choices": [1e30, 0.01]}, "optimizer": {"kind": "choice", "choices": ["sgd", "adamw"]}, "nesterov": {"kind": "choice", "choices": [False, True]}}
+    space = {
+        "lr": {"kind": "choice", "choices": [1e30, 0.01]},
+        "optimizer": {"kind": "choice", "choices": ["sgd", "adamw"]},
+        "nesterov": {"kind": "choice", "choices": [False, True]},
+    }
     config = TINY.model_copy(update={"epochs": 1, "steps_per_epoch": 3})
-    result = tune("fastscnn", *data, space=space, config=config, folder=tmp_path / "wild", trials=8, sampler="random", seed=3, progress=False)
+    result = tune(
+        "fastscnn",
+        *data,
+        space=space,
+        config=config,
+        folder=tmp_path / "wild",
+        trials=8,
+        sampler="random",
+        seed=3,
+        progress=False,
+    )
     for t in result.trials:
         impossible, wild = t.values["nesterov"] and t.values["optimizer"] == "adamw", t.values["lr"] == 1e30
         if impossible:
@@ -385,7 +506,17 @@ def test_hopeless_trials_are_pruned(data, tmp_path, monkeypatch):
 
     monkeypatch.setattr(room, "score_epoch", rigged)
     pruner = optuna.pruners.MedianPruner(n_startup_trials=1)
-    result = tune("fastscnn", *data, space=LR, config=TINY, folder=tmp_path / "pruned", trials=5, sampler="random", pruner=pruner, progress=False)
+    result = tune(
+        "fastscnn",
+        *data,
+        space=LR,
+        config=TINY,
+        folder=tmp_path / "pruned",
+        trials=5,
+        sampler="random",
+        pruner=pruner,
+        progress=False,
+    )
     for t in result.trials[1:]:
         assert (t.state, len(t.curve)) == (("complete", 2) if t.values["lr"] > 0.01 else ("pruned", 1)), t
     assert result.count()["pruned"] >= 1 and result.trials[0].state == "complete"
@@ -403,8 +534,23 @@ def test_accuracy_and_latency_together(data, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(tuner, "measure_latency", clock)
     config = TINY.model_copy(update={"epochs": 1, "steps_per_epoch": 1})
     space = {"model.aux": {"kind": "choice", "choices": [True, False]}}
-    result = tune("fastscnn", *data, space=space, config=config, folder=tmp_path / "two", trials=4, objectives=("miou", "latency"), sampler="random", seed=2, storage=f"sqlite:///{tmp_path}/two.db", latency_size=(128, 192))
-    assert "no trial is pruned: Optuna prunes by one objective" in capsys.readouterr().out and shapes == [(1, 3, 128, 192)] * 4
+    result = tune(
+        "fastscnn",
+        *data,
+        space=space,
+        config=config,
+        folder=tmp_path / "two",
+        trials=4,
+        objectives=("miou", "latency"),
+        sampler="random",
+        seed=2,
+        storage=f"sqlite:///{tmp_path}/two.db",
+        latency_size=(128, 192),
+    )
+    assert (
+        "no trial is pruned: Optuna prunes by one objective" in capsys.readouterr().out
+        and shapes == [(1, 3, 128, 192)] * 4
+    )
     sizes = {t.values["model.aux"]: t.scores["latency"] for t in result.trials}
     assert len(sizes) == 2 and sizes[False] < sizes[True] and result.front[0].values["model.aux"] is False
     assert f"--option aux={json.dumps(result.best.values['model.aux'])}" in (tmp_path / "two/best.yaml").read_text()
@@ -415,9 +561,30 @@ def test_accuracy_and_latency_together(data, tmp_path, capsys, monkeypatch):
 
 
 def made_up(count, objectives=("miou",)):
-    space = Space.parse({**LR, "optimizer": {"kind": "choice", "choices": ["sgd", "adam"]}, "augmentation.crop": {"kind": "choice", "choices": [[64, 96], None]}})
-    trials = tuple(TrialRecord(i, "complete", {"lr": 10 ** (-3 + 2 * i / count), "optimizer": ["sgd", "adam"][i % 2], "augmentation.crop": [(64, 96), None][i // 2 % 2]},
-                               {name: value for name, value in {"miou": 0.3 + 0.2 * i / count, "latency": 5.0 - (i % 3)}.items() if name in objectives}) for i in range(count))
+    space = Space.parse(
+        {
+            **LR,
+            "optimizer": {"kind": "choice", "choices": ["sgd", "adam"]},
+            "augmentation.crop": {"kind": "choice", "choices": [[64, 96], None]},
+        }
+    )
+    trials = tuple(
+        TrialRecord(
+            i,
+            "complete",
+            {
+                "lr": 10 ** (-3 + 2 * i / count),
+                "optimizer": ["sgd", "adam"][i % 2],
+                "augmentation.crop": [(64, 96), None][i // 2 % 2],
+            },
+            {
+                name: value
+                for name, value in {"miou": 0.3 + 0.2 * i / count, "latency": 5.0 - (i % 3)}.items()
+                if name in objectives
+            },
+        )
+        for i in range(count)
+    )
     return TuneResult("made up", objectives, space, TINY, trials)
 
 
@@ -458,17 +625,30 @@ def test_pictures_hold_every_trial_and_say_no_when_there_is_nothing():
 
 def test_rtseg_tune_searches_resumes_and_hands_on_to_rtseg_train(typed, data, tmp_path):
     scenes, out = data[0].samples[0].image.parents[3], tmp_path / "tune"
-    write_text(tmp_path / "space.yaml", "lr: {kind: float, low: 1e-3, high: 0.1, log: true}\nmodel.aux: {kind: choice, choices: [true, false]}\n")
-    tiny = " ".join(f"--set {word}" for word in ("epochs=1", "steps_per_epoch=1", "batch_size=2", "augmentation.crop=[64,96]", "device=cpu"))
+    write_text(
+        tmp_path / "space.yaml",
+        "lr: {kind: float, low: 1e-3, high: 0.1, log: true}\nmodel.aux: {kind: choice, choices: [true, false]}\n",
+    )
+    tiny = " ".join(
+        f"--set {word}"
+        for word in ("epochs=1", "steps_per_epoch=1", "batch_size=2", "augmentation.crop=[64,96]", "device=cpu")
+    )
     line = f"tune --model fastscnn --dataset synthetic --data {scenes} --space {tmp_path}/space.yaml --out {out} {tiny}"
     code, said, err = typed(f"{line} --trials 1 --storage sqlite:///{tmp_path}/x.db")
     assert code == 0 and "1 trials in" in said and "trial 0: " in said, err
     code, said, _ = typed(f"{line} --trials 2 --storage sqlite:///{tmp_path}/x.db --resume")
-    assert code == 0 and "trial 1: " in said and "trial 0: " not in said.splitlines()[0] and len(TuneResult.load(out).trials) == 2
+    assert (
+        code == 0
+        and "trial 1: " in said
+        and "trial 0: " not in said.splitlines()[0]
+        and len(TuneResult.load(out).trials) == 2
+    )
     first = (out / "best.yaml").read_text().splitlines()[1]
     assert first.startswith("# rtseg train --model fastscnn --option aux=") and "--config best.yaml" in first
     option = first.split("--option ")[1].split()[0]
-    code, said, err = typed(f"train --model fastscnn --option {option} --dataset synthetic --data {scenes} --config {out}/best.yaml --out {tmp_path}/run")
+    code, said, err = typed(
+        f"train --model fastscnn --option {option} --dataset synthetic --data {scenes} --config {out}/best.yaml --out {tmp_path}/run"
+    )
     assert code == 0 and "1 steps" in said, err
     best = TuneResult.load(out).best
     assert f"best mIoU {best.scores['miou']:.4f}" in said

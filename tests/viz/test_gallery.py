@@ -16,7 +16,10 @@ def test_rows_are_complete_and_sorted():
     rows = gallery(sort="gmacs")
     known = [r["gmacs"] for r in rows if r["gmacs"] is not None]
     assert {r["name"] for r in rows} == set(list_models()) and known == sorted(known) and min(known) > 0.5
-    assert all(r["gmacs"] <= 5 and r["params"] <= 1 and r["year"] >= 2019 for r in gallery(max_gmacs=5, max_params=1, since=2019))
+    assert all(
+        r["gmacs"] <= 5 and r["params"] <= 1 and r["year"] >= 2019
+        for r in gallery(max_gmacs=5, max_params=1, since=2019)
+    )
 
 
 @pytest.mark.parametrize("wrong", [dict(sort="speed"), dict(max_params=0)])
@@ -48,7 +51,9 @@ def test_a_foreign_checkpoint_is_recognised_by_its_keys():
 def test_a_published_file_and_options_on_the_command_line(tmp_path):
     network = create_model("stdc", 19, encoder="stdc2")
     names = CONVERTERS.get("stdc/zh320")(network).names
-    torch.save({"state_dict": {names[k]: v for k, v in network.state_dict().items() if k in names}}, tmp_path / "stdc2.pth")
+    torch.save(
+        {"state_dict": {names[k]: v for k, v in network.state_dict().items() if k in names}}, tmp_path / "stdc2.pth"
+    )
     loaded = build_network("stdc", 19, tmp_path / "stdc2.pth", ["encoder=stdc2"])
     assert torch.equal(loaded.state_dict()["head.classify.weight"], network.state_dict()["head.classify.weight"])
     with pytest.raises(ArtifactError):

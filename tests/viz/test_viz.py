@@ -17,10 +17,16 @@ from rtseg.data.checks import DataReport, SplitStats
 from rtseg.search.logits import ArchLogits
 from rtseg.viz import architectures, figures, latency, masks, search, supernets
 
-STUDENT = Architecture(branches=(
-    Branch(ops=(3, 3, 4, 2, 4, 4, 4, 4, 4, 4), scales=(0, 0, 0, 0, 1, 1, 1, 1, 2, 2), widths=(4, 4, 4, 8, 4, 4, 4, 4, 4)),
-    Branch(ops=(3, 3, 4, 4, 3, 3, 4, 4, 4), scales=(0, 0, 0, 0, 0, 0, 1, 1, 1), widths=(4, 4, 4, 4, 4, 4, 4, 12)),
-))
+STUDENT = Architecture(
+    branches=(
+        Branch(
+            ops=(3, 3, 4, 2, 4, 4, 4, 4, 4, 4),
+            scales=(0, 0, 0, 0, 1, 1, 1, 1, 2, 2),
+            widths=(4, 4, 4, 8, 4, 4, 4, 4, 4),
+        ),
+        Branch(ops=(3, 3, 4, 4, 3, 3, 4, 4, 4), scales=(0, 0, 0, 0, 0, 0, 1, 1, 1), widths=(4, 4, 4, 4, 4, 4, 4, 12)),
+    )
+)
 LABELS = LabelSet("two", ("road", "car"), ((128, 64, 128), (0, 0, 142)), ((0, 0), (1, 1), (255, 255)))
 
 
@@ -123,8 +129,19 @@ def test_supernet_refuses_names_that_do_not_fit():
 
 
 def test_health_takes_flat_and_nested_records_and_leaves_gaps():
-    nested = {"epoch": 0, "weight_losses": {"a": 1.0, "b": 2.0}, "expected_ms": None, "decoded_ms": None,
-              "health": {"operator_entropy": 0.9, "beta_entropy": 0.8, "width_entropy": 0.7, "skip_share": 0.2, "verdict": "healthy"}}
+    nested = {
+        "epoch": 0,
+        "weight_losses": {"a": 1.0, "b": 2.0},
+        "expected_ms": None,
+        "decoded_ms": None,
+        "health": {
+            "operator_entropy": 0.9,
+            "beta_entropy": 0.8,
+            "width_entropy": 0.7,
+            "skip_share": 0.2,
+            "verdict": "healthy",
+        },
+    }
     figure = viz.plot_health([nested, {**nested, "epoch": 1}])
     assert [t.name for t in figure.data] == ["operators", "paths", "widths", "skips", "loss"]
     assert list(figure.data[-1].y) == [3.0, 3.0] and "healthy" in figure.layout.title.text
@@ -136,11 +153,16 @@ def test_logit_history_picks_the_most_probable_operator():
     logits = ArchLogits.random(5, generator=torch.Generator().manual_seed(2), scale=2)
     found = search.logit_history([logits], 2, widths=(4, 6, 8, 10, 12))
     assert [row[0] for row in found["operator"]] == logits.alpha[2].argmax(1).tolist()
-    assert found["down"][0] == [1.0] and found["down"][1][0] == pytest.approx(float(torch.softmax(logits.beta[1][0], 0)[0]))
+    assert found["down"][0] == [1.0] and found["down"][1][0] == pytest.approx(
+        float(torch.softmax(logits.beta[1][0], 0)[0])
+    )
 
 
 def test_frontier_keeps_only_unbeaten_points():
-    points = [{"name": str(i), "ms": ms, "miou": v} for i, (ms, v) in enumerate([(10, 0.5), (12, 0.5), (11, 0.6), (20, 0.59), (30, 0.7)])]
+    points = [
+        {"name": str(i), "ms": ms, "miou": v}
+        for i, (ms, v) in enumerate([(10, 0.5), (12, 0.5), (11, 0.6), (20, 0.59), (30, 0.7)])
+    ]
     assert [p["name"] for p in search.frontier(points)] == ["0", "2", "4"]
     assert list(viz.plot_frontier(points).data[0].x) == [10, 11, 30]
 
@@ -154,7 +176,9 @@ def test_grid_holds_the_palette_and_red_only_where_wrong():
     guess = np.zeros_like(mask)
     grid = np.asarray(viz.show_masks([image], [mask], [guess], labels=LABELS, width=4 * 80 + 18))
     label, errors = grid[24:64, 86:166], grid[24:64, 258:338]
-    assert tuple(label[5, 5]) == (128, 64, 128) and tuple(label[5, 70]) == (0, 0, 142) and tuple(label[35, 5]) == (0, 0, 0)
+    assert (
+        tuple(label[5, 5]) == (128, 64, 128) and tuple(label[5, 70]) == (0, 0, 142) and tuple(label[35, 5]) == (0, 0, 0)
+    )
     red = (errors[..., 0].astype(int) - errors[..., 1]) > 80
     assert red[5, 60] and not red[5, 10] and not red[35, 60]
 
@@ -163,7 +187,9 @@ def test_masks_take_tensors_and_refuse_floats_and_wrong_sizes():
     tensor = torch.zeros(3, 20, 30, dtype=torch.uint8)
     assert masks.as_rgb(tensor).shape == (20, 30, 3)
     with pytest.raises(DataError, match="uint8"):
-        viz.error_map(np.zeros((20, 30, 3), np.float32), np.zeros((20, 30), np.uint8), np.zeros((20, 30), np.uint8), LABELS)
+        viz.error_map(
+            np.zeros((20, 30, 3), np.float32), np.zeros((20, 30), np.uint8), np.zeros((20, 30), np.uint8), LABELS
+        )
     with pytest.raises(DataError, match="does not fit"):
         viz.show_masks([np.zeros((20, 30, 3), np.uint8)], [np.zeros((10, 30), np.uint8)], labels=LABELS)
 
@@ -176,13 +202,17 @@ def test_agreement_and_scatter_say_the_same():
     measured = rng.uniform(3, 9, 20)
     predicted = measured * rng.uniform(0.95, 1.05, 20)
     r, error = latency.agreement(predicted, measured)
-    assert r == pytest.approx(np.corrcoef(predicted, measured)[0, 1]) and error == pytest.approx(np.mean(np.abs(predicted / measured - 1)))
+    assert r == pytest.approx(np.corrcoef(predicted, measured)[0, 1]) and error == pytest.approx(
+        np.mean(np.abs(predicted / measured - 1))
+    )
     assert f"r = {r:.3f}" in viz.plot_agreement(list(predicted), list(measured)).layout.title.text
 
 
 def test_latency_table_means_over_input_widths():
     specs = [OpSpec(op, 32, 64, i, o) for op in OPERATORS for i in (8, 16) for o in (8, 16)]
-    figure = viz.plot_latency_table({s.key(): float(s.in_channels * s.out_channels) for s in specs} | {OpSpec("head", 32, 64, 8, 19).key(): 9.0})
+    figure = viz.plot_latency_table(
+        {s.key(): float(s.in_channels * s.out_channels) for s in specs} | {OpSpec("head", 32, 64, 8, 19).key(): 9.0}
+    )
     assert figure.data[0].z[0][0] == 8 * 12 and list(figure.data[0].x) == ["8", "16"] and len(figure.data) == 1
 
 
@@ -194,7 +224,10 @@ def test_latency_bars_carry_quartiles():
 
 def test_confusion_rows_add_up_and_iou_skips_absent_classes():
     report = EvalReport(0.6, (0.6, None), ("road", "car"), 0.75, ((3, 1), (0, 0)), 1, "x", "val")
-    assert viz.plot_confusion(report).data[0].z[0] == (0.75, 0.25) or list(viz.plot_confusion(report).data[0].z[0]) == [0.75, 0.25]
+    assert viz.plot_confusion(report).data[0].z[0] == (0.75, 0.25) or list(viz.plot_confusion(report).data[0].z[0]) == [
+        0.75,
+        0.25,
+    ]
     assert None in viz.plot_iou(report).data[0].x
 
 
@@ -240,7 +273,11 @@ def test_a_browser_that_fails_is_tried_once(monkeypatch):
 
 
 def test_every_bundle_is_json_and_images_fit_the_limit(no_browser):
-    for item in (viz.plot_architecture(STUDENT), viz.plot_supernet(ArchLogits.random(5)), Image.effect_noise((900, 600), 80)):
+    for item in (
+        viz.plot_architecture(STUDENT),
+        viz.plot_supernet(ArchLogits.random(5)),
+        Image.effect_noise((900, 600), 80),
+    ):
         assert json.loads(json.dumps(figures.mime_bundle(item)))
     png = base64.b64decode(figures.mime_bundle(Image.effect_noise((900, 600), 80))["image/png"])
     assert len(png) <= 100_000 and Image.open(io.BytesIO(png)).format == "PNG"
