@@ -10,7 +10,7 @@ from .cache import DiskCache as DiskCache
 from .checks import DataReport as DataReport
 from .checks import SplitStats as SplitStats
 from .checks import check_dataset as check_dataset
-from .datasets import Sample as Sample
+from .layouts import Sample as Sample
 from .datasets import SegDataset as SegDataset
 from .datasets import open_dataset as open_dataset
 from .labels import BDD100K as BDD100K

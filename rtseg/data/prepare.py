@@ -23,7 +23,7 @@ from PIL import Image
 from ..core.errors import DataError, suggest
 from ..core.files import atomic_write, write_text
 from ..core.values import Value
-from .datasets import list_images
+from .layouts import list_images
 from .pictures import read_mask
 from .labels import CITYSCAPES
 

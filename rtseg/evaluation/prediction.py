@@ -27,7 +27,8 @@ from ..core.environment import evaluating
 from ..core.errors import ConfigError, DataError, check_choice
 from ..core.files import atomic_write
 from ..core.values import LabelSet
-from ..data.datasets import SegDataset, walk_files
+from ..data.datasets import SegDataset
+from ..data.layouts import walk_files
 from ..data.pictures import IMAGE_SUFFIXES, read_image
 from .evaluator import read_ahead, size_batches, write_label_ids, writing
 from .inference import WHOLE_IMAGE, Inference, predict_ids

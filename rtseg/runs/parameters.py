@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ..core.errors import ConfigError, check_choice
 from ..core.run_folder import RunFolder
-from ..data.datasets import LAYOUTS
+from ..data.layouts import LAYOUTS
 from .config import AnyConfig, list_presets, load_preset, parse_run
 from .plan import find_stage
 from .plans import plan_of

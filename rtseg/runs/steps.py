@@ -19,7 +19,8 @@ from ..core.files import read_json, sha256_bytes
 from ..core.machine import cache_folder, package_version, processor_record
 from ..core.run_folder import fingerprint
 from ..core.values import LabelSet, Latency
-from ..data.datasets import LAYOUTS, SegDataset, open_dataset
+from ..data.datasets import SegDataset, open_dataset
+from ..data.layouts import LAYOUTS
 from ..data.labels import get_labels
 from ..data.scenes import make_scenes
 from ..runtimes.runtimes import RUNTIMES, device_name

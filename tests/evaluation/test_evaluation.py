@@ -13,7 +13,8 @@ from torchmetrics.classification import MulticlassJaccardIndex
 from rtseg.core.errors import ArtifactError, ConfigError, DataError
 from rtseg.core.files import save_tensors
 from rtseg.core.values import EvalReport, LabelSet
-from rtseg.data.datasets import Sample, SegDataset, open_dataset
+from rtseg.data.datasets import SegDataset, open_dataset
+from rtseg.data.layouts import Sample
 from rtseg.data.labels import CITYSCAPES
 from rtseg.data.scenes import make_scenes
 from rtseg.core.environment import evaluating

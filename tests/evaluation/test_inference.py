@@ -19,7 +19,8 @@ from torch.nn import functional as F
 
 from rtseg.core.errors import ArtifactError, ConfigError, DataError
 from rtseg.core.values import EvalReport
-from rtseg.data.datasets import Sample, SegDataset, open_dataset
+from rtseg.data.datasets import SegDataset, open_dataset
+from rtseg.data.layouts import Sample
 from rtseg.data.labels import CITYSCAPES
 from rtseg.data.loading import normalize
 from rtseg.data.scenes import make_scenes
