@@ -13,3 +13,6 @@ from .values import LabelSet as LabelSet
 from .values import Latency as Latency
 from .values import ScoreOrigin as ScoreOrigin
 from .values import SegOutput as SegOutput
+from .weights import NetworkSpec as NetworkSpec
+from .weights import WeightsInfo as WeightsInfo
+from .weights import read_info as read_info
