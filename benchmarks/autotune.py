@@ -31,7 +31,8 @@ from rtseg.core.errors import RtsegError
 from rtseg.core.files import read_json, sha256_file, write_json
 from rtseg.core.machine import processor_record
 from rtseg.data import open_dataset
-from rtseg.shipping.autotuning import Tuned, autotune, ship, time_in_turns
+from rtseg.shipping.autotuning import autotune, ship, time_in_turns
+from rtseg.shipping.outcomes import Tuned
 from rtseg.shipping.candidates import BASELINE, EAGER, Builder, list_candidates
 from rtseg.shipping.faithful import read_examples
 from rtseg.runtimes.runtimes import to_floats

@@ -119,6 +119,30 @@ def export_auto(
     )
 
 # %% ../../nbs/cli/06_export.ipynb #cell011
+def _source(
+    weights: Path,
+    model: str | None,
+    root: Path | None,
+    dataset: str,
+    labels: str | None,
+    splits: tuple[str, str],
+    option: list[str] | None,
+) -> Source:
+    "What was named: a run folder where no model is, else a network with data, of which the two splits are for judging and for calibrating."
+    if model is None:
+        if not (weights / "search").is_dir():
+            raise ConfigError(
+                f"{weights} is not the folder of a run: add --model NAME and --data FOLDER for weights of their own"
+            )
+        return run_source(weights)
+    if root is None:
+        raise ConfigError(
+            f"--auto compares masks on real images: add --data FOLDER (and --dataset NAME) to export {model}"
+        )
+    judged, calibration = (open_dataset(dataset, root, split, labels=labels) for split in splits)
+    return named_source(weights, model, judged, calibration=calibration, option=option)
+
+# %% ../../nbs/cli/06_export.ipynb #3d81bdc0
 def export(
     weights: Annotated[
         Path,
@@ -195,30 +219,6 @@ def export(
             precisions=precisions.split(",") if precisions else None,
         )
     )
-
-
-def _source(
-    weights: Path,
-    model: str | None,
-    root: Path | None,
-    dataset: str,
-    labels: str | None,
-    splits: tuple[str, str],
-    option: list[str] | None,
-) -> Source:
-    "What was named: a run folder where no model is, else a network with data, of which the two splits are for judging and for calibrating."
-    if model is None:
-        if not (weights / "search").is_dir():
-            raise ConfigError(
-                f"{weights} is not the folder of a run: add --model NAME and --data FOLDER for weights of their own"
-            )
-        return run_source(weights)
-    if root is None:
-        raise ConfigError(
-            f"--auto compares masks on real images: add --data FOLDER (and --dataset NAME) to export {model}"
-        )
-    judged, calibration = (open_dataset(dataset, root, split, labels=labels) for split in splits)
-    return named_source(weights, model, judged, calibration=calibration, option=option)
 
 # %% ../../nbs/cli/06_export.ipynb #9745175a
 def add_export(app: typer.Typer) -> None:

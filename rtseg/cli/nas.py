@@ -63,7 +63,7 @@ def table_splits(dataset: str, root: Path, scale: float) -> dict[str, SegDataset
     """The three splits at `scale`, decoded pictures kept in memory."""
     return {name: open_dataset(dataset, root, name, scale=scale, cache="memory") for name in ("train", "val", "test")}
 
-
+# %% ../../nbs/cli/17_nas.ipynb #5109f123
 def table_command(
     root: RootOption,
     out: Annotated[

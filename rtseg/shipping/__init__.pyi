@@ -1,6 +1,6 @@
 """A trained network on its way out: checks, quantisation, the fastest faithful form, its card, its server, benches."""
 
-from .autotuning import Tuned as Tuned
+from .outcomes import Tuned as Tuned
 from .autotuning import autotune as autotune
 from .autotuning import ship as ship
 from .bench import BenchRecord as BenchRecord

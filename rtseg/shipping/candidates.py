@@ -214,12 +214,8 @@ class Builder:
         return load_runtime(graph, runtime=candidate.runtime, precision=candidate.precision, threads=self.threads)
 
     def _quantised(self, candidate: Candidate) -> Quantized:
-        where = (
-            None
-            if self.keep is None
-            else self.keep
-            / f"int8-{candidate.method}-{network_key(self.model, candidate.graph_key, self.shape, images_key(self.calibration), sorted(self.how.items()))}.onnx"
-        )
+        facts = candidate.graph_key, self.shape, images_key(self.calibration), sorted(self.how.items())
+        where = self.keep and self.keep / f"int8-{candidate.method}-{network_key(self.model, *facts)}.onnx"
         if where is not None and where.is_file() and where.with_suffix(".json").is_file():
             return Quantized(onnx.load(where), QuantizationRecord.from_dict(read_json(where.with_suffix(".json"))))
         done = quantize(

@@ -258,7 +258,7 @@ def float_graph(source: nn.Module | str | Path | onnx.ModelProto, shape: tuple[i
         )
     return graph
 
-
+# %% ../../nbs/shipping/03_quantization.ipynb #33605a5f
 def quantize(
     source: nn.Module | str | Path | onnx.ModelProto,
     calibration: SegDataset | Sequence,

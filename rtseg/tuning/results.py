@@ -68,6 +68,9 @@ def record_trial(trial: Any, space: Space, objectives: tuple[str, ...]) -> Trial
     )
 
 # %% ../../nbs/tuning/04_results.ipynb #cell008
+RESULT = "result.json"
+
+
 @dataclass(frozen=True)
 class TuneResult:
     """A study as it stands: what was searched, in what, and every trial."""
@@ -153,10 +156,7 @@ class TuneResult:
             data["model"],
         )
 
-
-RESULT = "result.json"
-
-
+# %% ../../nbs/tuning/04_results.ipynb #38397fb9
 def beats(one: TrialRecord, other: TrialRecord) -> bool:
     """Whether `one` is nowhere worse than `other`, and better somewhere."""
     gains = [

@@ -216,7 +216,7 @@ def _is_bypass(source: tuple[float, float], target: tuple[float, float]) -> bool
     """Whether a straight line would run through other boxes of the same row."""
     return source[1] == target[1] and target[0] - source[0] > 1
 
-
+# %% ../../nbs/viz/11_networks.ipynb #1399efa2
 def _arrows(nodes: dict[str, Node], at: dict) -> tuple[list[dict], list[dict]]:
     """Straight arrows, as annotations, and lines that pass above the boxes of their row, as shapes."""
     arrows, bypasses = [], []

@@ -36,7 +36,7 @@ from rtseg.training.losses import (
 from rtseg.training.schedules import ScheduleConfig, learning_rate
 from rtseg.training.setup import load_state, make_accelerator
 from rtseg.training.step import TrainStep
-from rtseg.training.trainer import Trainer
+from rtseg.training.trainer import Trainer, remaining_batches
 
 
 class Toy(nn.Module):
@@ -662,5 +662,5 @@ def test_balanced_sampling_and_a_cache_in_memory(scenes, tmp_path):
         for cache, balanced in (("memory", False), ("none", False), ("none", True))
     ]
     assert [run.data.cache for run in runs] == ["memory", None, None] and plain.cache is None
-    names = [[name for batch in run._batches() for name in batch.names] for run in runs]
+    names = [[name for batch in remaining_batches(run) for name in batch.names] for run in runs]
     assert names[0] == names[1] and len(names[2]) == 16 and names[2] != names[1]
