@@ -31,6 +31,7 @@ class ScheduleConfig(Config):
     warmup: Literal["linear", "exponential"] = "linear"
     warmup_from: float = Field(0.001, gt=0, le=1)
     warmup_lr: float | None = Field(None, gt=0)
+    on_extension: Literal["stretch", "restart"] = "stretch"
 
     @model_validator(mode="after")
     def _consistent(self) -> "ScheduleConfig":

@@ -26,6 +26,7 @@ from ..evaluation.evaluator import evaluate, evaluating, predict_ids
 from .config import TrainConfig, total_steps
 from .detail import DetailConfig
 from .guards import reading, require_finite, writing
+from .identity import training_facts
 from .logging import NoLog, TrainLog, alarm, constant_score, mask_strip, notice, read_metrics
 from .parts import together
 from .runfiles import RunFiles, TrainResult
@@ -173,12 +174,15 @@ class Trainer:
     ):
         self.data = data if config.cache in ("none", data.cache) else data.cached(config.cache)
         self.epoch_steps, self.total_steps = total_steps(config, len(data))
-        config, why = settle_run(config, model, folder, steps=self.total_steps, whole=(detail or config.detail) is None)
+        detail = detail or config.detail
+        facts = training_facts(config, model, data, val, teacher=teacher, detail=detail, pretrained_on=pretrained_on)
+        config, why = settle_run(config, model, folder, steps=self.total_steps, whole=detail is None)
         self.model, self.val, self.config = model, val, config
         self.train = TrainStep(
             model, config, ignore_index=data.labels.ignore_index, teacher=teacher, detail=detail, folder=str(folder)
         )
-        self.files = RunFiles(self.train, config, folder, images=len(data), pretrained_on=pretrained_on)
+        facts["config"] = config.to_dict()
+        self.files = RunFiles(self.train, config, folder, facts=facts, steps=self.total_steps)
         self.progress = progress and self.files.main
         if self.progress and why:
             tqdm.write(why)
@@ -244,13 +248,14 @@ def remaining_batches(trainer: Trainer) -> Iterator[Batch]:
 def run_steps(trainer: Trainer, log: TrainLog | NoLog) -> Iterator[tuple[float, float]]:
     "Learning rate of each step that was done, and the seconds since its epoch began here."
     config, started = trainer.config, time.perf_counter()
+    since = trainer.files.since if config.schedule.on_extension == "restart" else 0
     for step, batch in enumerate(remaining_batches(trainer), trainer.files.step):
         if step % trainer.epoch_steps == 0:
             started = time.perf_counter()
         lr = learning_rate(
-            step,
+            step - since,
             lr=config.lr,
-            total_steps=trainer.total_steps,
+            total_steps=trainer.total_steps - since,
             steps_per_epoch=trainer.epoch_steps,
             schedule=config.schedule,
         )

@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from ..core.choosing import choose, time_ways
 from ..core.errors import ConfigError
 from ..core.files import sha256_bytes
+from ..core.identity import read_identity
 from ..core.precision import Way, answer
 from .config import TrainConfig
 from .guards import network_outputs
 from .logging import notice
-from .setup import STATE_FILE, load_state, make_accelerator
+from .setup import STATE_FILE, make_accelerator
 from ..runtimes.compiled import missing_compiler
 
 # %% ../../nbs/training/13_ways.ipynb #cell004
@@ -245,7 +246,7 @@ def as_begun(config: TrainConfig, folder: str | Path | None) -> TrainConfig:
     "The configuration with what the run in `folder` was begun with in place of each 'auto'; unchanged where no run lies there."
     if folder is None or not open_question(config) or not (Path(folder) / STATE_FILE).exists():
         return config
-    begun = load_state(folder)["identity"]
+    begun = read_identity(folder)["config"]
     return config.model_copy(
         update={
             name: begun[name]

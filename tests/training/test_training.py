@@ -356,7 +356,7 @@ def test_a_folder_with_a_run_is_not_begun_again(scenes, tmp_path):
     trainer(scenes, tmp_path / "run", changed(epochs=1)).fit()
     for config, more in (
         (changed(epochs=1), {}),
-        (changed(epochs=2), {"resume": True}),
+        (changed(epochs=2), {}),
         (changed(epochs=1, lr=0.5), {"resume": True}),
         (changed(epochs=1), {"resume": True, "teacher": Toy()}),
         (changed(epochs=1), {"resume": True, "pretrained_on": "imagenet"}),
