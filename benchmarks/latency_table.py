@@ -15,7 +15,8 @@ from rtseg.core.environment import environment_record
 from rtseg.core.errors import RtsegError
 from rtseg.core.files import read_json, write_json
 from rtseg.core.machine import available_cores
-from rtseg.search.latency_table import LatencyTable, table_specs
+from rtseg.search.latency_table import LatencyTable
+from rtseg.search.table_specs import table_specs
 from rtseg.search.probes import Protocol
 from rtseg.search.space import SearchSpace
 

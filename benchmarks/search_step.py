@@ -21,7 +21,8 @@ from rtseg.core.environment import device_record
 from rtseg.data.loading import Batch
 from rtseg.layers.blocks import half, resize
 from rtseg.search import pretraining, slimmable, supernet as supernet_module
-from rtseg.search.cosearch import PASSES, SearchConfig, _Search, architecture_step, step_passes
+from rtseg.search.cosearch import _Search, architecture_step, step_passes
+from rtseg.search.config import PASSES, SearchConfig
 from rtseg.search.expected import ExpectedLatency
 from rtseg.search.pretraining import weight_step
 from rtseg.search.space import SearchSpace

@@ -1,7 +1,7 @@
 """Networks made smaller: what hangs together, which kernels matter, plans, steps, and the files that keep the result."""
 
 from .couplings import Coupling as Coupling
-from .couplings import find_couplings as find_couplings
+from .trials import find_couplings as find_couplings
 from .importance import CRITERIA as CRITERIA
 from .importance import channel_scores as channel_scores
 from .importance import kernel_norms as kernel_norms

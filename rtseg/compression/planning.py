@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from .couplings import Coupling, find_couplings, kept_table
+from .couplings import Coupling, kept_table
+from .trials import find_couplings
 from .importance import CRITERIA, channel_scores, taylor_scores
 from .surgery import follow, keep_layers
 from ..core.errors import ConfigError, check_choice, suggest

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from .couplings import find_couplings, in_channels_of
+from .couplings import in_channels_of
+from .trials import find_couplings
 from .planning import PruningPlan, apply, plan
 from .saving import drop_aux
 from ..core.errors import ConfigError

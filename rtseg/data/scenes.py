@@ -30,18 +30,14 @@ from rtseg.data.drawing import (
 )
 from rtseg.data.objects import (
     paint_barrier,
-    paint_bicycle,
-    paint_bus,
-    paint_car,
     paint_house,
     paint_lamp,
     paint_leaves,
-    paint_person,
-    paint_rider,
     paint_sign,
     paint_traffic_light,
     paint_tree,
 )
+from .traffic import paint_bicycle, paint_bus, paint_car, paint_person, paint_rider
 
 # %% ../../nbs/data/04_scenes.ipynb #cell005
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from ..core.editing import with_operator, with_step, with_width
 from ..core.errors import ConfigError
 from ..core.files import write_json
 from ..search.costs import Cost, network_cost, part_cost
-from ..viz.architectures import LatencyLookup, box_times, cell_name, measured_for, plot_architecture
+from ..viz.architectures import LatencyLookup, box_times, measured_for, plot_architecture
+from ..viz.architecture_layout import cell_name
 from .explorers import Explorer, Quiet, living_figure, redraw
 from ..viz.figures import INK
 

@@ -21,7 +21,8 @@ from ..search.costs import part_cost
 from ..search.latency_table import LatencyTable
 from ..search.prediction import Predictor
 from ..search.tables import compare_tables
-from ..viz.architectures import SHORT, box_times, cell_name
+from ..viz.architectures import box_times
+from ..viz.architecture_layout import SHORT, cell_name
 from .explorers import Explorer, Quiet, living_figure, redraw
 from ..viz.figures import MUTED, OPERATOR_COLORS, SEQUENTIAL, SERIES, new_figure
 from ..viz.latency import plot_agreement

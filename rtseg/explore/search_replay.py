@@ -23,7 +23,8 @@ from ..search.expected import PAIRS
 from ..search.latency_table import LatencyTable
 from ..search.logits import ArchLogits
 from ..search.space import ROLES, SearchSpace, role_widths
-from ..viz.architectures import SHORT, plot_architecture
+from ..viz.architectures import plot_architecture
+from ..viz.architecture_layout import SHORT
 from .explorers import Explorer, Quiet, living_figure, redraw
 from ..viz.figures import INK, SEQUENTIAL, SERIES, new_grid
 from ..viz.supernets import cell_probabilities

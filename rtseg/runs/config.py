@@ -18,7 +18,7 @@ from ..core.config import Config, override
 from ..core.errors import check_choice
 from ..core.files import read_yaml
 from ..core.machine import available_cores
-from ..search.cosearch import SearchConfig
+from ..search.config import SearchConfig
 from ..search.pretraining import PretrainConfig
 from ..search.space import SearchSpace
 from ..training.config import TrainConfig

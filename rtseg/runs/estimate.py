@@ -32,7 +32,8 @@ from .searching import supernet_loader, with_target
 from .steps import cached_table, open_splits
 from ..search.cosearch import cosearch
 from ..search.expected import ExpectedLatency
-from ..search.latency_table import build_table, table_specs
+from ..search.latency_table import build_table
+from ..search.table_specs import table_specs
 from ..search.pretraining import pretrain
 from ..search.probes import Protocol
 from ..search.supernet import Supernet

@@ -20,7 +20,8 @@ from ..data.datasets import SegDataset
 from ..data.loading import Batch, Loader, make_loader
 from .config import CosearchConfig
 from .stage import Stage
-from ..search.cosearch import LatencyGoal, PairScore, cosearch, score_pairs, search_variation
+from ..search.cosearch import PairScore, cosearch, score_pairs, search_variation
+from ..search.config import LatencyGoal
 from ..search.decoding import Decoded, decode
 from ..search.expected import PAIRS, ExpectedLatency
 from ..search.logits import ArchLogits

@@ -26,7 +26,8 @@ from ..data.scenes import make_scenes
 from ..runtimes.runtimes import RUNTIMES, device_name
 from .config import DataConfig, RunConfig
 from .stage import Stage
-from ..search.latency_table import LatencyTable, build_table, table_specs
+from ..search.latency_table import LatencyTable, build_table
+from ..search.table_specs import table_specs
 from ..search.probes import Protocol
 
 # %% ../../nbs/runs/05_steps.ipynb #cell004

@@ -1,6 +1,6 @@
 """The search: space, supernet, latency table, co-search and its health, decoding, published FasterSeg files."""
 
-from .cosearch import SearchConfig as SearchConfig
+from .config import SearchConfig as SearchConfig
 from .cosearch import SearchState as SearchState
 from .cosearch import cosearch as cosearch
 from .cosearch import search_variation as search_variation

@@ -17,7 +17,7 @@ from ..core.config import Config
 from ..core.registry import Registry
 from ..models.contract import SegNetwork
 from ..models.fasterseg import FasterSeg
-from .latency_table import table_specs
+from .table_specs import table_specs
 from .space import SearchSpace
 from .street import StreetArchitecture, StreetSpace, street_table_specs
 

@@ -16,7 +16,8 @@ import numpy as np
 from ..core.architecture import OpSpec
 from ..core.errors import ConfigError, DeviceMismatch, check_choice
 from ..core.values import Value
-from .latency_table import MUST_AGREE, LatencyTable, TableHeader, build_table, table_specs
+from .latency_table import MUST_AGREE, LatencyTable, TableHeader, build_table
+from .table_specs import table_specs
 from .probes import Entry, Protocol
 from .space import SearchSpace
 

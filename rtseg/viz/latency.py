@@ -15,7 +15,7 @@ from ..core.architecture import OPERATORS, OpSpec
 from ..core.errors import ConfigError
 from ..core.values import Latency
 from ..search.latency_table import LatencyTable
-from .architectures import SHORT
+from .architecture_layout import SHORT
 from .figures import GRID, INK, MUTED, SEQUENTIAL, SERIES, new_figure, new_grid, series_color
 
 # %% ../../nbs/viz/06_latency.ipynb #cell006

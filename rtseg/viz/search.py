@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 from ..core.architecture import OPERATORS, STRIDES
 from ..core.errors import ConfigError
 from ..search.logits import ArchLogits
-from .architectures import SHORT
+from .architecture_layout import SHORT
 from .curves import Rows, named_runs
 from rtseg.viz.figures import (
     INK,

@@ -12,7 +12,7 @@ import torch
 from ..core.architecture import OPERATORS, STRIDES
 from ..core.errors import ConfigError
 from ..search.logits import ArchLogits
-from .architectures import SHORT
+from .architecture_layout import SHORT
 from .figures import INK, MUTED, OPERATOR_COLORS, SEQUENTIAL, new_figure, rgb
 
 # %% ../../nbs/viz/04_supernets.ipynb #cell005

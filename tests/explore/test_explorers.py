@@ -18,7 +18,8 @@ from rtseg.models.fasterseg import FasterSeg
 from rtseg.search import ArchLogits, LatencyTable, SearchSpace, compare_tables, decode, fit_predictor
 from rtseg.search.costs import part_cost
 from rtseg.search.expected import PAIRS
-from rtseg.search.latency_table import TableHeader, table_specs
+from rtseg.search.latency_table import TableHeader
+from rtseg.search.table_specs import table_specs
 from rtseg.search.probes import Entry
 from rtseg.explore.architecture_explorer import explore_architecture
 from rtseg.explore.latency_explorer import choices, explore_latency, layer_times, operator_grid

@@ -5,7 +5,8 @@ import torch
 
 from rtseg.core.errors import ArtifactError, ConfigError
 from rtseg.data.loading import Batch
-from rtseg.search.cosearch import LatencyGoal, SearchConfig, adapted_weight, cosearch, score_pairs
+from rtseg.search.cosearch import cosearch, score_pairs
+from rtseg.search.config import LatencyGoal, SearchConfig, adapted_weight
 from rtseg.search.expected import ExpectedLatency
 from rtseg.search.pretraining import DivergedError, PretrainConfig, check_finite, pretrain
 from rtseg.search.space import SearchSpace

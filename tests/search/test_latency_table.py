@@ -24,8 +24,8 @@ from rtseg.search.latency_table import (
     compare_predictions,
     published_spec,
     suspects,
-    table_specs,
 )
+from rtseg.search.table_specs import table_specs
 from rtseg.search.probes import Probe, Protocol, as_sources, build_part, settled, time_in_turns
 from rtseg.search.space import SearchSpace, sample
 

@@ -22,7 +22,8 @@ from rtseg.models import create_model
 from rtseg.models.contract import count_macs
 from rtseg.models.fasterseg import FasterSeg
 from rtseg.search import probes as probes_module
-from rtseg.search.latency_table import LatencyTable, TableHeader, build_table, table_specs
+from rtseg.search.latency_table import LatencyTable, TableHeader, build_table
+from rtseg.search.table_specs import table_specs
 from rtseg.search.layerwise import (
     FEATURES,
     LayerPrices,
