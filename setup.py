@@ -26,7 +26,7 @@ setup(
     # the stage notebooks travel with the package, so that `rtseg run` needs no checkout
     package_dir={"rtseg.runs.stages": "nbs/stages"},
     package_data={
-        "rtseg": ["**/*.yaml", "**/*.pyi", "search/trained_tables/*/*.json*"],
+        "rtseg": ["**/*.yaml", "**/*.pyi", "search/trained_tables/*/*.json*", "web/static/*"],
         "rtseg.runs.stages": ["*.ipynb"],
     },
     install_requires=settings["requirements"].split(),

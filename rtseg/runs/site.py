@@ -46,6 +46,7 @@ ROOMS = (
     "search",
     "viz",
     "explore",
+    "web",
     "runs",
     "cli",
 )

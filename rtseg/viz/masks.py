@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WRONG', 'PALETTES', 'SAFE', 'OTHERS', 'CHOSEN', 'as_rgb', 'error_map', 'occurring', 'legend_strip', 'show_masks',
-           'with_palette', 'shades', 'confidence_map']
+           'safe_colours', 'with_palette', 'shades', 'confidence_map']
 
 # %% ../../nbs/viz/05_masks.ipynb #cell002
 from collections.abc import Sequence
@@ -161,6 +161,12 @@ SAFE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e4
 OTHERS, CHOSEN = (206, 212, 218), "#d55e00"
 
 
+def safe_colours(count: int) -> tuple[tuple[int, int, int], ...]:
+    """Colours (RGB) of `count` classes that eyes without red or green tell apart: those of SAFE, then lighter rounds of them."""
+    rounds = -(-count // len(SAFE))
+    return tuple(rgb(tint(SAFE[k % len(SAFE)], 1 - 0.75 * (k // len(SAFE)) / rounds)) for k in range(count))
+
+
 def with_palette(labels: LabelSet, palette: str, *, focus: int = 0) -> LabelSet:
     """The label set in the colours of PALETTES; 'one class' shows class `focus` in orange and all others in grey."""
     check_choice(palette, PALETTES, what="palette")
@@ -170,10 +176,8 @@ def with_palette(labels: LabelSet, palette: str, *, focus: int = 0) -> LabelSet:
         raise ConfigError(
             f"class {focus} is not in label set '{labels.name}': allowed are 0 to {labels.num_classes - 1}"
         )
-    rounds = -(-labels.num_classes // len(SAFE))
-    safe = [rgb(tint(SAFE[k % len(SAFE)], 1 - 0.75 * (k // len(SAFE)) / rounds)) for k in range(labels.num_classes)]
-    alone = [rgb(CHOSEN) if k == focus else OTHERS for k in range(labels.num_classes)]
-    return replace(labels, palette=tuple(safe if palette == "colour-blind" else alone))
+    alone = tuple(rgb(CHOSEN) if k == focus else OTHERS for k in range(labels.num_classes))
+    return replace(labels, palette=safe_colours(labels.num_classes) if palette == "colour-blind" else alone)
 
 # %% ../../nbs/viz/05_masks.ipynb #cell021
 def shades(values: np.ndarray) -> np.ndarray:

@@ -1,6 +1,5 @@
 """Headless Chromium drives JupyterLab on this machine: pages run, controls move, pictures and numbers follow. `make test-browser` runs it; screenshots go to $RTSEG_SCREENSHOTS."""
 
-import io
 import os
 import re
 import shutil
@@ -11,12 +10,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from rtseg.core.environment import git_state
-from rtseg.core.files import read_json, write_json
 from rtseg.cli.lab import lab_words
-from rtseg.viz.figures import squeeze_png
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TOKEN = "browser-test"
@@ -26,28 +21,7 @@ PAGES = (
     "explore/02_architecture_explorer.ipynb",
     "explore/07_mask_viewer.ipynb",
 )
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 MINUTES = float(os.environ.get("RTSEG_BROWSER_MINUTES", 6))  # how long one page may take to run
-
-
-def find_chromium():
-    """The browser: $RTSEG_CHROMIUM, else the first of the usual names on the PATH."""
-    given = os.environ.get("RTSEG_CHROMIUM")
-    return given or next((path for path in map(shutil.which, NAMES) if path), None)
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    sync_api = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed: pip install 'rtseg[browser]'"
-    )
-    path = find_chromium()
-    if path is None or not Path(path).exists():
-        pytest.skip("no Chromium: install one, or say where it is with RTSEG_CHROMIUM")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -108,13 +82,6 @@ def wait_for(address, server, log):
     raise AssertionError(f"JupyterLab did not answer: {log.read_text()[-2000:]}")
 
 
-@pytest.fixture(scope="module")
-def shots(tmp_path_factory):
-    folder = Path(os.environ.get("RTSEG_SCREENSHOTS") or tmp_path_factory.mktemp("shots"))
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
 @pytest.fixture
 def tab(chromium, lab):
     context = chromium.new_context(viewport={"width": 1440, "height": 1000})
@@ -158,19 +125,6 @@ def explorer_with(tab, description, kind):
     output.scroll_into_view_if_needed()
     output.locator(".js-plotly-plot .main-svg").first.wait_for(state="attached")
     return output
-
-
-def keep(what, path):
-    """A screenshot of a page or an explorer as a PNG of less than 200 kB, and beside it what made it."""
-    path.write_bytes(squeeze_png(Image.open(io.BytesIO(what.screenshot())), limit=195_000))
-    page, record = getattr(what, "page", what), path.with_name("screenshots.json")
-    known = read_json(record) if record.exists() else {}
-    facts = {
-        "page": page.url.split("?")[0].partition("/tree/")[2],
-        "browser": page.context.browser.version,
-        "git": git_state(ROOT),
-    }
-    write_json(record, {**known, path.name: facts})
 
 
 def drag(output, tab, description, to):
@@ -222,7 +176,7 @@ def wait_text(output, tab, pattern, before):
     raise AssertionError(f"the text stayed: {before}")
 
 
-def test_the_index_is_the_first_page_and_its_links_open_pages(tab, lab, shots):
+def test_the_index_is_the_first_page_and_its_links_open_pages(tab, lab, shots, keep):
     tab.goto(f"{lab}/?token={TOKEN}")
     tab.wait_for_selector(".jp-Notebook .jp-RenderedMarkdown h1")
     assert tab.url.split("?")[0].endswith("/lab/tree/nbs/index.ipynb")
@@ -233,7 +187,7 @@ def test_the_index_is_the_first_page_and_its_links_open_pages(tab, lab, shots):
     tab.wait_for_selector(".lm-TabBar-tabLabel:has-text('11_from_other_projects.ipynb')")
 
 
-def test_a_guide_runs_from_top_to_bottom(tab, lab, shots):
+def test_a_guide_runs_from_top_to_bottom(tab, lab, shots, keep):
     open_page(tab, lab, PAGES[1])
     assert run_all(tab) > 3
     tables = tab.locator(".jp-OutputArea-output table")
@@ -246,7 +200,7 @@ def test_a_guide_runs_from_top_to_bottom(tab, lab, shots):
     keep(tab, shots / "guide.png")
 
 
-def test_a_layer_is_chosen_and_edited(tab, lab, shots):
+def test_a_layer_is_chosen_and_edited(tab, lab, shots, keep):
     open_page(tab, lab, PAGES[2])
     run_all(tab)
     output = explorer_with(tab, "layer", "widget-slider")
@@ -275,7 +229,7 @@ def test_a_layer_is_chosen_and_edited(tab, lab, shots):
     assert changed(output, tab, picture_edited, "undo")
 
 
-def test_masks_are_stepped_and_coloured(tab, lab, shots):
+def test_masks_are_stepped_and_coloured(tab, lab, shots, keep):
     open_page(tab, lab, PAGES[3])
     run_all(tab)
     output = explorer_with(tab, "image", "widget-slider")

@@ -29,7 +29,7 @@ FLOORS = (
     ("tuning", "compression", "shipping"),
     ("search",),
     ("viz",),
-    ("runs", "explore"),
+    ("runs", "explore", "web"),
     ("cli",),
     ("deployment", "pipeline"),
 )

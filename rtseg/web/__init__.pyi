@@ -1,0 +1,6 @@
+"""A page that segments in the browser: its files, its networks, its server, and a coat for somebody else's ONNX graph."""
+
+from .page import PageNetwork as PageNetwork
+from .page import page_network as page_network
+from .page import write_page as write_page
+from .runtime_files import onnxruntime_web as onnxruntime_web
