@@ -20,6 +20,7 @@ import numpy as np
 
 from ..core.errors import DataError
 from ..core.files import atomic_write
+from .drawn import Made, Mask
 
 # %% ../../nbs/data/09_cache.ipynb #cell005
 Pair = tuple[np.ndarray, np.ndarray]
@@ -50,15 +51,17 @@ def unpack(entry: np.ndarray, *, verify: bool = True) -> Pair:
     return picture.reshape(height, width, 3), ids.reshape(height, width)
 
 # %% ../../nbs/data/09_cache.ipynb #cell008
-def file_state(path: Path | None) -> tuple:
-    """What tells one state of a file from another: its path, modification time (ns) and size (bytes)."""
+def file_state(path: Mask | None) -> tuple:
+    """What tells one state of a file from another: its path, modification time (ns) and size (bytes); of a mask that is made, also its key."""
     if path is None:
         return ()
+    if isinstance(path, Made):
+        return (*file_state(path.file), path.key())
     state = path.stat()
     return (str(path.resolve()), state.st_mtime_ns, state.st_size)
 
 
-def entry_name(image: Path, mask: Path | None, *words: object) -> str:
+def entry_name(image: Path, mask: Mask | None, *words: object) -> str:
     """The file name of the entry for a picture and its label image; `words` are all else that decides its content."""
     text = repr((file_state(image), file_state(mask), words))
     return f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npy"

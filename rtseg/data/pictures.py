@@ -19,6 +19,7 @@ from PIL import ImageOps
 
 from ..core.errors import DataError
 from ..core.values import VOID, LabelSet
+from .drawn import Made, Mask
 
 # %% ../../nbs/data/12_pictures.ipynb #cell004
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -102,8 +103,10 @@ NEAR = 24  # largest difference in one band of a colour that still counts as the
 LOST = 0.05  # share of pixels whose colours may match nothing: softened edges, not a forgotten class
 
 
-def open_mask(path: str | Path) -> PILImage.Image:
-    """A mask file as a Pillow image, upright as EXIF says; raises `DataError` naming the file."""
+def open_mask(path: str | Mask) -> PILImage.Image:
+    """A mask file as a Pillow image, upright as EXIF says, or one that is made from an annotation; raises `DataError` naming the file."""
+    if isinstance(path, Made):
+        return PILImage.fromarray(path.numbers())
     if not Path(path).exists():
         raise DataError(f"label image {path} does not exist: check the data folder")
     try:
@@ -129,14 +132,14 @@ def grey_numbers(picture: PILImage.Image) -> np.ndarray | None:
     return None
 
 
-def check_numbers(ids: np.ndarray, path: str | Path) -> np.ndarray:
+def check_numbers(ids: np.ndarray, path: str | Mask) -> np.ndarray:
     """The numbers of a mask as uint8; raises `DataError` beyond 0 to 255."""
     if ids.dtype != np.uint8 and ids.size and (ids.min() < 0 or ids.max() > 255):
         raise DataError(f"label image {path} holds numbers from {ids.min()} to {ids.max()}: allowed are 0 to 255")
     return ids.astype(np.uint8)
 
 
-def read_mask(path: str | Path) -> np.ndarray:
+def read_mask(path: str | Mask) -> np.ndarray:
     """The numbers of a mask as H x W uint8, palette images by their index; raises `DataError` naming the file."""
     picture = open_mask(path)
     ids = grey_numbers(picture)
@@ -178,12 +181,12 @@ def palette_speaks(palette: np.ndarray, used: np.ndarray, labels: LabelSet) -> b
     )
 
 # %% ../../nbs/data/12_pictures.ipynb #cell012
-def read_train_ids(path: str | Path, labels: LabelSet) -> np.ndarray:
+def read_train_ids(path: str | Mask, labels: LabelSet) -> np.ndarray:
     """A mask as train ids (H x W uint8, `VOID` where ignored): by number, or by the label set's colours; raises `DataError` naming the file."""
     return train_ids_of(open_mask(path), labels, path=path)
 
 
-def train_ids_of(picture: PILImage.Image, labels: LabelSet, *, path: str | Path) -> np.ndarray:
+def train_ids_of(picture: PILImage.Image, labels: LabelSet, *, path: str | Mask) -> np.ndarray:
     """`read_train_ids` of a mask that is open already; `path` names it in errors."""
     ids = grey_numbers(picture)
     if ids is None:
