@@ -6,7 +6,6 @@
 __all__ = ['FORMATS', 'GROUNDS', 'read_source']
 
 # %% ../../nbs/data/19_formats.ipynb #cell002
-from collections.abc import Mapping
 from pathlib import Path
 
 from ..core.errors import DataError, check_choice
