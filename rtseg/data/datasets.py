@@ -106,17 +106,9 @@ class SegDataset:
         return self._with(self.samples, cache, folder)
 
     def _with(self, samples: Iterable[Sample], cache: str | None, folder: str | Path | None) -> "SegDataset":
-        return SegDataset(
-            self.name,
-            samples,
-            split=self.split,
-            labels=self.labels,
-            scale=self.scale,
-            cache=cache,
-            cache_folder=folder,
-            bits=self.bits,
-            skipped=self.skipped,
-        )
+        facts = {"split": self.split, "labels": self.labels, "scale": self.scale}
+        facts |= {"bits": self.bits, "skipped": self.skipped}
+        return SegDataset(self.name, samples, cache=cache, cache_folder=folder, **facts)
 
     def halves(self, seed: int = 0) -> tuple["SegDataset", "SegDataset"]:
         """Two disjoint random halves: the first for weights, the second for the architecture."""
