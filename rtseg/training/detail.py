@@ -21,6 +21,7 @@ from ..core.errors import ConfigError, suggest
 from ..core.values import SegOutput
 from ..evaluation.evaluator import evaluating
 from ..layers.blocks import ClassifierHead, resize
+from .boundary import boundary_cross_entropy, boundary_loss
 
 # %% ../../nbs/training/02_detail.ipynb #cell005
 Share = Annotated[float, Field(ge=0)]
@@ -31,6 +32,7 @@ class DetailConfig(Config):
 
     strides: tuple[Literal[2, 4, 8], ...] = (8,)
     weight: float = Field(1.0, gt=0)
+    loss: Literal["detail", "boundary"] = "detail"
     boundary: Literal["any", "published"] = "any"
     threshold: float = Field(0.1, gt=0, lt=1)
     fusion: tuple[Share, Share, Share] = (6 / 10, 3 / 10, 1 / 10)
@@ -271,12 +273,20 @@ class DetailGuidance(nn.Module):
         return self.complete(output)
 
     def terms(self, masks: Tensor, output: SegOutput | None = None) -> dict[str, Tensor]:
-        "The weighted loss of each head for labels N x H x W: {'detail8': ...}; of `output`, or of the pass just watched."
+        "The weighted loss of each head for labels N x H x W: {'detail8': ...}; of `output`, or of the pass just watched. With loss 'boundary' and an output the term of that name, too."
         detail = self.detail() if output is None or output.detail is None else output.detail
         target = detail_target(masks, self.config, ignore_index=self.ignore_index)
         valid = ~touches_void(masks, self.ignore_index)
-        each = zip(self.strides, detail.split(1, dim=1), strict=True)
-        return {f"detail{stride}": self.config.weight * detail_loss(logits, target, valid) for stride, logits in each}
+        loss = detail_loss if self.config.loss == "detail" else boundary_loss
+        heads = dict(zip(self.strides, detail.split(1, dim=1), strict=True))
+        terms = {
+            f"detail{stride}": self.config.weight * loss(logits, target, valid) for stride, logits in heads.items()
+        }
+        if self.config.loss == "boundary" and output is not None:
+            terms["boundary"] = self.config.weight * boundary_cross_entropy(
+                output.logits, heads[max(heads)], masks, ignore_index=self.ignore_index
+            )
+        return terms
 
 # %% ../../nbs/training/02_detail.ipynb #cell044
 def _own_heads(network: nn.Module) -> int:

@@ -33,6 +33,7 @@ LEFT_OVER = {
     "litehrnet": 0.93,
     "sctnet_s": 0.75,
     "lmffnet": 0.68,
+    "letnet": 0.85,
     "fpenet": 0.80,
     "aglnet": 0.72,
     "regseg": 0.72,
@@ -40,7 +41,7 @@ LEFT_OVER = {
     "espnetv2": 0.65,
     "segnet": 0.65,
 }
-SMALL = {"segnet": {"width": 16}}
+SMALL = {"segnet": {"width": 16}, "letnet": {"dilations": (2,)}}
 REASONS = {
     "aglnet": "split by position",
     "enet": "does not run",
@@ -50,6 +51,7 @@ REASONS = {
     "fpenet": "split by position",
     "lednet": "split by position",
     "lmffnet": "split by position",
+    "letnet": "split by position",
     "pidnet_s": "averaged",
     "sctnet_s": "free parameter",
     "litehrnet": "split by position",

@@ -20,12 +20,7 @@ from rtseg.models.registry import FACTS, MODELS, family_sizes, resolve_model
 NAMES = smallest_of_families()
 SIZES = [(64, 64), (65, 97), (128, 256)]
 LARGE = [(360, 480), (375, 1242), (721, 1281)]
-TO_COMPUTE = (
-    "sctnet_s",
-    "rdrnet_s_simple",
-    "ffnet46ns",
-    "lmffnet",
-)  # benchmarks/zoo_sizes.py has these still before it
+TO_COMPUTE = ("letnet",)  # benchmarks/zoo_sizes.py has it still before it
 
 
 @pytest.fixture(params=NAMES, scope="module")

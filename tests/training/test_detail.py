@@ -15,6 +15,7 @@ from rtseg.core.values import SegOutput
 from rtseg.models import create_model
 from rtseg.models.checking import smallest_of_families
 from rtseg.models.fasterseg import FasterSeg
+from rtseg.training.boundary import boundary_cross_entropy, boundary_loss
 from rtseg.training.detail import (
     DetailConfig,
     DetailGuidance,
@@ -347,3 +348,30 @@ def test_no_map_no_loss():
     network(torch.randn(1, 3, 64, 96))
     with pytest.raises(ConfigError, match="inside watching"):
         guide.terms(street())
+
+
+def test_boundaries_are_balanced_and_asked_twice():
+    """PIDNet's two terms by hand, and on any network with a head."""
+    target = torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])
+    assert boundary_loss(torch.zeros(1, 1, 2, 2), target).item() == pytest.approx(20 * 1.5 * math.log(2) / 4)
+    right, wrong = torch.where(target > 0, 5.0, -5.0)[:, None], torch.where(target > 0, -5.0, 5.0)[:, None]
+    assert boundary_loss(right, target) < 0.05 * boundary_loss(wrong, target)
+    masks, logits = torch.tensor([[[0, 1], [2, 255]]]), torch.randn(1, 3, 2, 2)
+    assert boundary_cross_entropy(logits, torch.zeros(1, 1, 2, 2), masks) == 0
+    assert torch.allclose(
+        boundary_cross_entropy(logits, torch.full((1, 1, 2, 2), 9.0), masks),
+        torch.nn.functional.cross_entropy(logits, masks, ignore_index=255),
+    )
+    masks = torch.zeros(2, 64, 96, dtype=torch.long)
+    masks[:, 20:] = 1
+    for name in ("pidnet_s", "dabnet"):
+        network = create_model(name, 3).train()
+        guide = DetailGuidance(network, DetailConfig(loss="boundary"))
+        assert guide.own == (name == "pidnet_s")
+        terms = guide.terms(masks, guide(torch.randn(2, 3, 64, 96)))
+        sum(terms.values()).backward()
+        assert set(terms) == {"detail8", "boundary"} and any(
+            p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters()
+        )
+    with pytest.raises(ConfigError, match="loss"):
+        DetailConfig.parse({"loss": "boundaries"})
