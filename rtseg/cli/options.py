@@ -19,7 +19,8 @@ from ..compression import PrunedRecord
 from ..core.architecture import Architecture
 from ..core.config import parse_value
 from ..core.errors import ConfigError
-from ..core.files import load_checkpoint, read_json
+from ..core.files import read_json
+from ..core.states import find_state
 from ..evaluation.inference import Inference
 from ..models.checkpoints import fit_checkpoint
 from ..models.contract import SegNetwork
@@ -74,10 +75,11 @@ def build_network(
         network = record.build()
     else:
         network = FasterSeg(Architecture.load(model), classes)
-    if weights is not None and model.endswith(".json"):
-        network.load_weights(load_checkpoint(weights))
-    elif weights is not None:
-        fit_checkpoint(model, load_checkpoint(weights), network)
+    if weights is not None:
+        found = find_state(weights)
+        fit_checkpoint(None if model.endswith(".json") else model, found.state, network)
+        if found.place:
+            typer.echo(f"loaded {found}", err=True)
     return network
 
 # %% ../../nbs/cli/01_options.ipynb #cell015

@@ -67,7 +67,7 @@ def train(
     )
     splits = training_splits(dataset, root, labels)
     seed_everything(settings.seed)  # fresh weights, too, are the seed's
-    network, pretrained_on = build_network(model, splits["train"].labels.num_classes, options=option), "none"
+    network, pretrained_on = build_network(model, splits["train"].labels.num_classes, options=option), None
     if weights is not None:
         pretrained_on, start = start_training(network, weights, name=None if model.endswith(".json") else model)
         typer.echo(f"start from {weights}: {start}")

@@ -115,7 +115,7 @@ def _retrain(
     *,
     data: SegDataset,
     val: SegDataset | None,
-    pretrained_on: str,
+    pretrained_on: str | None,
     progress: bool,
     save: dict[str, Any],
 ) -> tuple[SegNetwork, list[dict]]:
@@ -150,7 +150,7 @@ def compress(
     options: dict[str, Any] | None = None,
     val: SegDataset | None = None,
     measure: Measure | None = None,
-    pretrained_on: str = "none",
+    pretrained_on: str | None = None,
     progress: bool = True,
 ) -> CompressResult:
     "Cut and retrain in turn; `name` and `options` are those that `model` was created with. Called again with the same folder it goes on where it stopped."

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['atomic_write', 'write_text', 'write_json', 'write_yaml', 'read_json', 'read_yaml', 'sha256_bytes', 'sha256_file',
-           'save_tensors', 'load_tensors', 'tensor_metadata', 'load_foreign', 'load_foreign_npy', 'load_checkpoint',
-           'unpack_zip']
+           'save_tensors', 'load_tensors', 'tensor_metadata', 'load_foreign', 'load_foreign_npy', 'unpack_zip']
 
 # %% ../../nbs/core/03_files.ipynb #cell002
 import hashlib
@@ -239,26 +238,6 @@ def load_foreign_npy(path: str | Path) -> Any:
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{path} cannot be read: {error}") from error
     return loaded.item() if isinstance(loaded, np.ndarray) and loaded.ndim == 0 else loaded
-
-# %% ../../nbs/core/03_files.ipynb #cell022
-def load_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
-    """Read a state dictionary from `.safetensors`, `.pt` or `.pth`; raises `ArtifactError` if there is none."""
-    path = Path(path)
-    if path.suffix == ".safetensors":
-        return load_tensors(path)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise ArtifactError(f"{path} does not exist: give a checkpoint (.safetensors, .pt or .pth)") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        if not zipfile.is_zipfile(path):
-            raise ArtifactError(f"{path} cannot be read without running code: {str(error).splitlines()[0]}") from error
-        state = load_foreign(path)
-    for wrapper in ("state_dict", "model", "model_state"):
-        state = state.get(wrapper, state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise ArtifactError(f"{path} holds no state dictionary: expected tensors by name")
-    return {key.removeprefix("module."): value for key, value in state.items()}
 
 # %% ../../nbs/core/03_files.ipynb #cell025
 def unpack_zip(path: str | Path, folder: str | Path) -> list[Path]:

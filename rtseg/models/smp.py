@@ -14,11 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.errors import ArtifactError, check_choice, missing_extra
-from ..core.files import load_checkpoint
 from ..layers.blocks import bear_single_values
 from ..layers.pooling import AdaptiveAvgPool
 from .contract import SegNetwork
-from .encoders import load_classifier
+from .encoders import load_classifier, read_classifier
 from .registry import register_model
 
 # %% ../../nbs/models/52_smp.ipynb #cell005
@@ -123,6 +122,8 @@ def build_smp(
         raise ArtifactError(
             f"the weights of '{encoder}' cannot be fetched ({str(error).splitlines()[0]}): give pretrained=PATH of a file, or pretrained=False"
         ) from error
+    body.encoder.pretrained_on = f"SMP's {encoder} imagenet" if pretrained is True else None
     if isinstance(pretrained, (str, Path)):
-        load_classifier(body.encoder, load_checkpoint(pretrained), source=str(pretrained))
+        state, body.encoder.pretrained_on = read_classifier(pretrained)
+        load_classifier(body.encoder, state, source=str(pretrained))
     return body

@@ -7,6 +7,8 @@ __all__ = ['FACTS', 'UNUSED', 'DenseConcatDown', 'STDCSegEncoder', 'FilteredRefi
            'stdcseg1', 'stdcseg2', 'encoder_rules', 'published_keys']
 
 # %% ../../nbs/models/50_stdcseg.ipynb #cell002
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,7 +21,7 @@ from ..layers.upsampling import size_of
 from .checkpoints import KeyTable, register_converter, rename_keys
 from .contract import SegNetwork
 from .registry import register_model
-from .stdcnet import DEPTHS, STDC_CHANNELS, DenseConcat
+from .stdcnet import DEPTHS, STDC_CHANNELS, DenseConcat, start_stdc, stdc_names
 
 # %% ../../nbs/models/50_stdcseg.ipynb #cell005
 class DenseConcatDown(DenseConcat):
@@ -39,7 +41,7 @@ class DenseConcatDown(DenseConcat):
 class STDCSegEncoder(nn.Module):
     """Images -> maps at 1/2, 1/4, 1/8, 1/16 and 1/32 with 32, 64, 256, 512 and 1024 channels."""
 
-    def __init__(self, name: str, in_channels: int):
+    def __init__(self, name: str, in_channels: int, *, pretrained: bool | str | Path = False):
         super().__init__()
         c2, c4, c8, c16, c32 = STDC_CHANNELS
         self.stage1, self.stage2 = ConvBNAct(in_channels, c2, stride=2), ConvBNAct(c2, c4, stride=2)
@@ -47,6 +49,7 @@ class STDCSegEncoder(nn.Module):
         for a, b, depth in zip((c4, c8, c16), (c8, c16, c32), DEPTHS[name], strict=True):
             stages.append(nn.Sequential(DenseConcatDown(a, b), *(DenseConcat(b, b) for _ in range(depth - 1))))
         self.stage3, self.stage4, self.stage5 = stages
+        self.pretrained_on = start_stdc(self, stdc_names(self), pretrained, name=name)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         x2 = self.stage1(x)
@@ -114,6 +117,7 @@ class STDCSeg(SegNetwork):
         *,
         in_channels: int = 3,
         encoder: str = "stdc1",
+        pretrained: bool | str | Path = False,
         aux: bool = True,
         detail_strides: tuple[int, ...] = (8,),
     ):
@@ -121,7 +125,7 @@ class STDCSeg(SegNetwork):
         for stride in detail_strides:
             check_choice(str(stride), ("2", "4", "8", "16"), what="stride of a detail head")
         _, _, c8, c16, c32 = STDC_CHANNELS
-        self.encoder = STDCSegEncoder(check_choice(encoder, DEPTHS, what="encoder"), in_channels)
+        self.encoder = STDCSegEncoder(check_choice(encoder, DEPTHS, what="encoder"), in_channels, pretrained=pretrained)
         self.context = ContextPath(c16, c32)
         self.fusion = PointFusion(c8 + 128, 256)
         self.head = ClassifierHead(256, num_classes, hidden=256, bias=False)
@@ -159,10 +163,16 @@ FACTS = dict(paper="https://arxiv.org/abs/2104.13188", year=2021, venue="CVPR", 
     **FACTS,
 )
 def stdcseg1(
-    num_classes: int = 19, *, in_channels: int = 3, aux: bool = True, detail_strides: tuple[int, ...] = (8,)
+    num_classes: int = 19,
+    *,
+    in_channels: int = 3,
+    pretrained: bool | str | Path = False,
+    aux: bool = True,
+    detail_strides: tuple[int, ...] = (8,),
 ) -> STDCSeg:
-    """STDC1-Seg with fresh weights."""
-    return STDCSeg(num_classes, in_channels=in_channels, encoder="stdc1", aux=aux, detail_strides=detail_strides)
+    """STDC1-Seg with fresh weights, or with those of the authors' classification file `pretrained` in its encoder."""
+    how = dict(in_channels=in_channels, pretrained=pretrained, aux=aux, detail_strides=detail_strides)
+    return STDCSeg(num_classes, encoder="stdc1", **how)
 
 
 @register_model(
@@ -177,10 +187,16 @@ def stdcseg1(
     **FACTS,
 )
 def stdcseg2(
-    num_classes: int = 19, *, in_channels: int = 3, aux: bool = True, detail_strides: tuple[int, ...] = (8,)
+    num_classes: int = 19,
+    *,
+    in_channels: int = 3,
+    pretrained: bool | str | Path = False,
+    aux: bool = True,
+    detail_strides: tuple[int, ...] = (8,),
 ) -> STDCSeg:
-    """STDC2-Seg with fresh weights."""
-    return STDCSeg(num_classes, in_channels=in_channels, encoder="stdc2", aux=aux, detail_strides=detail_strides)
+    """STDC2-Seg with fresh weights, or with those of the authors' classification file `pretrained` in its encoder."""
+    how = dict(in_channels=in_channels, pretrained=pretrained, aux=aux, detail_strides=detail_strides)
+    return STDCSeg(num_classes, encoder="stdc2", **how)
 
 # %% ../../nbs/models/50_stdcseg.ipynb #cell023
 UNUSED = (

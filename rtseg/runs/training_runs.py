@@ -14,7 +14,8 @@ import typer
 
 from ..core.config import load_config, override
 from ..core.errors import ConfigError
-from ..core.files import load_checkpoint, sha256_file, tensor_metadata
+from ..core.files import sha256_file, tensor_metadata
+from ..core.states import FoundState, find_state
 from ..core.values import LabelSet
 from ..data.datasets import SegDataset, open_dataset
 from ..data.scenes import make_scenes
@@ -62,9 +63,11 @@ SetOption = Annotated[
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
 
 # %% ../../nbs/runs/12_training_runs.ipynb #cell010
-def lineage(path: Path) -> str:
-    """Name, checksum and history of a file of weights, as the `pretrained_on` of what starts from it."""
+def lineage(path: Path, found: FoundState | None = None) -> str:
+    """Name, checksum and history of a file of weights (and, of `found`, what was taken of it), as the `pretrained_on` of what starts from it."""
     text = f"{path.name} {sha256_file(path)[:8]}"
+    if found is not None and found.place:
+        text += f" {found.place}"
     if path.suffix != ".safetensors" or "origin" not in tensor_metadata(path):
         return text
     origin = load_trained(path).origin
@@ -74,8 +77,8 @@ def lineage(path: Path) -> str:
 
 def start_training(network: SegNetwork, weights: Path, *, name: str | None = None) -> tuple[str, Start]:
     """Load `weights` as a start (other classes stay fresh); the text for the origin, and what was taken over."""
-    start = start_from(network, load_checkpoint(weights), name=name)
-    return lineage(weights), start
+    found = find_state(weights)
+    return lineage(weights, found), start_from(network, found.state, name=name)
 
 # %% ../../nbs/runs/12_training_runs.ipynb #cell013
 def training_splits(dataset: str, root: Path, labels: str | LabelSet | None = None) -> dict[str, SegDataset]:
@@ -108,7 +111,7 @@ def run_training(
     out: Path,
     *,
     teacher: SegNetwork | None = None,
-    pretrained_on: str = "none",
+    pretrained_on: str | None = None,
     resume: bool = False,
     progress: bool = True,
 ) -> TrainResult:

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from ..core.architecture import Architecture
 from ..core.config import Config
 from ..core.errors import ConfigError, check_choice
-from ..core.files import load_checkpoint, load_tensors, save_tensors, sha256_bytes
+from ..core.files import load_tensors, save_tensors, sha256_bytes
+from ..core.states import find_state
 from ..core.values import SegOutput
 from ..evaluation.evaluator import load_trained
 from ..layers.blocks import resize
@@ -281,7 +282,7 @@ def load_teacher(
     network: str | Architecture, weights: str | Path, *, num_classes: int = 19, which: str = "best", **options: object
 ) -> SegNetwork:
     "A frozen network in evaluation with the weights of a training folder (`which` of its files) or a checkpoint; misfits raise `ArtifactError`."
-    state = load_trained(weights, which).weights if Path(weights).is_dir() else load_checkpoint(weights)
+    state = load_trained(weights, which).weights if Path(weights).is_dir() else find_state(weights).state
     name, options = resolve_model(network, options) if isinstance(network, str) else ("fasterseg", options)
     teacher = (
         create_model(name, num_classes, **options)
