@@ -67,12 +67,7 @@ def build_network(
     elif options:
         raise ConfigError(f"{model} says everything about its network: leave --option {options[0]} out")
     elif is_record(model):
-        record = PrunedRecord.load(model)
-        if record.num_classes != classes:
-            raise ConfigError(
-                f"{model} is a network of {record.num_classes} classes, and {classes} are asked for: give data, labels or --classes that fit it"
-            )
-        network = record.build()
+        network = PrunedRecord.load(model).build(classes)
     else:
         network = FasterSeg(Architecture.load(model), classes)
     if weights is not None:

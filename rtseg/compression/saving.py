@@ -17,6 +17,7 @@ from torch import nn
 from .surgery import layer_shapes, reshape_layers
 from ..core.errors import ArtifactError, ConfigError
 from ..core.files import load_tensors, save_tensors, sha256_file, write_json
+from ..core.states import require_finite_state
 from ..core.values import Value
 from ..models.contract import SegNetwork, count_parameters
 from ..models.registry import MODELS, create_model, resolve_model
@@ -41,12 +42,23 @@ class PrunedRecord(Value):
         "Rebuild a record from JSON."
         return super().from_dict(data)
 
-    def build(self) -> SegNetwork:
-        "The network with these shapes and without its weights."
-        model = create_model(self.model, self.num_classes, in_channels=self.in_channels, **self.options)
+    def build(self, num_classes: int | None = None) -> SegNetwork:
+        "The network with these shapes and without its weights; for another number of classes, what counts classes is that wide."
+        model = self._whole(num_classes or self.num_classes)
+        if model.num_classes == self.num_classes:
+            return reshape_layers(model, self.layers)
+        now, then = layer_shapes(model), layer_shapes(self._whole(self.num_classes))
+        shapes = {
+            name: [n if n != t else kept for n, t, kept in zip(now[name], then[name], self.layers[name], strict=True)]
+            for name in self.layers
+        }
+        return reshape_layers(model, shapes)
+
+    def _whole(self, classes: int) -> SegNetwork:
+        model = create_model(self.model, classes, in_channels=self.in_channels, **self.options)
         for part in self.dropped:
             drop_part(model, part)
-        return reshape_layers(model, self.layers)
+        return model
 
 # %% ../../nbs/compression/05_saving.ipynb #cell007
 def drop_part(model: nn.Module, part: str) -> None:
@@ -145,6 +157,7 @@ def load_pruned(path: str | Path) -> SegNetwork:
     if sha256_file(weights) != record.sha256:
         raise ArtifactError(f"{weights} is not the file that {where.name} was written with: copy both, or save again")
     model, state = record.build(), load_tensors(weights)
+    require_finite_state(state, weights)
     _check(model, {k: v.shape for k, v in state.items()}, str(where))
     model.load_state_dict(state)
     model.kept_channels, model.dropped_parts, model.pruned_record = record.kept, tuple(record.dropped), record

@@ -19,8 +19,11 @@ from .labels import CAMVID as CAMVID
 from .labels import CITYSCAPES as CITYSCAPES
 from .labels import LabelSet as LabelSet
 from .labels import get_labels as get_labels
+from .labels import numbered_labels as numbered_labels
 from .labels import train_id_labels as train_id_labels
 from .layouts import Sample as Sample
+from .pairs import PairDataset as PairDataset
+from .pairs import as_dataset as as_dataset
 from .loading import Batch as Batch
 from .loading import Loader as Loader
 from .loading import MEAN as MEAN

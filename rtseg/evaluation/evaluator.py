@@ -18,13 +18,16 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from ..core.environment import evaluating
 from ..core.errors import ArtifactError, ConfigError, check_choice
 from ..core.files import atomic_write, load_tensors, save_tensors, sha256_file, tensor_metadata
 from ..core.values import EvalReport, LabelSet, ScoreOrigin
+from ..core.states import require_finite_state
 from ..data.datasets import SegDataset
+from ..data.pairs import as_dataset
 from .boundary import BoundaryMeter
 from .inference import WHOLE_IMAGE, Inference, predict_ids
 from .metrics import ConfusionMeter, make_report
@@ -64,7 +67,9 @@ def load_trained(source: str | Path, which: str = "best") -> Trained:
         raise ArtifactError(
             f"{path} says nothing about its origin: load it with load_checkpoint() and state a ScoreOrigin yourself"
         )
-    return Trained(load_tensors(path), ScoreOrigin(checkpoint_sha256=sha256_file(path), **json.loads(words)), path)
+    weights = load_tensors(path)
+    require_finite_state(weights, path)
+    return Trained(weights, ScoreOrigin(checkpoint_sha256=sha256_file(path), **json.loads(words)), path)
 
 # %% ../../nbs/evaluation/03_evaluator.ipynb #cell011
 Item = TypeVar("Item")
@@ -133,7 +138,7 @@ def _check_folder(folder: str | Path | None) -> Path | None:
 # %% ../../nbs/evaluation/03_evaluator.ipynb #cell017
 def evaluate(
     model: nn.Module,
-    dataset: SegDataset,
+    dataset: SegDataset | Dataset,
     *,
     inference: Inference = WHOLE_IMAGE,
     batch_size: int = 1,
@@ -145,7 +150,10 @@ def evaluate(
     progress: bool = False,
 ) -> EvalReport:
     "Scores of the network on all images of the data set at the size they are read; `predictions` keeps label-id PNGs there."
-    keep = _check_folder(predictions)
+    keep, dataset = (
+        _check_folder(predictions),
+        as_dataset(dataset, classes=getattr(model, "num_classes", None), split="val"),
+    )
     if device is not None:
         model.to(device)
     labels, names = dataset.labels, (sample.name for sample in dataset.samples)

@@ -16,6 +16,7 @@ import onnx
 from ..core.errors import ArtifactError, ConfigError
 from ..core.files import atomic_write, sha256_bytes, sha256_file, write_json
 from ..core.values import LabelSet, Latency, Value
+from ..data.labels import numbered_labels
 from ..data.loading import MEAN, STD
 
 # %% ../../nbs/shipping/04_cards.ipynb #cell005
@@ -96,12 +97,8 @@ class Card(Value):
 
 def class_facts(labels: LabelSet | int) -> dict[str, tuple]:
     "Names and colours of a label set, or numbers and evenly spread colours where only their count is known."
-    if isinstance(labels, LabelSet):
-        return {"classes": labels.classes, "palette": labels.palette}
-    return {
-        "classes": tuple(f"class {k}" for k in range(labels)),
-        "palette": tuple(((k * 67 + 40) % 256, (k * 131 + 90) % 256, (k * 29 + 150) % 256) for k in range(labels)),
-    }
+    labels = labels if isinstance(labels, LabelSet) else numbered_labels(labels)
+    return {"classes": labels.classes, "palette": labels.palette}
 
 # %% ../../nbs/shipping/04_cards.ipynb #cell011
 def card_path(file: str | Path) -> Path:
