@@ -19,6 +19,7 @@ from ..core.errors import ArtifactError, DataError
 from ..core.files import read_json, sha256_bytes, sha256_file, write_json
 from ..core.machine import available_cores, cache_folder
 from .datasets import SegDataset
+from .pairs import PairDataset
 
 # %% ../../nbs/data/13_fingerprints.ipynb #cell005
 FRESH_SECONDS = 2.0
@@ -72,7 +73,7 @@ def file_checksums(
 # %% ../../nbs/data/13_fingerprints.ipynb #cell008
 def data_facts(data: Any) -> dict[str, Any]:
     """What identifies a split: how many images, their names, pictures and masks, and how they are read. A data set that is not in files only has a number."""
-    if not isinstance(data, SegDataset):
+    if not isinstance(data, SegDataset) or isinstance(data, PairDataset):
         return {"images": len(data)}
     pairs = [(str(sample.image), None if sample.mask is None else str(sample.mask)) for sample in data.samples]
     read = iter(file_checksums([file for pair in pairs for file in pair if file is not None]))
