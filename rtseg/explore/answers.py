@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['Segmenter', 'Stored', 'Segmented', 'read_answer', 'segment', 'stored_answer', 'open_photo', 'Pictures',
-           'image_confusion', 'image_score', 'worst_first', 'photo_sizes']
+           'image_confusion', 'image_score', 'worst_first', 'photo_sizes', 'Shown', 'Asked']
 
 # %% ../../nbs/explore/06_answers.ipynb #cell002
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import nn
 
-from ..core.errors import DataError
+from ..core.errors import ConfigError, DataError
 from ..core.values import LabelSet
 from ..data.datasets import SegDataset
 from ..data.pictures import decode_image, read_image, read_mask
@@ -140,3 +140,62 @@ def photo_sizes(photo: np.ndarray, size: tuple[int, int] | None) -> Iterator[tup
             f"its middle seen at {size[0]} x {size[1]}, the size that a model takes ({given} given)",
             np.asarray(ImageOps.fit(picture, size[::-1], Image.Resampling.LANCZOS)),
         )
+
+# %% ../../nbs/explore/06_answers.ipynb #4f59794b
+class Shown(NamedTuple):
+    "A picture H x W x 3 uint8 with its train ids H x W (or None) and what each model made of it."
+
+    name: str
+    image: np.ndarray
+    mask: np.ndarray | None
+    answers: dict[str, Segmented]
+
+
+class Asked:
+    "Models and the pictures that they are asked about; `say` hears which picture is the next."
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        models: Mapping[str, Segmenter | Stored],
+        labels: LabelSet,
+        *,
+        say: Callable[[str], None] = lambda text: None,
+    ):
+        self.pictures, self.models, self.labels, self.say = pictures, dict(models), labels, say
+        self.confusions: dict[tuple[str, int], torch.Tensor | None] = {}
+
+    def about(self, index: int, names: Iterable[str] | None = None) -> Shown:
+        "A picture of the data with the answers of the models `names` (all by default)."
+        (image, mask), name, answers = self.pictures.read(index), self.pictures.name(index), {}
+        for who in self.models if names is None else names:
+            model = self.models[who]
+            stored = isinstance(model, str | Path | Sequence)
+            answers[who] = said = stored_answer(model, index, name, self.labels) if stored else segment(model, image)
+            self.confusions[who, index] = None if mask is None else image_confusion(mask, said.labels, self.labels)
+        return Shown(name, image, mask, answers)
+
+    def about_photo(self, photo: np.ndarray) -> Shown:
+        "A photograph H x W x 3 uint8 from outside, in the size that the models take; `ConfigError` where none can be asked."
+        askable = {who: model for who, model in self.models.items() if not isinstance(model, str | Path | Sequence)}
+        refusal = ConfigError(
+            "all predictions here are stored ones: give a network, a runtime or a function to segment a photograph"
+        )
+        for words, seen in photo_sizes(photo, self.pictures.read(0)[0].shape[:2]) if askable else ():
+            try:
+                return Shown(words, seen, None, {who: segment(model, seen) for who, model in askable.items()})
+            except ConfigError as error:
+                refusal = error
+        raise refusal
+
+    def scores(self, model: str, by: str = "miou") -> list[float | None]:
+        "A model's score of every picture in their order: its mean IoU, or the IoU of the class `by`."
+        scores = []
+        for index in range(len(self.pictures)):
+            if (model, index) not in self.confusions:
+                self.say(f"{model}: image {index + 1} of {len(self.pictures)}")
+                self.about(index, (model,))
+            confusion, number = self.confusions[model, index], None if by == "miou" else self.labels.classes.index(by)
+            scores.append(None if confusion is None else image_score(confusion, number))
+        self.say("")
+        return scores

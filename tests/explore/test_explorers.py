@@ -22,9 +22,12 @@ from rtseg.search.latency_table import TableHeader
 from rtseg.search.table_specs import table_specs
 from rtseg.search.probes import Entry
 from rtseg.explore.architecture_explorer import explore_architecture
-from rtseg.explore.latency_explorer import choices, explore_latency, layer_times, operator_grid
-from rtseg.explore.search_replay import explore_search, probability_maps, read_search
-from rtseg.explore.zoo_explorer import AXES, Budget, explore_zoo, page_of, pareto, read_results
+from rtseg.explore.latency_explorer import explore_latency
+from rtseg.explore.latency_parts import choices, layer_times, operator_grid
+from rtseg.explore.search_replay import explore_search
+from rtseg.explore.search_record import probability_maps, read_search
+from rtseg.explore.zoo_explorer import explore_zoo
+from rtseg.explore.zoo_points import AXES, Budget, page_of, pareto, read_results
 
 SPACE = SearchSpace(layers=6, base_width=4, widths=(4, 12))
 SIZE, CLASSES = (64, 128), 5

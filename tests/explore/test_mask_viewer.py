@@ -16,7 +16,7 @@ from rtseg.deployment import load_runtime
 from rtseg.evaluation import evaluate, predict
 from rtseg.explore import explore_masks
 from rtseg.explore.answers import image_confusion, image_score, open_photo, photo_sizes, segment, worst_first
-from rtseg.explore.mask_viewer import picture_uri
+from rtseg.explore.panels import picture_uri
 from rtseg.viz.masks import PALETTES, confidence_map, with_palette
 
 TOY = LabelSet(

@@ -10,17 +10,8 @@ from rtseg.core.files import save_tensors, write_json, write_text, write_yaml
 from rtseg.training import TrainConfig
 from rtseg.tuning.results import TrialRecord, TuneResult
 from rtseg.tuning.space import Space
-from rtseg.explore.run_browser import (
-    COLUMNS,
-    explore_runs,
-    find_runs,
-    flat_settings,
-    kind_of,
-    plot_runs,
-    settings_table,
-    sort_runs,
-    stored_parameters,
-)
+from rtseg.explore.run_browser import explore_runs, plot_runs, settings_table
+from rtseg.explore.run_records import COLUMNS, find_runs, flat_settings, kind_of, sort_runs, stored_parameters
 
 
 def training(folder, *, epochs=4, planned=4, best=0.5, alarm=None, **settings):
@@ -270,28 +261,28 @@ def test_curves_lie_over_one_another_and_differ_by_dashes(folder):
 
 def test_controls_sort_choose_and_read_again(folder):
     browser = explore_runs(folder)
-    assert browser.chosen == ("camvid/b", "demo") and browser.names.options[0] == "camvid/b"
-    browser.column.value = "seed"
-    assert browser.by == "seed" and "seed ▼" in browser.shown.value and browser.names.options[0] == "camvid/b"
-    browser.direction.value = False
+    assert browser.chosen == ("camvid/b", "demo") and browser.controls.names.options[0] == "camvid/b"
+    browser.controls.column.value = "seed"
+    assert browser.by == "seed" and "seed ▼" in browser.shown.value and browser.controls.names.options[0] == "camvid/b"
+    browser.controls.direction.value = False
     assert (
-        browser.names.options[-2] != "camvid/b"
+        browser.controls.names.options[-2] != "camvid/b"
         and browser.sorted()[-1].numbers.get("seed") == 3
         and "seed ▲" in browser.shown.value
     )
-    browser.names.value = ("camvid/a", "camvid/b")
+    browser.controls.names.value = ("camvid/a", "camvid/b")
     assert (
         browser.compared().caption.startswith("3 of")
         and len(browser.figure.data) == 6
         and [row[0] for row in browser.table().cells].count("✓") == 2
     )
-    browser.differences.value = False
+    browser.controls.differences.value = False
     assert len(browser.compared().cells) > 40
-    browser.axis.value = "step"
+    browser.controls.axis.value = "step"
     assert list(browser.figure.data[0].x)[-1] in (10, 20)
     training(folder / "d", best=0.95)
     (folder / "camvid/a/metrics.jsonl").write_text("{\n")
-    browser.again.click()
+    browser.controls.again.click()
     assert (
         len(browser.runs) == 6
         and browser.message.value == "6 runs, 1 of them broken"
