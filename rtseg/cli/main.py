@@ -53,7 +53,11 @@ COMMANDS = {
     "predict": Command("evaluate:add_evaluate", "Predict masks for images or a video: label ids, colours, overlays."),
     "export": Command(
         "export:add_export",
-        "Write a network as ONNX and check that it says the same there; with --auto, its fastest form with a card, the table of all forms, and a script that serves it.",
+        "Write a network as ONNX and check that it says the same there; with --auto, its fastest form with a card, the table of all forms, and a script that serves it; with --web, a page that runs it in a browser.",
+    ),
+    "view": Command(
+        "view:add_view",
+        "Open a page that segments in the browser with any ONNX network, on this machine only (127.0.0.1); nothing is uploaded.",
     ),
     "distill": Command("recipes:add_recipes", "Train a student with a trained teacher looking over its shoulder."),
     "doctor": Command(

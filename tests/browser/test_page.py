@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -92,7 +93,7 @@ def opened(browser, site):
 
 
 def done(page, count):
-    page.wait_for_function("n => Number(document.body.dataset.done) >= n", arg=count)
+    page.wait_for_function("n => Number(document.body.dataset.done) >= n", arg=count, polling=200)
 
 
 def labels_of(page):
@@ -206,6 +207,20 @@ def test_what_cannot_be_read_is_said(page, tmp_path):
         page.set_input_files("#files", tmp_path / name)
         page.wait_for_function(STATUS, arg=words)
         assert "failed" in page.get_attribute("#status", "class")
+
+
+def test_a_video_plays_with_its_masks(page, tmp_path):
+    writer = cv2.VideoWriter(str(tmp_path / "drive.webm"), cv2.VideoWriter_fourcc(*"VP80"), 10, (320, 240))
+    if not writer.isOpened():
+        pytest.skip("this OpenCV writes no WebM")
+    for k in range(12):
+        writer.write(np.roll(draw_scene(np.random.default_rng(3), size=(240, 320))[0], 8 * k, axis=1)[..., ::-1].copy())
+    writer.release()
+    page.set_input_files("#files", tmp_path / "drive.webm")
+    done(page, 3)
+    page.click("#play")
+    assert page.inner_text("#play") == "Play" and "median of" in page.inner_text(".times")
+    assert page.locator("canvas").evaluate("c => [c.width, c.height]") == [320, 240]
 
 
 def test_the_camera_is_segmented(page):

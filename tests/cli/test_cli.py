@@ -23,6 +23,7 @@ COMMANDS = [
     "evaluate",
     "predict",
     "export",
+    "view",
     "data",
     "data check",
     "data synthetic",
