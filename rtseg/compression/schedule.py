@@ -16,13 +16,14 @@ from pydantic import Field
 from .pruning import Measure, prune_steps
 from .saving import drop_aux, load_pruned, save_pruned
 from ..core.config import Config
-from ..core.errors import ConfigError
+from ..core.identity import claim
 from ..core.files import read_json, write_json
 from ..data.datasets import SegDataset
 from ..data.loading import Batch, make_loader
 from ..evaluation.evaluator import evaluate, load_trained
 from ..models.contract import SegNetwork
 from ..training.config import TrainConfig
+from ..training.identity import UNSEEN, network_facts, split_facts
 from ..training.setup import STATE_FILE
 from ..training.trainer import Trainer
 
@@ -50,32 +51,6 @@ class CompressResult:
     model: SegNetwork
     folder: Path
     table: tuple[dict, ...]
-
-
-def _begin(folder: Path, identity: dict) -> None:
-    "Write what this run is, or hold it against what was written; raises `ConfigError` if they differ."
-    path = folder / "compress.json"
-    if not path.exists():
-        write_json(path, identity)
-        return
-    begun = read_json(path)
-    for key, value in identity.items():
-        if begun.get(key) != value:
-            now = (
-                next(
-                    (
-                        f"{key}.{k}={v!r}, begun with {begun[key].get(k)!r}"
-                        for k, v in value.items()
-                        if begun[key].get(k) != v
-                    ),
-                    key,
-                )
-                if isinstance(value, dict)
-                else f"{key}={value!r}"
-            )
-            raise ConfigError(
-                f"{folder} holds another compression ({now}): give the same settings to go on with it, or a new folder"
-            )
 
 
 def _done(folder: Path, stage: str) -> bool:
@@ -155,7 +130,15 @@ def compress(
 ) -> CompressResult:
     "Cut and retrain in turn; `name` and `options` are those that `model` was created with. Called again with the same folder it goes on where it stopped."
     folder, save = Path(folder), {"name": name, "options": options}
-    _begin(folder, {"config": config.to_dict(), "train": train.to_dict(), "name": name, "options": options or {}})
+    facts = {
+        **split_facts(data, val),
+        "network": network_facts(model, weights=True),
+        "name": name,
+        "options": options or {},
+        "compression": config.to_dict(),
+        "config": train.to_dict(),
+    }
+    claim(folder, facts, what="compression", free=UNSEEN, begun=(folder / "step_1").is_dir())
     if config.aux == "drop" and not _done(folder / "step_1", "cut"):
         drop_aux(model)
     rows: list[dict] = []

@@ -83,9 +83,11 @@ def read_identity(folder: str | Path) -> dict:
     return read_json(path)
 
 
-def claim(folder: str | Path, facts: dict, *, what: str, free: Sequence[str] = ()) -> bool:
-    """Begin in a folder that says nothing about itself yet (False), or go on in one that was begun with the same `facts` (True); `ConfigError` for any other."""
-    if (Path(folder) / IDENTITY).is_file():
+def claim(folder: str | Path, facts: dict, *, what: str, free: Sequence[str] = (), begun: bool = False) -> bool:
+    """Begin in a folder that says nothing about itself yet (False), or go on in one that was begun with the same `facts` (True); `ConfigError` for any other.
+
+    `begun` says that there is something in it already: then it has to say what that was made of."""
+    if begun or (Path(folder) / IDENTITY).is_file():
         check_identity(read_identity(folder), facts, folder=folder, what=what, free=free)
         return True
     write_identity(folder, facts)

@@ -7,6 +7,7 @@ __all__ = ['data_root', 'open_splits', 'splits_record', 'load_splits', 'label_se
            'measure_table', 'load_table', 'require_accurate']
 
 # %% ../../nbs/runs/05_steps.ipynb #cell002
+import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,11 +16,13 @@ from tqdm.auto import tqdm
 
 from ..core.choosing import put_aside
 from ..core.errors import ArtifactError, ConfigError, DataError, NoisyMeasurement, check_choice
-from ..core.files import read_json, sha256_bytes
+from ..core.files import read_json
+from ..core.identity import differences, fact_text
 from ..core.machine import cache_folder, package_version, processor_record
 from ..core.run_folder import fingerprint
 from ..core.values import LabelSet, Latency
 from ..data.datasets import SegDataset, open_dataset
+from ..data.fingerprints import data_facts
 from ..data.layouts import LAYOUTS
 from ..data.labels import get_labels
 from ..data.scenes import make_scenes
@@ -69,29 +72,31 @@ def open_splits(config: DataConfig, run_root: Path, *, scale: float = 1.0) -> di
 
 
 def splits_record(splits: dict[str, SegDataset]) -> dict:
-    """What the later stages compare: the images of each split by name, and the label set."""
+    """What the later stages compare: the images of each split by name and content, and the label set."""
     labels = next(iter(splits.values())).labels
+    facts = {role: data_facts(data) for role, data in splits.items()}
     return {
         "name": next(iter(splits.values())).name,
         "labels": labels.to_dict(),
         "splits": {
-            role: {"images": len(data), "names": sha256_bytes("\n".join(s.name for s in data.samples).encode())}
-            for role, data in splits.items()
+            role: {name: found[name] for name in ("images", "names", "pictures", "masks")}
+            for role, found in facts.items()
         },
     }
 
 
 def load_splits(stage: Stage, *, scale: float = 1.0) -> dict[str, SegDataset]:
-    """The splits as the data stage saw them; `ArtifactError` where the folder holds other images now."""
+    """The splits as the data stage saw them; `ArtifactError` where the folder holds other images now, or the label set is another."""
     record, splits = (
         read_json(stage.input("data/splits.json")),
         open_splits(stage.config.data, stage.run.root, scale=scale),
     )
-    for role, found in splits_record(splits)["splits"].items():
-        if found != record["splits"].get(role):
-            raise ArtifactError(
-                f"split '{role}' holds other images than when stage 'data' looked at it: run 'rtseg run --out {stage.run.root} --resume --stages data' again"
-            )
+    now = json.loads(json.dumps(splits_record(splits)))
+    changed = next(differences(record, now), None)
+    if changed is not None:
+        raise ArtifactError(
+            f"the data are not those that stage 'data' looked at ({changed.name} is {fact_text(changed.now)}, it was {fact_text(changed.begun)}): run 'rtseg run --out {stage.run.root} --resume --stages data' again"
+        )
     return splits
 
 # %% ../../nbs/runs/05_steps.ipynb #cell009

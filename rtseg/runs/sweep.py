@@ -22,13 +22,14 @@ import nbformat
 from ..core.errors import ArtifactError, ConfigError, RtsegError, check_choice, suggest
 from ..core.config import parse_value
 from ..core.files import read_json, sha256_file, write_json
+from ..core.identity import check_identity
 from ..core.run_folder import RunFolder, fingerprint, refuse_foreign
 from .pages import write_page, write_plotly
 from .parameters import read_numbers, read_parameters, settled
 from .plan import StageSpec, find_stage, maker_of, notebooks_folder
 from .plans import PLANS, plan_of
 from .runner import run_notebook, run_stage
-from .stage import verify_input
+from .stage import stage_params, verify_input
 
 # %% ../../nbs/runs/15_sweep.ipynb #cell004
 def read_grid(texts: Sequence[str]) -> dict[str, list[str]]:
@@ -172,11 +173,12 @@ class StageTarget:
             verify_input(RunFolder(self.base), name, self.plan)
 
     def inputs(self, values: Mapping[str, str]) -> dict[str, str]:
-        manifest = RunFolder(self.base).manifest()
+        manifest, config = RunFolder(self.base).manifest(), settled(self.base, self.preset, values)[1]
         made = {name: manifest[maker_of(name, self.plan)]["outputs"][name] for name in self.spec.needs}
         return {
             self.notebook.name: sha256_file(self.notebook),
-            "config": fingerprint(settled(self.base, self.preset, values)[1].to_dict()),
+            "config": fingerprint(config.to_dict()),
+            "reads": fingerprint(stage_params(self.spec, config)),
             **made,
         }
 
@@ -302,10 +304,12 @@ def run_point(
 
 # %% ../../nbs/runs/15_sweep.ipynb #cell017
 def open_sweep(target: Target, grid: Mapping[str, Sequence[str]], fixed: Mapping[str, str], out: Path) -> None:
-    """Make the sweep's folder, or go on in it; `ConfigError` where it holds another notebook's sweep."""
-    told = out / "sweep.json"
-    if told.is_file() and read_json(told)["target"] != target.name:
-        raise ConfigError(f"{out} holds a sweep over '{read_json(told)['target']}': choose another --out")
+    """Make the sweep's folder, or go on in it, also with more values of its keys; `ConfigError` where it holds another sweep: of another notebook, of other keys, beside other fixed values."""
+    told, facts = out / "sweep.json", {"target": target.name, "keys": sorted(grid), "fixed": dict(fixed)}
+    if told.is_file():
+        begun = read_json(told)
+        before = {"target": begun["target"], "keys": sorted(begun["grid"]), "fixed": begun["fixed"]}
+        check_identity(before, facts, folder=out, what="sweep")
     write_json(told, {"target": target.name, "grid": dict(grid), "fixed": dict(fixed)})
 
 

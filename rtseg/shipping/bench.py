@@ -19,6 +19,7 @@ from torch import nn
 
 from ..core.environment import library_versions
 from ..core.errors import ArtifactError, ConfigError, MissingExtra, RtsegError, check_choice
+from ..core.run_folder import hold
 from ..core.values import Latency, Value
 from ..latency.machine_state import machine_record, require_same_machine
 from ..latency.measuring import input_shape, measure_latency
@@ -241,13 +242,14 @@ def run_bench(
     settings: BenchSettings | None = None,
     progress: Callable[[Sequence[BenchCase]], Iterable[BenchCase]] | None = None,
 ) -> BenchRecord:
-    """Measure what `path` does not hold yet, writing each row at once; `progress` wraps the iteration over the cases (tqdm, for example)."""
-    record, bench = open_bench(path), Bench(build, settings or BenchSettings())
-    for case in (progress or iter)(list(cases)):
-        known = record.find(case)
-        if known is None or known.status != "measured" or bench.lacks(known):
-            record = record.with_row(bench.measure(case))
-            record.save(path)
+    """Measure what `path` does not hold yet, writing each row at once; `progress` wraps the iteration over the cases (tqdm, for example). Raises `RunBusy` while another process measures into that folder."""
+    with hold(Path(path).parent):
+        record, bench = open_bench(path), Bench(build, settings or BenchSettings())
+        for case in (progress or iter)(list(cases)):
+            known = record.find(case)
+            if known is None or known.status != "measured" or bench.lacks(known):
+                record = record.with_row(bench.measure(case))
+                record.save(path)
     return record
 
 # %% ../../nbs/shipping/08_bench.ipynb #cell016

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['STATES', 'RESULT', 'METHODS', 'QUARTER', 'FEWEST', 'TrialRecord', 'value_of', 'record_trial', 'TuneResult', 'beats',
-           'read_study', 'write_best', 'importance', 'distributions']
+           'read_study', 'best_line', 'write_best', 'importance', 'distributions']
 
 # %% ../../nbs/tuning/04_results.ipynb #cell002
+import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,7 @@ class TuneResult:
     trials: tuple[TrialRecord, ...]
     folder: Path | None = None
     model: str | None = None
+    command: tuple[str, ...] = ()
 
     @property
     def complete(self) -> tuple[TrialRecord, ...]:
@@ -135,6 +137,7 @@ class TuneResult:
                 "study": self.study,
                 "objectives": list(self.objectives),
                 "model": self.model,
+                "command": list(self.command),
                 "space": self.space.to_dict(),
                 "config": self.config.to_dict(),
                 "trials": [asdict(t) for t in self.trials],
@@ -154,6 +157,7 @@ class TuneResult:
             tuple(TrialRecord.from_dict(t) for t in data["trials"]),
             path.parent,
             data["model"],
+            tuple(data.get("command", ())),
         )
 
 # %% ../../nbs/tuning/04_results.ipynb #38397fb9
@@ -173,8 +177,9 @@ def read_study(
     *,
     folder: Path | None = None,
     model: str | None = None,
+    command: tuple[str, ...] = (),
 ) -> TuneResult:
-    """The study as it stands, without surplus trials."""
+    """The study as it stands, without surplus trials; `command` are the words of a command line for its network and data."""
     trials = [t for t in study.get_trials(deepcopy=False) if t.user_attrs.get("reason") != SURPLUS]
     return TuneResult(
         study.study_name,
@@ -184,21 +189,29 @@ def read_study(
         tuple(record_trial(t, space, objectives) for t in trials),
         folder,
         model,
+        command,
     )
 
 # %% ../../nbs/tuning/04_results.ipynb #cell011
+def best_line(result: TuneResult, path: str | Path) -> str:
+    """The command line that trains with the best trial's settings in `path`; what the search was not told (its data) is left as a word in capitals."""
+    said = result.command or ("--model", result.model or "NAME", "--data", "DATA")
+    options = [f"{key}={label(value)}" for key, value in result.settings(result.best)[1].items()]
+    given = [word for option in options for word in ("--option", option)]
+    return f"rtseg train {shlex.join([*said, *given, '--config', str(path), '--out', str(Path(path).with_suffix(''))])}"
+
+
 def write_best(result: TuneResult, path: str | Path) -> Path | None:
-    """Write the best trial's configuration as YAML; None if there is no complete trial yet."""
+    """Write the best trial's configuration as YAML, with the line that trains it on top; None if there is no complete trial yet."""
     best = result.best
     if best is None:
         return None
-    config, options = result.settings(best)
-    words = " ".join(f"--option {key}={label(value)}" for key, value in options.items())
     scores = ", ".join(f"{name} {value:.4g}" for name, value in best.scores.items())
     head = [
         f"# trial {best.number} of study '{result.study}': {scores} on the images that the trial was chosen by",
-        f"# rtseg train --model {result.model or 'NAME'} {words} --config {Path(path).name}".replace("  ", " "),
+        f"# {best_line(result, path)}",
     ]
+    config = result.settings(best)[0]
     return write_text(path, "\n".join(head) + "\n" + yaml.safe_dump(config.to_dict(), sort_keys=False))
 
 # %% ../../nbs/tuning/04_results.ipynb #cell014

@@ -4,18 +4,19 @@
 
 # %% auto #0
 __all__ = ['JOURNAL', 'SAMPLERS', 'PRUNERS', 'DIRECTIONS', 'IDENTITY', 'load_optuna', 'quiet_optuna', 'shown_url', 'mend_journal',
-           'open_storage', 'make_sampler', 'make_pruner', 'check_objectives', 'open_study']
+           'open_storage', 'make_sampler', 'make_pruner', 'check_objectives', 'nothing_free', 'open_study']
 
 # %% ../../nbs/tuning/02_study.ipynb #cell002
 import random
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from ..core.errors import ConfigError, check_choice, missing_extra
+from ..core.identity import check_identity
 
 # %% ../../nbs/tuning/02_study.ipynb #cell004
 def load_optuna() -> ModuleType:
@@ -158,21 +159,31 @@ def check_objectives(objectives: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(objectives)
 
 
+def nothing_free(begun: dict, now: dict) -> Sequence[str]:
+    """No fact may differ."""
+    return ()
+
+
 def open_study(
-    storage: Any, name: str, *, identity: dict, objectives: tuple[str, ...], sampler: Any, pruner: Any, resume: bool
+    storage: Any,
+    name: str,
+    *,
+    identity: dict,
+    objectives: tuple[str, ...],
+    sampler: Any,
+    pruner: Any,
+    resume: bool,
+    free: Callable[[dict, dict], Sequence[str]] = nothing_free,
 ) -> Any:
-    """A new study, or with `resume` also one that is there already; `ConfigError` if that one is about something else."""
+    """A new study, or with `resume` also one that is there already; `ConfigError` if that one is about something else than `free` (of its facts and these) lets differ."""
     with quiet_optuna() as optuna:
         there = name in optuna.study.get_all_study_names(storage)
         if there and not resume:
             raise ConfigError(f"there is a study '{name}' already: resume it, or give a new folder")
         directions = [DIRECTIONS[objective] for objective in check_objectives(objectives)]
         begun = optuna.load_study(study_name=name, storage=storage).user_attrs.get(IDENTITY) if there else None
-        for key in identity if begun else ():
-            if begun.get(key) != identity[key]:
-                raise ConfigError(
-                    f"study '{name}' was begun with another {key} ({_difference(begun.get(key), identity[key])}): resume it as it was begun, or give a new folder"
-                )
+        if begun:
+            check_identity(begun, identity, folder=f"study '{name}'", what="search", free=free(begun, identity))
         try:
             study = optuna.create_study(
                 storage=storage,
@@ -184,13 +195,6 @@ def open_study(
             )
         except optuna.exceptions.DuplicatedStudyError as error:
             raise ConfigError(f"another process has just begun a study '{name}': resume it, to join") from error
-        if begun is None:
+        if begun != identity:
             study.set_user_attr(IDENTITY, identity)
     return study
-
-
-def _difference(old: Any, new: Any) -> str:
-    if not isinstance(old, dict) or not isinstance(new, dict):
-        return f"{old}, not {new}"
-    key = next(k for k in {**old, **new} if old.get(k) != new.get(k))
-    return f"{key}: {_difference(old.get(key), new.get(key))}"

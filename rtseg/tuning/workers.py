@@ -21,6 +21,7 @@ import psutil
 import torch
 
 from ..core.errors import ConfigError
+from ..core.run_folder import RunBusy
 from ..training.guards import DivergenceError
 from .study import load_optuna, quiet_optuna
 
@@ -149,7 +150,7 @@ def next_trial(study: Any, total: int) -> Any | None:
         finish(study, trial.number, state="FAIL")
 
 # %% ../../nbs/tuning/03_workers.ipynb #cell014
-OWN_FAULTS = (DivergenceError, ConfigError, torch.OutOfMemoryError)
+OWN_FAULTS = (DivergenceError, ConfigError, RunBusy, torch.OutOfMemoryError)
 
 
 def run_one(study: Any, trial: Any, objective: Callable[[Any], tuple[float, ...]]) -> str:

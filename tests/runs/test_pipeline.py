@@ -6,17 +6,22 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import nbformat
 import pytest
 
 from rtseg.core.errors import ArtifactError, ConfigError
+from rtseg.core.files import write_json
 from rtseg.core.run_folder import RunBusy, RunFolder, holder
+from rtseg.data.labels import CITYSCAPES
+from rtseg.data.scenes import make_scenes
 from rtseg.runs.config import list_presets, load_preset, parse_run
 from rtseg.runs.plan import STAGES, StageSpec, check_plan, choose_stages, find_stage, notebooks_folder
 from rtseg.runs.plans import ICNET, PLANS, plan_of
 from rtseg.runs.runner import StageFailed, run
 from rtseg.runs.stage import open_stage, stage_params
+from rtseg.runs.steps import load_splits, open_splits, splits_record
 
 TOYS = (
     StageSpec("count", "1_count.ipynb", "Count", ("seed",), (), ("count/n.json",)),
@@ -196,6 +201,43 @@ def test_work_of_other_settings_is_not_resumed(tmp_path):
     works.append(second.work)
     second.lock.close()
     assert works[0] != works[1]
+
+
+def test_stages_are_up_to_date_only_while_labels_and_masks_are_what_they_were(tmp_path):
+    """A label file outside of the data and a mask that is painted over in place, with its old size and time."""
+    labels = tmp_path / "labels.yaml"
+    CITYSCAPES.to_yaml(labels)
+    scenes = make_scenes(tmp_path / "scenes", counts={"train": 2, "val": 1, "test": 1}, size=(32, 64))
+    config = load_preset("smoke").with_values(
+        {"data.name": "cityscapes", "data.root": str(scenes), "data.labels": str(labels)}
+    )
+    run = RunFolder.create(tmp_path / "run", config.to_dict())
+    stage = open_stage("data", run.root)
+    write_json(stage.output("data/splits.json"), splits_record(open_splits(config.data, run.root)))
+    write_json(stage.output("data/report.json"), {})
+    stage.finish()
+    for name in ("latency", "pretrain", "student"):
+        run.record(name, params=stage_params(find_stage(name), config))
+
+    def current():
+        names = ("data", "latency", "pretrain", "student")
+        return [name for name in names if run.is_current(name, params=stage_params(find_stage(name), config))]
+
+    assert current() == ["data", "latency", "pretrain", "student"]
+    replace(CITYSCAPES, classes=CITYSCAPES.classes[::-1]).to_yaml(labels)
+    assert current() == []
+    CITYSCAPES.to_yaml(labels)
+    mask, other = sorted((scenes / "gtFine/train").rglob("*labelIds.png"))
+    kept, times = mask.read_bytes(), mask.stat().st_mtime_ns
+    mask.write_bytes(other.read_bytes()[: len(kept)].ljust(len(kept), b"\0"))
+    os.utime(mask, ns=(times, times))
+    assert current() == ["latency", "pretrain", "student"]  # which need data/splits.json, and that is another now:
+    student = open_stage("student", run.root)
+    with pytest.raises(ArtifactError, match="splits.train.masks is .*--stages data"):
+        load_splits(student)
+    student.lock.close()
+    mask.write_bytes(kept)
+    assert current() == ["data", "latency", "pretrain", "student"]
 
 
 def test_undeclared_files_are_refused(tmp_path):

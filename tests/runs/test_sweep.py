@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import nbformat
@@ -12,6 +13,7 @@ from rtseg.core.errors import ArtifactError, ConfigError
 from rtseg.core.files import read_json
 from rtseg.core.run_folder import RunFolder
 from rtseg.cli import main as cli
+from rtseg.data.labels import CITYSCAPES
 from rtseg.runs.config import load_preset
 from rtseg.runs.sweep import NotebookTarget, StageTarget, find_target, grid_points, point_name, read_grid, sweep
 from rtseg.cli.sweep import write_sweep_page
@@ -187,6 +189,17 @@ def test_a_changed_input_makes_another_point(tmp_path, base):
     assert target.inputs({}) != old and target.inputs({"seed": "1"}) != target.inputs({})
 
 
+def test_a_changed_label_file_makes_another_point(tmp_path):
+    backwards = replace(CITYSCAPES, name="mine")
+    backwards.to_yaml(tmp_path / "mine.yaml")
+    config = load_preset("smoke").with_values({"data.labels": str(tmp_path / "mine.yaml")})
+    base = RunFolder.create(tmp_path / "base", config.to_dict())
+    target = StageTarget("data", base.root)
+    old = target.inputs({})
+    replace(backwards, classes=CITYSCAPES.classes[::-1]).to_yaml(tmp_path / "mine.yaml")
+    assert target.inputs({}) != old
+
+
 class Counted(NotebookTarget):
     """A target without a kernel."""
 
@@ -213,12 +226,31 @@ def test_a_sweep_that_is_stopped_goes_on(tmp_path):
     ]
 
 
+def test_a_longer_grid_runs_its_new_points_only(tmp_path):
+    Counted.ran = [None] * 5
+    target, said = Counted("counted", page(tmp_path / "x.ipynb")), []
+    sweep(target, read_grid(["by=1,2"]), out=tmp_path / "out", say=said.append)
+    records = sweep(target, read_grid(["by=9,1,2,4"]), out=tmp_path / "out", say=said.append)
+    assert [v["by"] for v in Counted.ran[5:]] == ["1", "2", "9", "4"] and [r.numbers["n"] for r in records] == [
+        9,
+        1,
+        2,
+        4,
+    ]
+    assert [line.endswith("up to date") for line in said[2:]] == [False, True, True, False]
+
+
 def test_a_folder_holds_one_sweep(tmp_path):
     Counted.ran = [None] * 5
     target = Counted("counted", page(tmp_path / "x.ipynb"))
     sweep(target, read_grid(["by=1"]), out=tmp_path / "out", say=lambda _: None)
-    with pytest.raises(ConfigError, match="holds a sweep over 'counted'"):
-        sweep(Counted("other", target.notebook), read_grid(["by=1"]), out=tmp_path / "out", say=lambda _: None)
+    for other, grid, fixed, words in (
+        (Counted("other", target.notebook), ["by=1"], {}, "target is other, it was begun with counted"),
+        (target, ["top=1"], {}, "keys.0. is top, it was begun with by"),
+        (target, ["by=1"], {"top": "7"}, "fixed.top is 7, it was begun with none"),
+    ):
+        with pytest.raises(ConfigError, match=f"another sweep .{words}"):
+            sweep(other, read_grid(grid), out=tmp_path / "out", fixed=fixed, say=lambda _: None)
     (tmp_path / "full").mkdir()
     (tmp_path / "full/mine.txt").write_text("x")
     with pytest.raises(ConfigError, match="is not empty and holds no sweep"):

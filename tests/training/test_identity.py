@@ -9,12 +9,16 @@ import pytest
 import torch
 from torch import nn
 
+from rtseg.compression.schedule import CompressConfig, compress
 from rtseg.core.errors import ArtifactError, ConfigError
 from rtseg.core.identity import read_identity
+from rtseg.core.run_folder import RunBusy, hold
 from rtseg.data.augmentation import Augmentation
 from rtseg.data.datasets import open_dataset
 from rtseg.data.labels import CITYSCAPES
 from rtseg.data.scenes import make_scenes
+from rtseg.models.registry import create_model
+from rtseg.shipping.bench import run_bench
 from rtseg.training.config import LossConfig, TrainConfig
 from rtseg.training.logging import read_metrics
 from rtseg.training.schedules import ScheduleConfig, learning_rate
@@ -187,3 +191,47 @@ def test_a_training_is_not_made_shorter_than_it_is(root, tmp_path):
     train(root, tmp_path / "run").fit()
     with pytest.raises(ConfigError, match="has done 4 steps, more than the 2"):
         train(root, tmp_path / "run", longer(epochs=1), resume=True)
+
+
+# compression ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_compression_hands_its_result_to_nobody_else(tmp_path):
+    """Another network's weights, other images, another share: the old file is not the answer."""
+    root = make_scenes(tmp_path / "larger", counts=COUNTS, size=(64, 64))
+    data, val, other = (open_dataset("synthetic", root, split) for split in ("train", "val", "test"))
+    how, training = CompressConfig(ratio=0.3, steps=1, example_size=(64, 64)), longer(epochs=1, augmentation=None)
+
+    def small(seed=0, data=data, val=val, config=how, train=training, name="enet"):
+        torch.manual_seed(seed)
+        model = create_model(name)
+        told = dict(config=config, train=train, folder=tmp_path / "small", val=val, name=name, progress=False)
+        return compress(model, data, **told).model.state_dict()
+
+    first = small()
+    assert all(
+        torch.equal(value, first[name])
+        for name, value in small(train=longer(epochs=1, augmentation=None, workers=1)).items()
+    )
+    for changes, words in (
+        (dict(seed=1), "network.weights is "),
+        (dict(data=val), "train.images is 1, it was begun with 3"),
+        (dict(val=other), "val.names is "),
+        (dict(config=CompressConfig(ratio=0.5, steps=1, example_size=(64, 64))), "compression.ratio is 0.5"),
+        (dict(train=longer(epochs=2, augmentation=None)), "config.epochs is 2"),
+    ):
+        with pytest.raises(ConfigError, match=words) as error:
+            small(**changes)
+        assert "another compression" in str(error.value) and "\n" not in str(error.value)
+    (tmp_path / "small/identity.json").unlink()
+    with pytest.raises(ArtifactError, match="does not say what it was made of"):
+        small()
+
+
+# one process ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_bench_is_measured_by_one_process(tmp_path):
+    with hold(tmp_path), pytest.raises(RunBusy, match=f"process {os.getpid()}"):
+        run_bench([], tmp_path / "bench.json", build=toy)
+    assert run_bench([], tmp_path / "bench.json", build=toy).rows == ()

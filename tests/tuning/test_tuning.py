@@ -2,10 +2,13 @@
 
 import json
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -13,11 +16,14 @@ import torch
 
 optuna = pytest.importorskip("optuna", reason="needs the extra 'tune'")
 
+from rtseg.cli.tune import CommandNetwork  # noqa: E402
 from rtseg.core.config import load_config  # noqa: E402
 from rtseg.core.errors import ArtifactError, ConfigError, DataError, MissingExtra  # noqa: E402
 from rtseg.core.files import write_text  # noqa: E402
+from rtseg.core.identity import read_identity  # noqa: E402
 from rtseg.data.augmentation import Augmentation  # noqa: E402
 from rtseg.data.datasets import open_dataset  # noqa: E402
+from rtseg.data.labels import CITYSCAPES  # noqa: E402
 from rtseg.data.scenes import make_scenes  # noqa: E402
 from rtseg.training import LossConfig, TrainConfig  # noqa: E402
 from rtseg.training.guards import DivergenceError  # noqa: E402
@@ -408,15 +414,101 @@ def test_a_search_is_not_mixed_with_another_one(searched, data):
     assert again().trials == searched.trials  # nothing left to do
     for changes, words in (
         ({"resume": False}, "already"),
-        ({"seed": 1}, "another seed"),
-        ({"config": TINY.model_copy(update={"epochs": 3})}, "epochs: 2, not 3"),
-        ({"space": {"lr": {**LR["lr"], "high": 1}}}, "another space"),
+        ({"seed": 1}, "another search .seed is 1, it was begun with 0"),
+        ({"config": TINY.model_copy(update={"epochs": 3})}, "config.epochs is 3, it was begun with 2"),
+        ({"space": {"lr": {**LR["lr"], "high": 0.05}}}, "space.lr.high is 0.05, it was begun with 0.1"),
+        ({"space": {"lr": {**LR["lr"], "log": False}}}, "space.lr.log is none, it was begun with true"),
         ({"study": "new"}, "holds trials of another study"),
         ({"objectives": ("miou", "latency")}, "objectives"),
         ({"trials": 0}, "at least one"),
     ):
         with pytest.raises(ConfigError, match=words):
             again(**changes)
+
+
+def test_a_search_is_not_gone_on_with_another_network_or_other_data(searched, data, tmp_path):
+    """Trials of two networks, or on two data sets, in one study compare what cannot be compared."""
+
+    def again(model="fastscnn", train=data[0], val=data[1]):
+        how = dict(space=LR, config=TINY, trials=4, sampler="random", progress=False, resume=True)
+        return tune(model, train, val, folder=searched.folder, **how)
+
+    scenes = data[0].samples[0].image.parents[3]
+    moved = shutil.copytree(scenes, tmp_path / "moved")
+    assert again(train=open_dataset("synthetic", moved, "train")).trials == searched.trials
+    other = make_scenes(tmp_path / "other", counts={"train": 4, "val": 2}, size=(64, 96), seed=4)
+    backwards = replace(CITYSCAPES, classes=CITYSCAPES.classes[::-1], palette=CITYSCAPES.palette[::-1])
+    for changes, words in (
+        ({"model": CommandNetwork("fastscnn", 19, ("aux=true",))}, "network.parameters is "),
+        ({"train": open_dataset("synthetic", other, "train")}, "train.pictures is "),
+        ({"val": open_dataset("synthetic", other, "val")}, "val.pictures is "),
+        ({"train": open_dataset("synthetic", scenes, "train", labels=backwards)}, "labels.classes.0. is bicycle"),
+    ):
+        with pytest.raises(ConfigError, match=words) as error:
+            again(**changes)
+        assert "\n" not in str(error.value)
+
+
+def test_a_wider_space_goes_on(data, tmp_path):
+    def search(trials, high, **more):
+        space = {"lr": {**LR["lr"], "high": high}}
+        config = TINY.model_copy(update={"epochs": 1, "steps_per_epoch": 1})
+        return tune(
+            "fastscnn", *data, space=space, config=config, folder=tmp_path / "s", trials=trials, progress=False, **more
+        )
+
+    first = search(2, 0.1)
+    more = search(4, 1.0, resume=True)
+    assert more.trials[:2] == first.trials and more.space.parameters["lr"].high == 1.0 and len(more.complete) == 4
+    with pytest.raises(ConfigError, match="space.lr.high is 0.1, it was begun with 1.0"):
+        search(5, 0.1, resume=True)
+
+
+def test_a_search_without_a_single_score_is_no_success(typed, data, tmp_path):
+    write_text(tmp_path / "space.yaml", "lr: {kind: choice, choices: [1e30, 1e31]}\n")
+    scenes, tiny = (
+        data[0].samples[0].image.parents[3],
+        "epochs=1 steps_per_epoch=2 batch_size=2 augmentation.crop=[64,96] device=cpu",
+    )
+    settings = " ".join(f"--set {word}" for word in tiny.split())
+    line = f"tune --model fastscnn --dataset synthetic --data {scenes} --space {tmp_path}/space.yaml --trials 2 --out {tmp_path}/tune {settings}"
+    code, said, err = typed(line)
+    assert code == 1 and "2 failed" in said and "none of the 2 trials" in err and "finite" in err
+    assert not (tmp_path / "tune/best.yaml").exists()
+
+
+def test_the_line_that_makes_the_best_network_makes_it(typed, data, tmp_path):
+    """The whole line, as it is written: with the options that were given and those that were found, data, settings and folder."""
+    write_text(
+        tmp_path / "space.yaml",
+        "lr: {kind: float, low: 1e-3, high: 0.1}\nmodel.aux: {kind: choice, choices: [true, false]}\n",
+    )
+    scenes = data[0].samples[0].image.parents[3]
+    backwards = replace(
+        CITYSCAPES, name="backwards", classes=CITYSCAPES.classes[::-1], palette=CITYSCAPES.palette[::-1]
+    )
+    backwards.to_yaml(tmp_path / "my labels.yaml")
+    settings = "epochs=1 steps_per_epoch=1 batch_size=2 augmentation.crop=[64,96] device=cpu seed=3"
+    line = ["tune", "--model", "ddrnet", "--option", "width=32", "--dataset", "synthetic"]
+    line += [
+        "--data",
+        str(scenes),
+        "--labels",
+        str(tmp_path / "my labels.yaml"),
+        "--space",
+        str(tmp_path / "space.yaml"),
+    ]
+    line += [word for setting in settings.split() for word in ("--set", setting)]
+    code, said, err = typed([*line, "--trials", "1", "--out", str(tmp_path / "tune")])
+    assert code == 0, err
+    best = (tmp_path / "tune/best.yaml").read_text().splitlines()[1].removeprefix("# ")
+    assert said.splitlines()[-1] == f"train with the best: {best}"
+    code, said, err = typed(shlex.split(best)[1:])
+    assert code == 0, err
+    result, facts = TuneResult.load(tmp_path / "tune"), read_identity(tmp_path / "tune/best")
+    assert f"best mIoU {result.best.scores['miou']:.4f}" in said
+    trial = read_identity(result.trial_folder(0))
+    assert facts == trial and facts["labels"]["classes"][0] == CITYSCAPES.classes[-1]
 
 
 def test_a_search_that_is_killed_and_resumed_is_the_search_that_was_not(searched, data, tmp_path, one_thread):
@@ -644,11 +736,10 @@ def test_rtseg_tune_searches_resumes_and_hands_on_to_rtseg_train(typed, data, tm
         and len(TuneResult.load(out).trials) == 2
     )
     first = (out / "best.yaml").read_text().splitlines()[1]
-    assert first.startswith("# rtseg train --model fastscnn --option aux=") and "--config best.yaml" in first
-    option = first.split("--option ")[1].split()[0]
-    code, said, err = typed(
-        f"train --model fastscnn --option {option} --dataset synthetic --data {scenes} --config {out}/best.yaml --out {tmp_path}/run"
+    assert (
+        first.startswith("# rtseg train --model fastscnn --dataset synthetic ") and f"--config {out}/best.yaml" in first
     )
+    code, said, err = typed(first.removeprefix("# rtseg "))
     assert code == 0 and "1 steps" in said, err
     best = TuneResult.load(out).best
     assert f"best mIoU {best.scores['miou']:.4f}" in said
