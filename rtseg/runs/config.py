@@ -87,10 +87,11 @@ class NetworkConfig(TrainConfig):
 
 
 class RandomConfig(Config):
-    """The architecture drawn by lot: how near its predicted latency has to be to the student's; it trains with the student's settings."""
+    """The architecture drawn by lot: how near its predicted latency has to be to the student's, after how many draws to give up, and how many such networks are trained; they train with the student's settings."""
 
     tolerance: float = Field(0.05, gt=0, lt=1)
     patience: int = Field(400, ge=1)
+    twins: int = Field(1, ge=1)
 
 
 class EvaluateConfig(Config):

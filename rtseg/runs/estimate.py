@@ -173,9 +173,10 @@ def estimate_training(self: Estimator, role: str) -> list[Estimate]:
         clock(Trainer(network, data, config=short, folder=self.folder / role, teacher=teacher, progress=False).fit)
         / STEPS
     )
-    tests = -(-config.epochs // config.evaluate_every) * len(self.splits["val"])
+    count = self.config.random.twins if role == "random" else 1
+    tests = count * -(-config.epochs // config.evaluate_every) * len(self.splits["val"])
     return [
-        Estimate(role, "step", total_steps(config, len(data))[1], each),
+        Estimate(role, "step", count * total_steps(config, len(data))[1], each),
         Estimate(role, "image scored", tests, self.scoring(network, self.splits["val"])),
     ]
 

@@ -84,7 +84,7 @@ TRAINING = (
             "search/teacher.json",
             "teacher/model.safetensors",
         ),
-        ("random/architecture.json", "random/model.safetensors", "random/training.json"),
+        ("random/architecture.json", "random/model.safetensors", "random/training.json", "random/twins.json"),
     ),
 )
 
@@ -107,6 +107,7 @@ PROVING = (
             "teacher/training.json",
             "student/training.json",
             "random/training.json",
+            "random/twins.json",
         ),
         ("evaluate/scores.json",),
     ),

@@ -9,6 +9,7 @@ __all__ = ['STYLE', 'SCRIPT', 'plotly_block', 'table_block', 'item_block', 'find
 
 # %% ../../nbs/runs/10_report.ipynb #cell002
 import json
+import statistics
 from html import escape
 from pathlib import Path
 
@@ -82,14 +83,18 @@ def verdict(results: dict) -> str:
     """In one sentence: what the evaluation says about itself, or whether the search beat chance, and at what latency."""
     if results.get("verdict"):
         return results["verdict"]
-    student, chance, teacher = (find_network(results, name) for name in ("student", "random", "teacher"))
+    student, teacher = find_network(results, "student"), find_network(results, "teacher")
+    chance = [row for row in results.get("networks", []) if row["name"].partition("-")[0] == "random"]
     if student is None:
         return "This run has not reached its evaluation; the page shows the stages that are done."
     text = f"The student reaches {student['miou']:.3f} mIoU on {results['dataset']} ({results['split']}, {results['images']} images)"
-    if chance is not None:
-        gain = student["miou"] - chance["miou"]
-        word = "above" if gain >= 0 else "below"
-        text += f", {abs(gain):.3f} {word} a random architecture of the same predicted latency ({student['predicted_ms']:.2f} and {chance['predicted_ms']:.2f} ms) trained in the same way"
+    if chance:
+        mean = statistics.mean(row["miou"] for row in chance)
+        gain, best = student["miou"] - mean, max(row["miou"] for row in chance)
+        word, many = "above" if gain >= 0 else "below", len(chance) > 1
+        whom = f"the mean of {len(chance)} random architectures" if many else "a random architecture"
+        text += f", {abs(gain):.3f} {word} {whom} of the same predicted latency ({student['predicted_ms']:.2f} and {chance[0]['predicted_ms']:.2f} ms) trained in the same way"
+        text += f" (the best of them reaches {best:.3f})" if many else ""
     if teacher is not None:
         text += f"; its teacher reaches {teacher['miou']:.3f}"
     return text + "."

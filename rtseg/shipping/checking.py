@@ -23,7 +23,7 @@ from torch import nn
 
 from ..core.errors import ConfigError, check_choice
 from ..core.values import Value
-from ..runtimes.export import to_onnx
+from ..runtimes.export import to_onnx, traced_form
 from .faithful import agreement, miou
 from ..runtimes.runtimes import RUNTIMES, Runtime, TorchRuntime, load_runtime, to_floats, why_absent
 
@@ -119,7 +119,8 @@ def compare_layers(
     """Differences between PyTorch and `graph` in a runtime for each module that both show, in order of computation; runtime 'torch' needs no graph.
 
     Raises `ConfigError` for a runtime that shows none of its layers."""
-    wanted = module_outputs(TorchRuntime(model, threads=threads), image)
+    form = model if graph is None else traced_form(model, torch.from_numpy(image))
+    wanted = module_outputs(TorchRuntime(form, threads=threads), image)
     if runtime == "torch":
         found = module_outputs(TorchRuntime(model, threads=threads, precision=precision), image)
         tensors = {name: (name, type(model.get_submodule(name)).__name__) for name in found}
