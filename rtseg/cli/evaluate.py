@@ -13,17 +13,18 @@ import torch
 import typer
 
 from ..core.errors import ConfigError
-from ..core.files import tensor_metadata, write_json
+from ..core.files import write_json
 from ..core.values import EvalReport, ScoreOrigin
-from ..data.datasets import open_dataset
 from ..data.labels import CITYSCAPES, get_labels
 from ..evaluation.evaluator import evaluate, load_trained
 from ..evaluation.metrics import cityscapes_categories, class_iou, join_classes, mean_iou, report_table
 from ..evaluation.prediction import predict, write_submission
 from ..evaluation.ways import scoring_precision
 from ..models.contract import SegNetwork
+from ..models.loading import LoadedNetwork
 from rtseg.cli.options import (
     BatchOption,
+    BitsOption,
     CornersOption,
     CropOption,
     DatasetOption,
@@ -32,23 +33,23 @@ from rtseg.cli.options import (
     ForceOption,
     InferenceOption,
     LabelsOption,
-    ModelOption,
     OptionsOption,
     OverlapOption,
+    OwnModelOption,
     PrecisionOption,
     RootOption,
     ScaleOption,
     ScalesOption,
-    build_network,
+    open_trained,
+    open_with_labels,
     read_device,
     read_inference,
 )
 
 # %% ../../nbs/cli/03_evaluate.ipynb #cell005
-def weights_origin(weights: Path) -> ScoreOrigin | None:
+def weights_origin(loaded: LoadedNetwork) -> ScoreOrigin | None:
     """The origin that a file of weights carries; None for one that says nothing."""
-    known = weights.suffix == ".safetensors" and "origin" in tensor_metadata(weights)
-    return load_trained(weights).origin if known else None
+    return load_trained(loaded.path).origin if loaded.info.origin else None
 
 
 def category_line(report: EvalReport) -> str | None:
@@ -73,15 +74,18 @@ def told_precision(precision: str, network: SegNetwork, size: tuple[int, int], d
 
 
 def evaluate_command(
-    model: ModelOption,
     root: RootOption,
-    weights: Annotated[Path | None, typer.Argument(help="Weights, .safetensors, .pt or .pth.")] = None,
+    weights: Annotated[
+        Path | None, typer.Argument(help="Weights (.safetensors, .pt or .pth), or the folder of a run.")
+    ] = None,
+    model: OwnModelOption = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="The same as the argument; a published checkpoint is converted.")
     ] = None,
     option: OptionsOption = None,
     dataset: DatasetOption = "cityscapes",
     labels: LabelsOption = None,
+    bits: BitsOption = None,
     split: str = "val",
     inference: InferenceOption = "whole",
     crop: CropOption = None,
@@ -102,7 +106,7 @@ def evaluate_command(
 ) -> None:
     """Score a network on one split: mIoU, per class, pixel accuracy; at once, in windows, at several scales, mirrored.
 
-    Example: rtseg evaluate student.safetensors --model search/student.json --dataset camvid --data ~/camvid --split test
+    Example: rtseg evaluate runs/camvid --dataset camvid --data ~/camvid --split test
 
     A published checkpoint: rtseg evaluate --model fastscnn --checkpoint fastscnn.pth --data ~/cityscapes
 
@@ -115,8 +119,11 @@ def evaluate_command(
         raise ConfigError("evaluate needs one file of weights: give it as the argument or as --checkpoint")
     weights = weights or checkpoint
     asked = read_inference(inference, crop, overlap, scale, scales, flip, align_corners)
-    place, data = read_device(device), open_dataset(dataset, root, split, labels=labels)
-    network = build_network(model, data.labels.num_classes, weights, option)
+    place, data = read_device(device), open_with_labels(weights, dataset, root, split, labels, bits=bits)
+    loaded = open_trained(
+        weights, model, option, labels=data.labels, what="--labels" if labels else f"data set {dataset}"
+    )
+    network = loaded.network
     precision = told_precision(precision, network, data.read(0)[0].shape[:2], place, force)
     report = evaluate(
         network,
@@ -125,7 +132,7 @@ def evaluate_command(
         batch_size=batch_size,
         precision=precision,
         device=place,
-        origin=weights_origin(weights),
+        origin=weights_origin(loaded),
         predictions=predictions,
         boundary=boundary,
         progress=True,
@@ -136,16 +143,17 @@ def evaluate_command(
 
 # %% ../../nbs/cli/03_evaluate.ipynb #cell010
 def predict_command(
-    weights: Annotated[Path, typer.Argument(help="Weights, .safetensors or .pt.")],
+    weights: Annotated[Path, typer.Argument(help="Weights (.safetensors, .pt or .pth), or the folder of a run.")],
     images: Annotated[
         Path, typer.Argument(help="An image, an array (.npy, H x W x 3 uint8), a video, or a folder of images.")
     ],
-    model: ModelOption,
     out: Annotated[
         Path, typer.Option(help="Folder for ids, colour masks and overlays; for a video also the .mp4 or .avi file.")
     ],
-    labels: LabelsOption = "cityscapes",
+    model: OwnModelOption = None,
+    labels: LabelsOption = None,
     option: OptionsOption = None,
+    bits: BitsOption = None,
     kinds: Annotated[
         str | None, typer.Option(help="ids, color, overlay, with commas; all of them for images, overlay for a video.")
     ] = None,
@@ -166,30 +174,31 @@ def predict_command(
 ) -> None:
     """Predict masks for images or a video: label ids, colours, overlays.
 
-    Example: rtseg predict student.safetensors photos --model search/student.json --out masks
+    Example: rtseg predict runs/camvid photos --out masks
 
-    A video: rtseg predict bisenetv2.safetensors drive.mp4 --model bisenetv2 --out drive_masks.mp4 --alpha 0.6 --device cuda --batch-size 8
+    A video: rtseg predict bisenetv2.safetensors drive.mp4 --out drive_masks.mp4 --alpha 0.6 --device cuda --batch-size 8
 
-    Label ids of one image, mirrored too: rtseg predict w.pth a.png --model fastscnn --out masks --kinds ids --flip --overwrite
+    Published weights: rtseg predict w.pth a.png --model fastscnn --labels cityscapes --out masks --kinds ids --flip --overwrite
     """
     asked = read_inference(inference, crop, overlap, scale, scales, flip, align_corners)
-    place, chosen, wanted = (
-        read_device(device),
-        get_labels(labels or "cityscapes"),
-        kinds.split(",") if kinds is not None else None,
-    )
+    place, wanted = read_device(device), kinds.split(",") if kinds is not None else None
+    given = get_labels(labels) if labels is not None else None
     if submission is not None and (submission.exists() or (wanted is not None and "ids" not in wanted)):
         raise ConfigError(
             f"{submission} exists: give another name"
             if submission.exists()
             else "--submission is made of label ids: add ids to --kinds"
         )
-    network = build_network(model, chosen.num_classes, weights, option)
-    precision = told_precision(precision, network, (256, 256), place, force)
+    loaded = open_trained(weights, model, option, labels=given)
+    if loaded.labels is None:
+        raise ConfigError(
+            f"{loaded.path} does not say what its classes are: give --labels, cityscapes, camvid, bdd100k or a YAML file"
+        )
+    precision = told_precision(precision, loaded.network, (256, 256), place, force)
     done = predict(
-        network,
+        loaded.network,
         images,
-        chosen,
+        loaded.labels,
         out,
         inference=asked,
         kinds=wanted,
@@ -198,6 +207,7 @@ def predict_command(
         precision=precision,
         device=place,
         overwrite=overwrite,
+        bits=bits if bits is not None else loaded.info.input.bits if loaded.info.input else None,
     )
     typer.echo(
         f"{len(done)} predicted: {', '.join(str(path) for path in done[0].files.values())}"

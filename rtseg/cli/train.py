@@ -24,6 +24,7 @@ from rtseg.runs.training_runs import (
     training_splits,
 )
 from rtseg.cli.options import (
+    BitsOption,
     DatasetOption,
     ForceOption,
     LabelsOption,
@@ -41,6 +42,7 @@ def train(
     out: Annotated[Path, typer.Option(help="Training folder.")],
     dataset: DatasetOption = "cityscapes",
     labels: LabelsOption = None,
+    bits: BitsOption = None,
     recipe: RecipeOption = None,
     config: SettingsOption = None,
     set_: SetOption = None,
@@ -65,11 +67,12 @@ def train(
     settings = training_settings(
         recipe=recipe, file=config, changes=read_settings(set_ or []), detail=detail, force=force
     )
-    splits = training_splits(dataset, root, labels)
+    splits = training_splits(dataset, root, labels, bits=bits)
     seed_everything(settings.seed)  # fresh weights, too, are the seed's
     network, pretrained_on = build_network(model, splits["train"].labels.num_classes, options=option), None
     if weights is not None:
-        pretrained_on, start = start_training(network, weights, name=None if model.endswith(".json") else model)
+        name = None if model.endswith(".json") else model
+        pretrained_on, start = start_training(network, weights, name=name, labels=splits["train"].labels)
         typer.echo(f"start from {weights}: {start}")
     typer.echo(result_line(run_training(network, splits, settings, out, pretrained_on=pretrained_on, resume=resume)))
 

@@ -21,5 +21,3 @@ from .saving import save_pruned as save_pruned
 from .schedule import CompressConfig as CompressConfig
 from .schedule import CompressResult as CompressResult
 from .schedule import compress as compress
-from .surgery import keep_channels as keep_channels
-from .surgery import keep_layers as keep_layers

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .surgery import channels_of, is_depthwise, is_one_sided, spread_of
+from ..layers.surgery import channels_of, is_depthwise, is_one_sided, spread_of
 from ..core.errors import ConfigError, RtsegError, missing_extra
 from ..core.values import SegOutput
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .couplings import Coupling
-from .surgery import is_depthwise
+from ..layers.surgery import is_depthwise
 from ..core.errors import ConfigError, check_choice
 from ..core.values import SegOutput
 from ..data.loading import Batch, normalize

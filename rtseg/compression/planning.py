@@ -15,7 +15,7 @@ from torch import nn
 from .couplings import Coupling, kept_table
 from .trials import find_couplings
 from .importance import CRITERIA, channel_scores, taylor_scores
-from .surgery import follow, keep_layers
+from ..layers.surgery import follow, keep_layers
 from ..core.errors import ConfigError, check_choice, suggest
 from ..core.values import Value
 from ..data.loading import Batch

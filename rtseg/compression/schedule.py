@@ -18,12 +18,14 @@ from .saving import drop_aux, load_pruned, save_pruned
 from ..core.config import Config
 from ..core.identity import claim
 from ..core.files import read_json, write_json
+from ..core.weights import read_info
 from ..data.datasets import SegDataset
 from ..data.loading import Batch, make_loader
 from ..evaluation.evaluator import evaluate, load_trained
 from ..models.contract import SegNetwork
 from ..training.config import TrainConfig
 from ..training.identity import UNSEEN, network_facts, split_facts
+from ..training.runfiles import training_info
 from ..training.setup import STATE_FILE
 from ..training.trainer import Trainer
 
@@ -107,10 +109,11 @@ def _retrain(
             resume=(run / STATE_FILE).exists(),
             progress=progress,
         ).fit()
-        model.load_state_dict(load_trained(run, "ema" if train.ema_decay else "last").weights)
+        trained = load_trained(run, "ema" if train.ema_decay else "last")
+        model.load_state_dict(trained.weights)
         rows = [*rows[:-1], rows[-1] | {"miou": result.last.miou if result.last else None}]
         write_json(folder / "rows.json", rows)
-        save_pruned(folder / "retrained.safetensors", model, **save)
+        save_pruned(folder / "retrained.safetensors", model, **save | {"info": read_info(trained.path)})
     return load_pruned(folder / "retrained.safetensors"), read_json(folder / "rows.json")
 
 # %% ../../nbs/compression/07_schedule.ipynb #cell013
@@ -129,7 +132,8 @@ def compress(
     progress: bool = True,
 ) -> CompressResult:
     "Cut and retrain in turn; `name` and `options` are those that `model` was created with. Called again with the same folder it goes on where it stopped."
-    folder, save = Path(folder), {"name": name, "options": options}
+    folder = Path(folder)
+    save = {"name": name, "options": options, "info": training_info(model, data, train, val=val)}
     facts = {
         **split_facts(data, val),
         "network": network_facts(model, weights=True),

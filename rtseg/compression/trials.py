@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .couplings import TRACE_SIZE, Coupling, in_channels_of, kept_table, read_couplings, run_all
-from .surgery import keep_layers
+from ..layers.surgery import keep_layers
 from ..core.errors import RtsegError
 
 # %% ../../nbs/compression/08_trials.ipynb #cell022

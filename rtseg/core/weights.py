@@ -97,7 +97,7 @@ def read_info(path: str | Path) -> WeightsInfo:
 def unknown_text(info: WeightsInfo, path: str | Path) -> str:
     """One line about what a file does not say; empty where it says everything."""
     missing = info.unknown()
-    return f"{path} does not say {', '.join(missing)}: it was written before weights carried them" if missing else ""
+    return f"{path} does not say {', '.join(missing)}: what is missing is taken as it is given" if missing else ""
 
 # %% ../../nbs/core/16_weights.ipynb #cell010
 def classes_difference(ours: LabelSet, theirs: LabelSet) -> str:

@@ -7,10 +7,10 @@ __all__ = ['WHICH', 'Item', 'Trained', 'save_trained', 'load_trained', 'read_ahe
            'evaluate']
 
 # %% ../../nbs/evaluation/03_evaluator.ipynb #cell002
-import json
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -23,9 +23,10 @@ from tqdm.auto import tqdm
 
 from ..core.environment import evaluating
 from ..core.errors import ArtifactError, ConfigError, check_choice
-from ..core.files import atomic_write, load_tensors, save_tensors, sha256_file, tensor_metadata
+from ..core.files import atomic_write, load_tensors, save_tensors, sha256_file
 from ..core.values import EvalReport, LabelSet, ScoreOrigin
 from ..core.states import require_finite_state
+from ..core.weights import WeightsInfo, read_info
 from ..data.datasets import SegDataset
 from ..data.pairs import as_dataset
 from .boundary import BoundaryMeter
@@ -45,12 +46,19 @@ class Trained(NamedTuple):
 
 
 def save_trained(
-    path: str | Path, weights: dict[str, Tensor], *, epoch: int, which: str, seed: int, pretrained_on: str = "none"
+    path: str | Path,
+    weights: dict[str, Tensor],
+    *,
+    epoch: int,
+    which: str,
+    seed: int,
+    pretrained_on: str = "none",
+    info: WeightsInfo | None = None,
 ) -> Path:
-    "Write weights with their origin as safetensors, atomically."
+    "Write weights with their origin, and with what `info` says of them besides, as safetensors, atomically."
     check_choice(which, WHICH, what="checkpoint")
     origin = {"epoch": epoch, "which": which, "seed": seed, "pretrained_on": pretrained_on}
-    return save_tensors(path, weights, {"origin": json.dumps(origin)})
+    return save_tensors(path, weights, replace(info or WeightsInfo(), origin=origin).to_metadata())
 
 # %% ../../nbs/evaluation/03_evaluator.ipynb #cell006
 def load_trained(source: str | Path, which: str = "best") -> Trained:
@@ -62,14 +70,14 @@ def load_trained(source: str | Path, which: str = "best") -> Trained:
         raise ArtifactError(
             f"{path} does not exist: train first, or give one of {', '.join(WHICH)} that the run has written"
         )
-    words = tensor_metadata(path).get("origin")
-    if words is None:
+    origin = read_info(path).origin
+    if not origin:
         raise ArtifactError(
             f"{path} says nothing about its origin: load it with load_checkpoint() and state a ScoreOrigin yourself"
         )
     weights = load_tensors(path)
     require_finite_state(weights, path)
-    return Trained(weights, ScoreOrigin(checkpoint_sha256=sha256_file(path), **json.loads(words)), path)
+    return Trained(weights, ScoreOrigin(checkpoint_sha256=sha256_file(path), **origin), path)
 
 # %% ../../nbs/evaluation/03_evaluator.ipynb #cell011
 Item = TypeVar("Item")

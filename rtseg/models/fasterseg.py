@@ -7,6 +7,7 @@ __all__ = ['STUDENT', 'ClimbBlock', 'Fusion', 'build_stem', 'aux_channels', 'Fas
 
 # %% ../../nbs/models/06_fasterseg.ipynb #cell002
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -225,6 +226,16 @@ def _duplicates(model: FasterSeg) -> tuple[str, ...]:
     fps_note="1024 x 2048, TensorRT fp32, GTX 1080 Ti",
     notes="the published student, branches to 1/32 and 1/16",
 )
-def fasterseg(num_classes: int = 19, *, in_channels: int = 3, aux: bool = True) -> FasterSeg:
-    """The published student with fresh weights."""
-    return FasterSeg(STUDENT, num_classes, in_channels=in_channels, aux=aux)
+def fasterseg(
+    num_classes: int = 19,
+    *,
+    in_channels: int = 3,
+    aux: bool = True,
+    arch: Architecture | dict | str | Path | None = None,
+) -> FasterSeg:
+    """The network of a searched architecture (a value, its dictionary, or its file), or the published student, with fresh weights."""
+    if isinstance(arch, str | Path):
+        arch = Architecture.load(arch)
+    elif isinstance(arch, dict):
+        arch = Architecture.from_dict(arch)
+    return FasterSeg(STUDENT if arch is None else arch, num_classes, in_channels=in_channels, aux=aux)

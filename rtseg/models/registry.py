@@ -97,4 +97,6 @@ def create_model(name: str, num_classes: int = 19, *, in_channels: int = 3, **op
                 f"model '{name}' takes no options besides num_classes and in_channels: leave out '{option}'"
             )
         check_choice(option, allowed, what=f"option of model '{name}'")
-    return build(num_classes, in_channels=in_channels, **options)
+    network = build(num_classes, in_channels=in_channels, **options)
+    network.created_by = name, options  # what a file of its weights says
+    return network

@@ -14,13 +14,15 @@ import typer
 
 from ..core.config import load_config, override
 from ..core.errors import ConfigError
-from ..core.files import sha256_file, tensor_metadata
+from ..core.files import sha256_file
 from ..core.states import FoundState, find_state
 from ..core.values import LabelSet
+from ..core.weights import classes_difference, read_info
 from ..data.datasets import SegDataset, open_dataset
 from ..data.scenes import make_scenes
 from ..evaluation.evaluator import load_trained
 from ..models.contract import SegNetwork
+from ..models.loading import class_tensors, weights_file
 from ..models.starting import Start, start_from
 from ..training.config import TrainConfig
 from ..training.detail import DetailConfig
@@ -68,22 +70,33 @@ def lineage(path: Path, found: FoundState | None = None) -> str:
     text = f"{path.name} {sha256_file(path)[:8]}"
     if found is not None and found.place:
         text += f" {found.place}"
-    if path.suffix != ".safetensors" or "origin" not in tensor_metadata(path):
+    if not read_info(path).origin:
         return text
     origin = load_trained(path).origin
     before = "" if origin.pretrained_on == "none" else f", from {origin.pretrained_on}"
     return f"{text} ({origin.which}, epoch {origin.epoch}{before})"
 
 
-def start_training(network: SegNetwork, weights: Path, *, name: str | None = None) -> tuple[str, Start]:
-    """Load `weights` as a start (other classes stay fresh); the text for the origin, and what was taken over."""
-    found = find_state(weights)
-    return lineage(weights, found), start_from(network, found.state, name=name)
+def start_training(
+    network: SegNetwork, weights: Path, *, name: str | None = None, labels: LabelSet | None = None
+) -> tuple[str, Start]:
+    """Load a file or a run folder's weights as a start (a classifier of other classes than `labels` stays fresh); the text for the origin, and what was taken over."""
+    path = weights_file(weights)
+    found, own, counted = find_state(path), read_info(path).labels, class_tensors(network)
+    fresh = {key: tensor.clone() for key, tensor in network.state_dict().items() if key in counted}
+    start = start_from(network, found.state, name=name)
+    if own is not None and labels is not None and classes_difference(own, labels):
+        network.load_state_dict(fresh, strict=False)
+        parts = {key.rsplit(".", 1)[0] for key in fresh} | set(start.fresh)
+        start = start._replace(copied=tuple(k for k in start.copied if k not in fresh), fresh=tuple(sorted(parts)))
+    return lineage(path, found), start
 
 # %% ../../nbs/runs/12_training_runs.ipynb #cell013
-def training_splits(dataset: str, root: Path, labels: str | LabelSet | None = None) -> dict[str, SegDataset]:
-    """The splits train and val of a data set, opened."""
-    return {split: open_dataset(dataset, root, split, labels=labels) for split in ("train", "val")}
+def training_splits(
+    dataset: str, root: Path, labels: str | LabelSet | None = None, *, bits: int | None = None
+) -> dict[str, SegDataset]:
+    """The splits train and val of a data set, opened; `bits` is the true depth of 16-bit images."""
+    return {split: open_dataset(dataset, root, split, labels=labels, bits=bits) for split in ("train", "val")}
 
 
 def recipe_splits(

@@ -18,6 +18,7 @@ from ..core.errors import ConfigError, RtsegError
 from ..core.files import read_json, write_json
 from ..core.load import LoadRecord, LoadWatch, measure_watched
 from ..core.values import LabelSet, Latency
+from ..core.weights import WeightsInfo
 from ..data.datasets import SegDataset
 from ..models.contract import SegNetwork
 from ..runtimes.runtimes import Runtime, device_name, load_runtime
@@ -301,9 +302,15 @@ def latency_record(tuned: Tuned) -> Latency:
 
 
 def ship(
-    tuned: Tuned, path: str | Path, *, model: str, labels: LabelSet | int, source_sha256: str | None = None
+    tuned: Tuned,
+    path: str | Path,
+    *,
+    model: str,
+    labels: LabelSet | int,
+    source_sha256: str | None = None,
+    info: WeightsInfo | None = None,
 ) -> Card:
-    "Write the chosen form as `path` (.onnx) with its card, `*-table.json` and `serve.py`; `ConfigError` if it is no file from pixels to labels."
+    "Write the chosen form as `path` (.onnx) with its card, `*-table.json` and `serve.py`; its metadata carry `info`, what the weights say about themselves. `ConfigError` if it is no file from pixels to labels."
     row, path = tuned.best, Path(path)
     if tuned.graph is None or row.candidate.inside != "all":
         raise ConfigError(f"{row.candidate.name} is no file from pixels to labels: call autotune with files_only=True")
@@ -330,7 +337,7 @@ def ship(
         source_sha256=source_sha256,
         versions=tuned.facts["versions"],
     )
-    written = write_shipped(path, tuned.graph, card)
+    written = write_shipped(path, tuned.graph, card, info=info)
     write_json(path.with_name(f"{path.stem}-table.json"), tuned.to_dict())
     write_server(path.parent)
     return written

@@ -16,8 +16,10 @@ import onnx
 from ..core.errors import ArtifactError, ConfigError
 from ..core.files import atomic_write, sha256_bytes, sha256_file, write_json
 from ..core.values import LabelSet, Latency, Value
+from ..core.weights import WeightsInfo
 from ..data.labels import numbered_labels
 from ..data.loading import MEAN, STD
+from ..runtimes.export import write_info
 
 # %% ../../nbs/shipping/04_cards.ipynb #cell005
 INSIDE = ("normalisation", "upsampling", "argmax")
@@ -106,8 +108,8 @@ def card_path(file: str | Path) -> Path:
     return Path(file).with_suffix(".json")
 
 
-def label_graph(graph: onnx.ModelProto, card: Card) -> onnx.ModelProto:
-    "A copy of the graph that carries the short facts of its card as ONNX metadata."
+def label_graph(graph: onnx.ModelProto, card: Card, info: WeightsInfo | None = None) -> onnx.ModelProto:
+    "A copy of the graph that carries the short facts of its card, and what its weights say about themselves, as ONNX metadata."
     labelled = onnx.ModelProto.FromString(graph.SerializeToString())
     facts = {
         "model": card.model,
@@ -119,15 +121,16 @@ def label_graph(graph: onnx.ModelProto, card: Card) -> onnx.ModelProto:
     }
     del labelled.metadata_props[:]
     onnx.helper.set_model_props(labelled, {f"rtseg.{key}": value for key, value in facts.items()})
+    write_info(labelled, info or WeightsInfo())
     return labelled
 
 
-def write_shipped(path: str | Path, graph: onnx.ModelProto, card: Card) -> Card:
+def write_shipped(path: str | Path, graph: onnx.ModelProto, card: Card, *, info: WeightsInfo | None = None) -> Card:
     "Write `path` (.onnx) and its card, each atomically; returns the card as written, with the file's name and checksum."
     path = Path(path)
     if path.suffix != ".onnx":
         raise ConfigError(f"{path} is no place for an ONNX graph: give a name that ends in .onnx")
-    data = label_graph(graph, card).SerializeToString()
+    data = label_graph(graph, card, info).SerializeToString()
     with atomic_write(path) as temporary:
         temporary.write_bytes(data)
     written = Card(

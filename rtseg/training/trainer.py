@@ -32,7 +32,7 @@ from .guards import reading, require_finite, writing
 from .identity import training_facts
 from .logging import NoLog, TrainLog, alarm, constant_score, mask_strip, notice, read_metrics
 from .parts import together
-from .runfiles import RunFiles, TrainResult
+from .runfiles import RunFiles, TrainResult, training_info
 from .schedules import learning_rate
 from .step import TrainStep
 from .ways import settle_run
@@ -196,7 +196,8 @@ class Trainer:
             model, config, ignore_index=data.labels.ignore_index, teacher=teacher, detail=detail, folder=str(folder)
         )
         facts["config"] = config.to_dict()
-        self.files = RunFiles(self.train, config, folder, facts=facts, steps=self.total_steps)
+        info = training_info(model, data, config, val=val)
+        self.files = RunFiles(self.train, config, folder, facts=facts, steps=self.total_steps, info=info)
         self.progress = progress and self.files.main
         if self.progress and why:
             tqdm.write(why)

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from rtseg.core.errors import ArtifactError, ConfigError, DataError
 from rtseg.core.values import EvalReport
+from rtseg.core.weights import InputSpec, WeightsInfo
 from rtseg.data.datasets import SegDataset, open_dataset
 from rtseg.data.layouts import Sample
 from rtseg.data.labels import CITYSCAPES
@@ -30,6 +31,7 @@ from rtseg.evaluation.inference import Inference, View, class_scores, predict_id
 from rtseg.evaluation.metrics import cityscapes_categories, class_iou, join_classes, mean_iou, report_table
 from rtseg.evaluation.prediction import predict
 from rtseg.evaluation.video import read_frames, video_facts, write_video
+from rtseg.models.loading import spec_of
 from rtseg.models.registry import create_model
 
 
@@ -560,13 +562,10 @@ def test_a_corrupt_image_is_named(tmp_path, val):
 def weights(tmp_path_factory):
     """Weights of an untrained network."""
     torch.manual_seed(0)
-    return save_trained(
-        tmp_path_factory.mktemp("weights") / "w.safetensors",
-        create_model("fastscnn", 19).state_dict(),
-        epoch=3,
-        which="best",
-        seed=0,
-    )
+    network = create_model("fastscnn", 19)
+    info = WeightsInfo(spec_of(network), CITYSCAPES, InputSpec((64, 128)))
+    path = tmp_path_factory.mktemp("weights") / "w.safetensors"
+    return save_trained(path, network.state_dict(), epoch=3, which="best", seed=0, info=info)
 
 
 def test_evaluate_is_typed(typed, tmp_path, scenes, weights):
@@ -585,15 +584,13 @@ def test_evaluate_is_typed(typed, tmp_path, scenes, weights):
 
 
 def test_predict_is_typed(typed, tmp_path, film, weights):
-    line = (
-        f"predict {weights} {film} --model fastscnn --out {tmp_path}/seen.mp4 --alpha 0.3 --device cpu --batch-size 4"
-    )
+    line = f"predict {weights} {film} --out {tmp_path}/seen.mp4 --alpha 0.3 --device cpu --batch-size 4"
     assert typed(line)[0] == 0 and video_facts(tmp_path / "seen.mp4").frames == 9
     code, _, err = typed(line)
     assert code == 1 and "exists" in err and "--overwrite" in err and err.count("\n") == 1
     assert typed(f"{line} --overwrite")[0] == 0
     np.save(tmp_path / "a.npy", np.zeros((64, 96, 3), np.uint8))
-    assert typed(f"predict {weights} {tmp_path}/a.npy --model fastscnn --out {tmp_path}/a --kinds ids --flip")[0] == 0
+    assert typed(f"predict {weights} {tmp_path}/a.npy --out {tmp_path}/a --kinds ids --flip")[0] == 0
     assert everything_in(tmp_path / "a") == ["a.png"]
 
 
