@@ -58,17 +58,10 @@ def training_info(
 class RunFiles:
     "The folder of a training run: weights with origin and with what `info` says of them, reports, the state, and how to go on from it."
 
-    def __init__(
-        self,
-        train: TrainStep,
-        config: TrainConfig,
-        folder: str | Path,
-        *,
-        facts: dict,
-        steps: int,
-        info: WeightsInfo | None = None,
-    ):
-        self.train, self.config, self.folder, self.facts, self.info = train, config, Path(folder), facts, info
+    info: WeightsInfo | None = None
+
+    def __init__(self, train: TrainStep, config: TrainConfig, folder: str | Path, *, facts: dict, steps: int):
+        self.train, self.config, self.folder, self.facts = train, config, Path(folder), facts
         self.pretrained_on = facts["weights"]
         self.main, self.rank = train.accelerator.is_main_process, train.accelerator.process_index
         self.step, self.rng, self.alarm = 0, None, None

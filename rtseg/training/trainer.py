@@ -196,8 +196,8 @@ class Trainer:
             model, config, ignore_index=data.labels.ignore_index, teacher=teacher, detail=detail, folder=str(folder)
         )
         facts["config"] = config.to_dict()
-        info = training_info(model, data, config, val=val)
-        self.files = RunFiles(self.train, config, folder, facts=facts, steps=self.total_steps, info=info)
+        self.files = RunFiles(self.train, config, folder, facts=facts, steps=self.total_steps)
+        self.files.info = training_info(model, data, config, val=val)
         self.progress = progress and self.files.main
         if self.progress and why:
             tqdm.write(why)
