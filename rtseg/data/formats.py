@@ -14,15 +14,21 @@ from .annotations import SHARE, Reader, Source, by_name, with_splits, without_ba
 from .formats_coco import read_coco
 from .formats_json import read_labelme, read_supervisely
 from .formats_masks import read_camvid32, read_cvat_masks, read_roboflow, read_voc
+from .formats_public import read_ade20k, read_vistas
+from .formats_text import read_cvat, read_yolo
 
 # %% ../../nbs/data/19_formats.ipynb #cell003
 FORMATS: dict[str, Reader] = {
     "labelme": read_labelme,
     "coco": read_coco,
-    "supervisely": read_supervisely,
-    "voc": read_voc,
+    "cvat": read_cvat,
     "cvat-masks": read_cvat_masks,
+    "yolo": read_yolo,
     "roboflow": read_roboflow,
+    "voc": read_voc,
+    "supervisely": read_supervisely,
+    "mapillary": read_vistas,
+    "ade20k": read_ade20k,
     "camvid32": read_camvid32,
 }
 

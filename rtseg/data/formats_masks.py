@@ -194,7 +194,7 @@ def camvid_split(stem: str) -> str:
     sequence, _, frame = stem.partition("_")
     number = int("".join(filter(str.isdigit, frame)) or 0)
     if sequence == "0016E5":
-        return "val" if number >= 7959 else "train"
+        return "val" if 7959 <= number <= 8159 else "train"
     return "test" if sequence == "Seq05VD" or sequence == "0001TP" and number >= 8550 else "train"
 
 

@@ -13,9 +13,10 @@ from pycocotools import mask as coco_mask
 
 from rtseg.core.errors import ArtifactError, ConfigError, DataError, RtsegError
 from rtseg.core.values import LabelSet
-from rtseg.data import check_dataset, open_dataset
+from rtseg.data import CAMVID, check_dataset, open_dataset
 from rtseg.data.drawn import Outline, outlines_of, paint_layers
 from rtseg.data.formats import FORMATS, read_source
+from rtseg.data.formats_masks import camvid_split
 from rtseg.data.importing import import_dataset
 from rtseg.data.layouts import Pairing
 
@@ -130,7 +131,38 @@ def make_roboflow(root):
             Image.fromarray(numbers).save(root / f"{split}/{split}{k}_jpg.rf.8ab_mask.png")
 
 
+def make_cvat(root):
+    for subset in ("Train", "Validation"):
+        images = ""
+        for k in range(2):
+            photo(root / f"images/{subset}{k}.jpg")
+            images += f"""<image id="{k}" name="{subset}{k}.jpg" subset="{subset}" width="{SIZE[1]}" height="{SIZE[0]}">
+            <mask label="door" source="manual" occluded="0" rle="0, 60" left="12" top="10" width="6" height="10" z_order="2"></mask>
+            <box label="wall" source="manual" occluded="0" xtl="6.00" ytl="4.00" xbr="26.00" ybr="20.00" z_order="1"></box>
+            <points label="door" points="3.0,3.0" z_order="0"></points></image>"""
+        labels = "".join(
+            f"<label><name>{n}</name><color>#{c}</color><type>any</type></label>"
+            for n, c in (("wall", "c80000"), ("door", "0000c8"))
+        )
+        meta = f"<version>1.1</version><meta><task><labels>{labels}</labels></task></meta>"
+        write(
+            root / f"{subset}.xml", f'<?xml version="1.0" encoding="utf-8"?><annotations>{meta}{images}</annotations>'
+        )
+
+
+def make_yolo(root):
+    write(root / "data.yaml", "train: ../train/images\nval: ../valid/images\nnc: 2\nnames: ['wall', 'door']\n")
+    lines = [f"{k} " + " ".join(f"{x / SIZE[1]} {y / SIZE[0]}" for x, y in ring) for k, ring in ((1, DOOR), (0, WALL))]
+    for split in ("train", "valid"):
+        for k in range(2):
+            photo(root / f"{split}/images/{split}{k}.jpg")
+            write(root / f"{split}/labels/{split}{k}.txt", "\n".join([*lines, "0 0.5 0.5 0.2 0.2", ""]))
+    photo(root / "train/images/new.jpg")
+
+
 MAKERS = {
+    "cvat": make_cvat,
+    "yolo": make_yolo,
     "labelme": make_labelme,
     "coco": make_coco,
     "supervisely": make_supervisely,
@@ -138,6 +170,8 @@ MAKERS = {
     "roboflow": make_roboflow,
 }
 SKIPPED = {
+    "cvat": {"shape without area": 4},
+    "yolo": {"box without an outline": 4, "image without annotation": 1},
     "labelme": {"shape without area": 5, "image without annotation": 1},
     "coco": {"box without an outline": 2},
     "supervisely": {"shape without area": 4},
@@ -219,6 +253,16 @@ def test_own_classes_are_matched_by_name_and_a_cache_knows_them_apart(tmp_path, 
             {"size": {"height": 24, "width": 32}, "objects": [{"classTitle": "roof"}]},
         ),
         ("cvat-masks", "labelmap.txt", "wall;1;2;3"),
+        ("cvat", "Train.xml", "<annotations><image"),
+        (
+            "cvat",
+            "Train.xml",
+            '<annotations><image name="Train0.jpg" width="32" height="24"><box label="roof"/></image></annotations>',
+        ),
+        ("cvat", "Train.xml", '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><annotations>&x;</annotations>'),
+        ("yolo", "data.yaml", "nc: 2"),
+        ("yolo", "train/labels/train0.txt", "0 0.1 0.1 0.2 0.2 0.3"),
+        ("yolo", "train/labels/train0.txt", "7 0.1 0.1 0.2 0.2 0.3 0.3"),
         ("roboflow", "train/_classes.csv", "Pixel Value, Class\nx, wall\n"),
     ],
 )
@@ -301,6 +345,72 @@ def test_voc_as_it_is_distributed(tmp_path):
     train = open_dataset("voc", tmp_path, "train")
     assert len(train) == 1 and train.labels.num_classes == 21 and train.labels.classes[15] == "person"
     assert (train.read(0)[1] == np.array([0, 15, 255], np.uint8)[TRUTH]).all()
+
+
+def test_mapillary_counts_what_its_config_evaluates(tmp_path):
+    """Two classes share a colour there, so numbers count and not the palette's colours."""
+    names = (("object--manhole", True), ("construction--wall", True), ("object--door", True), ("void--static", False))
+    labels = [{"name": n, "readable": n.split("--")[1].title(), "evaluate": e, "color": [70, 70, 70]} for n, e in names]
+    write(tmp_path / "config_v2.0.json", {"labels": labels, "version": "2.0"})
+    for part in ("training", "validation"):
+        photo(tmp_path / f"{part}/images/{part}.jpg")
+        picture = Image.fromarray(np.where(TRUTH == 0, 3, TRUTH).astype(np.uint8))
+        picture.putpalette([70, 70, 70] * 4)
+        (tmp_path / f"{part}/v2.0/labels").mkdir(parents=True)
+        picture.save(tmp_path / f"{part}/v2.0/labels/{part}.png")
+    photo(tmp_path / "testing/images/t.jpg")
+    read = open_dataset("mapillary", tmp_path, "val")
+    assert (
+        read.labels.classes == ("Manhole", "Wall", "Door") and (read.read(0)[1] == np.array([255, 1, 2])[TRUTH]).all()
+    )
+    report = import_dataset("mapillary", tmp_path, tmp_path / "plain")
+    assert (
+        report.images == {"test": 1, "train": 1, "val": 1}
+        and open_dataset("folder", tmp_path / "plain", "test").samples[0].mask is None
+    )
+    assert (open_dataset("folder", tmp_path / "plain", "val").read(0)[1] == read.read(0)[1]).all()
+
+
+def test_ade20k_ignores_zero(tmp_path):
+    lines = "Idx\tRatio\tTrain\tVal\tStuff\tName\n1\t0.1576\t11664\t1172\t1\twall\n2\t0.1072\t6046\t612\t1\tbuilding, edifice\n"
+    write(tmp_path / "objectInfo150.txt", lines)
+    photo(tmp_path / "images/training/ADE_train_00000001.jpg")
+    (tmp_path / "annotations/training").mkdir(parents=True)
+    Image.fromarray(TRUTH).save(tmp_path / "annotations/training/ADE_train_00000001.png")
+    train = open_dataset("ade20k", tmp_path, "train")
+    assert train.labels.classes == ("wall", "building") and (train.read(0)[1] == np.array([255, 0, 1])[TRUTH]).all()
+
+
+def test_camvid_in_32_colours_is_the_tutorials_eleven_classes_and_split(tmp_path, shared):
+    colours = dict(
+        zip(
+            TRUTH_NAMES := ("Void", "SUVPickupTruck", "LaneMkgsDriv"),
+            ((0, 0, 0), (64, 128, 192), (128, 0, 192)),
+            strict=True,
+        )
+    )
+    for stem in ("0006R0_f00930", "Seq05VD_f00000"):
+        photo(tmp_path / f"701_StillsRaw_full/{stem}.png")
+        (tmp_path / "LabeledApproved_full").mkdir(exist_ok=True)
+        Image.fromarray(np.array([colours[n] for n in TRUTH_NAMES], np.uint8)[TRUTH]).save(
+            tmp_path / f"LabeledApproved_full/{stem}_L.png"
+        )
+    for split in ("train", "test"):
+        read = open_dataset("camvid32", tmp_path, split)
+        assert len(read) == 1 and read.labels.classes == CAMVID.classes
+        assert (
+            read.read(0)[1] == np.array([255, CAMVID.classes.index("car"), CAMVID.classes.index("road")])[TRUTH]
+        ).all()
+    for split in ("train", "val", "test"):
+        stems = [
+            line.split()[0].rsplit("/", 1)[-1][:-4]
+            for line in (shared / f"camvid/{split}.txt").read_text().splitlines()
+        ]
+        assert {camvid_split(stem) for stem in stems} == {split} and len(stems) == {
+            "train": 367,
+            "val": 101,
+            "test": 233,
+        }[split]
 
 
 def test_overlapping_objects_the_smaller_in_front(tmp_path):
