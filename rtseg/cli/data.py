@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['data_app', 'existing_splits', 'data_check', 'data_synthetic', 'data_prepare', 'picture_pairs', 'data_import',
-           'add_data']
+           'data_suggest', 'add_data']
 
 # %% ../../nbs/cli/02_data.ipynb #cell002
 from pathlib import Path
@@ -13,17 +13,28 @@ from typing import Annotated
 import typer
 from tqdm.auto import tqdm
 
-from ..core.files import write_json
+from ..core.files import write_json, write_text
 from ..data.annotations import SHARE
 from ..data.checks import check_dataset
 from ..data.datasets import SegDataset, open_dataset
 from ..data.formats import FORMATS
 from ..data.importing import import_dataset
 from ..data.layouts import LAYOUTS, Pairing
+from ..data.labels import get_labels
+from ..data.pictures import read_image
 from ..data.prepare import prepare_cityscapes
 from ..data.scenes import make_scenes
-from ..viz.masks import show_masks
-from .options import LabelsOption, RootOption, read_size
+from ..evaluation.suggestion import suggest_images
+from ..viz.masks import contact_sheet, show_masks
+from rtseg.cli.options import (
+    DatasetOption,
+    LabelsOption,
+    ModelOption,
+    OptionsOption,
+    RootOption,
+    build_network,
+    read_size,
+)
 
 # %% ../../nbs/cli/02_data.ipynb #cell003
 data_app = typer.Typer(
@@ -137,6 +148,35 @@ def data_import(
     typer.echo("\n".join(report.lines()))
     first = picture_pairs(open_dataset("folder", out, next(iter(report.images))), out / "pairs.png")
     typer.echo(f"first pairs: {first}; use it with --dataset folder --data {out}")
+
+# %% ../../nbs/cli/02_data.ipynb #cell004c
+@data_app.command("suggest")
+def data_suggest(
+    weights: Annotated[Path, typer.Argument(help="Weights of a network that has seen some labels.")],
+    images: Annotated[Path, typer.Argument(help="Folder of images without labels.")],
+    model: ModelOption,
+    out: Annotated[Path, typer.Option(help="Folder for suggested.txt and suggested.png.")],
+    labels: LabelsOption = "cityscapes",
+    option: OptionsOption = None,
+    count: Annotated[int, typer.Option(min=1, help="How many images.")] = 16,
+    dataset: DatasetOption = "folder",
+    root: Annotated[
+        Path | None, typer.Option("--data", help="Data that has labels already: not chosen, kept away from.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="The split of --data.")] = "train",
+) -> None:
+    """Of unlabelled images, those worth labelling next: where the network is unsure, and unlike each other; a list and a contact sheet.
+
+    Example: rtseg data suggest runs/one/best.safetensors photos --model fastscnn --labels streets.yaml --data streets --count 20 --out next
+    """
+    chosen = get_labels(labels or "cityscapes")
+    known = open_dataset(dataset, root, split, labels=chosen) if root is not None else None
+    network = build_network(model, chosen.num_classes, weights, option)
+    found = suggest_images(network, images, count=count, labelled=known, progress=True)
+    write_text(out / "suggested.txt", "".join(f"{one.image}\n" for one in found))
+    lines = [f"{place}. {one.name.rsplit('/', 1)[-1]} ({one.uncertainty:.2f})" for place, one in enumerate(found, 1)]
+    contact_sheet([read_image(one.image) for one in found[:40]], lines[:40]).save(out / "suggested.png")
+    typer.echo(f"{len(found)} images, the first worth most: {out / 'suggested.txt'}, {out / 'suggested.png'}")
 
 # %% ../../nbs/cli/02_data.ipynb #cell007
 def add_data(app: typer.Typer) -> None:

@@ -27,6 +27,7 @@ from ..core.environment import evaluating
 from ..core.errors import ConfigError, DataError, check_choice
 from ..core.files import atomic_write
 from ..core.values import LabelSet
+from ..data.correcting import SHAPES, Corrections
 from ..data.datasets import SegDataset
 from ..data.layouts import walk_files
 from ..data.pictures import IMAGE_SUFFIXES, read_image
@@ -106,12 +107,18 @@ def _free(files: dict[str, Path], overwrite: bool) -> dict[str, Path]:
     return files
 
 
-def _plan(names: list[str], out: Path, kinds: Sequence[str], overwrite: bool) -> tuple[Prediction, ...]:
+def _plan(
+    names: list[str], out: Path, kinds: Sequence[str], overwrite: bool, shapes: Corrections | None = None
+) -> tuple[Prediction, ...]:
     "The files of every name."
-    kinds = [check_choice(kind, KINDS, what="picture") for kind in kinds]
-    return tuple(
-        Prediction(name, _free({kind: out / kind / f"{name}.png" for kind in kinds}, overwrite)) for name in names
-    )
+    for kind in kinds:
+        check_choice(kind, (*KINDS, *SHAPES), what="picture")
+    pictures = [kind for kind in kinds if kind in KINDS]
+    planned = []
+    for name in names:
+        files = {kind: out / kind / f"{name}.png" for kind in pictures} | (shapes.files(name) if shapes else {})
+        planned.append(Prediction(name, _free(files, overwrite)))
+    return tuple(planned)
 
 
 def _paint(kind: str, image: np.ndarray, train_ids: np.ndarray, labels: LabelSet, alpha: float) -> np.ndarray:
@@ -126,6 +133,7 @@ def write_pictures(
     for kind, path in prediction.files.items():
         if kind == "ids":
             write_label_ids(path, train_ids, labels)
+        if kind not in ("color", "overlay"):
             continue
         with writing(path) as temporary:
             Image.fromarray(_paint(kind, image, train_ids, labels, alpha)).save(temporary, format="PNG")
@@ -155,16 +163,18 @@ def _predict_images(
 ) -> tuple[Prediction, ...]:
     "Pictures of every image of a folder, a file, a list of files or a data set."
     if isinstance(images, SegDataset):
-        names, read = [sample.name for sample in images.samples], lambda i: images.read(i)[0]
+        files, read = [(sample.name, sample.image) for sample in images.samples], lambda i: images.read(i)[0]
     else:
-        files = image_files(images)
-        names, read = [name for name, _ in files], lambda i: _read_rgb(files[i][1], bits)
-    planned = _plan(names, out, kinds, overwrite)
+        files, read = image_files(images), lambda i: _read_rgb(files[i][1], bits)
+    shapes = Corrections(out, tuple(kind for kind in kinds if kind in SHAPES), labels)
+    planned = _plan([name for name, _ in files], out, kinds, overwrite, shapes)
     pairs = _asked(ask, read_ahead(read, len(planned)), batch_size)
-    for prediction, (image, ids) in tqdm(
-        zip(planned, pairs, strict=True), total=len(planned), desc="predict", unit="image", disable=not progress
+    for prediction, (_, path), (image, ids) in tqdm(
+        zip(planned, files, pairs, strict=True), total=len(planned), desc="predict", unit="image", disable=not progress
     ):
         write_pictures(prediction, image, ids, labels, alpha=alpha)
+        shapes.add(prediction.name, path, ids)
+    shapes.close()
     return planned
 
 # %% ../../nbs/evaluation/07_prediction.ipynb #cell017

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WRONG', 'PALETTES', 'SAFE', 'OTHERS', 'CHOSEN', 'as_rgb', 'error_map', 'occurring', 'legend_strip', 'show_masks',
-           'safe_colours', 'with_palette', 'shades', 'confidence_map']
+           'contact_sheet', 'safe_colours', 'with_palette', 'shades', 'confidence_map']
 
 # %% ../../nbs/viz/05_masks.ipynb #cell002
 from collections.abc import Sequence
@@ -154,6 +154,29 @@ def show_masks(
             draw.text((0, y - gap - caption / 2 + 1), names[index], fill=MUTED, font=_font(12), anchor="lm")
     canvas.paste(legend, (0, y))
     return canvas
+
+# %% ../../nbs/viz/05_masks.ipynb #sheet1
+def contact_sheet(
+    images: Sequence[np.ndarray], lines: Sequence[str], *, columns: int = 4, width: int = 1000
+) -> Image.Image:
+    """Images (H x W x 3) in rows of `columns`, each with its line of text below; raises `DataError` unless there is a line for each."""
+    if not images or len(images) != len(lines):
+        raise DataError(
+            f"contact_sheet() was given {len(images)} images and {len(lines)} lines: give one line an image"
+        )
+    gap, text = 6, 18
+    columns = min(columns, len(images))
+    side = (width - gap * (columns - 1)) // columns
+    heights = [round(side * image.shape[0] / image.shape[1]) for image in images]
+    rows = [max(heights[start : start + columns]) for start in range(0, len(images), columns)]
+    sheet = Image.new("RGB", (width, sum(rows) + len(rows) * (text + gap)), PAPER)
+    draw, y = ImageDraw.Draw(sheet), 0
+    for place, (image, line) in enumerate(zip(images, lines, strict=True)):
+        x = place % columns * (side + gap)
+        sheet.paste(Image.fromarray(as_rgb(image)).resize((side, heights[place]), Image.Resampling.LANCZOS), (x, y))
+        draw.text((x, y + rows[place // columns] + text / 2), line, fill=MUTED, font=_font(11), anchor="lm")
+        y += (rows[place // columns] + text + gap) * (place % columns == columns - 1)
+    return sheet
 
 # %% ../../nbs/viz/05_masks.ipynb #cell018
 PALETTES = ("data set", "colour-blind", "one class")

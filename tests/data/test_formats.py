@@ -14,11 +14,13 @@ from pycocotools import mask as coco_mask
 from rtseg.core.errors import ArtifactError, ConfigError, DataError, RtsegError
 from rtseg.core.values import LabelSet
 from rtseg.data import CAMVID, check_dataset, open_dataset
+from rtseg.data.correcting import Corrections
 from rtseg.data.drawn import Outline, outlines_of, paint_layers
 from rtseg.data.formats import FORMATS, read_source
 from rtseg.data.formats_masks import camvid_split
 from rtseg.data.importing import import_dataset
 from rtseg.data.layouts import Pairing
+from rtseg.evaluation.suggestion import Views, choose
 
 SIZE = (24, 32)
 TRUTH = np.zeros(SIZE, np.uint8)  # a wall, and a door in it
@@ -517,3 +519,28 @@ def test_archives_stay_in_their_folder(tmp_path):
     with pytest.raises(ArtifactError, match="would leave"):
         import_dataset("roboflow", tmp_path / "export.zip", tmp_path / "again")
     assert not list(tmp_path.rglob("evil.txt"))
+
+
+# ---- and back: shapes for a person, and what to label next
+
+
+def test_predictions_go_back_to_the_tools_and_return(tmp_path):
+    photo(tmp_path / "photos/sub/a.jpg")
+    labels = LabelSet("yard", NAMES, ((0, 0, 0), (200, 0, 0), (0, 0, 200)), ((0, 0), (1, 1), (2, 2)))
+    asked = Corrections(tmp_path / "out", ("labelme", "coco"), labels, tolerance=0)
+    asked.add("sub/a", tmp_path / "photos/sub/a.jpg", TRUTH)
+    asked.close()
+    document = json.loads((tmp_path / "out/coco.json").read_text())
+    assert document["images"][0]["file_name"] == "../photos/sub/a.jpg" and len(document["annotations"]) == 3
+    assert json.loads((tmp_path / "out/labelme/sub/a.json").read_text())["imagePath"] == "../../../photos/sub/a.jpg"
+    for kind, place in (("labelme", "out/labelme"), ("coco", "out/coco.json")):
+        back = open_dataset(kind, tmp_path / place, "train", labels=labels)
+        assert back.samples[0].image == tmp_path / "photos/sub/a.jpg" and (back.read(0)[1] == TRUTH).all()
+
+
+def test_suggestions_are_uncertain_and_unlike_each_other():
+    content = np.array([[0.0, 0], [0, 0.1], [5, 5], [5, 5.1], [9, 0]])
+    views = Views(np.array([1.0, 0.9, 0.2, 0.3, 0.5]), content)
+    assert choose(views, 3) == [0, 4, 3] and choose(views, 2, known=content[[0, 4]])[0] == 3
+    with pytest.raises(ConfigError, match="6 of 5 images"):
+        choose(views, 6)
