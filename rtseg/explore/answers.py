@@ -20,8 +20,8 @@ from ..core.errors import ConfigError, DataError
 from ..core.values import LabelSet
 from ..data.datasets import SegDataset
 from ..data.pictures import decode_image, read_image, read_mask
+from ..evaluation.metrics import ConfusionMeter, class_iou
 from ..runtimes.runtimes import Runtime, check_image, load_runtime, to_floats
-from ..evaluation.metrics import class_iou
 from ..viz.masks import as_rgb
 
 # %% ../../nbs/explore/06_answers.ipynb #cell005
@@ -110,8 +110,9 @@ def image_confusion(label: np.ndarray, predicted: np.ndarray, labels: LabelSet) 
         raise DataError(
             f"a model answered class {predicted[valid].max()}: label set '{labels.name}' has the classes 0 to {size - 1}"
         )
-    counts = np.bincount(label[valid].astype(np.int64) * size + predicted[valid], minlength=size * size)
-    return torch.from_numpy(counts.reshape(size, size))
+    meter = ConfusionMeter(size, ignore_index=labels.ignore_index)
+    meter.update(torch.from_numpy(np.where(valid, predicted, 0)), torch.from_numpy(np.ascontiguousarray(label)))
+    return meter.matrix
 
 
 def image_score(confusion: torch.Tensor, by: int | None = None) -> float | None:

@@ -8,7 +8,6 @@ __all__ = ['data_root', 'open_splits', 'splits_record', 'load_splits', 'label_se
 
 # %% ../../nbs/runs/05_steps.ipynb #cell002
 import json
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -142,11 +141,6 @@ def measure_table(config: RunConfig, path: Path) -> LatencyTable:
     with tqdm(
         total=len(table_specs(config.space, latency.size, classes)), initial=known, desc="latency table", unit="entry"
     ) as bar:
-
-        def log(text: str) -> None:
-            done = re.match(r"(\d+)/\d+ entries", text)
-            bar.update(max(known + int(done[1]) - bar.n, 0) if done else 0)
-
         return build_table(
             config.space,
             size=latency.size,
@@ -156,7 +150,7 @@ def measure_table(config: RunConfig, path: Path) -> LatencyTable:
             precision=latency.precision,
             path=path,
             protocol=protocol,
-            log=log,
+            progress=bar.update,
         )
 
 

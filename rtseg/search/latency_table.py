@@ -186,11 +186,12 @@ def build_table(
     path: str | Path | None = None,
     protocol: Protocol = PROTOCOL,
     log: Callable[[str], None] | None = None,
+    progress: Callable[[int], object] | None = None,
     batch: int = 25,
     start: LatencyTable | None = None,
     watch: LoadWatch | None = None,
 ) -> LatencyTable:
-    """Time all operators of `space` for images of `size` (height, width); with a `path` it is saved as it grows and resumed; rows of `start` are kept; `watch` waits for others.
+    """Time all operators of `space` for images of `size` (height, width); with a `path` it is saved as it grows and resumed; rows of `start` are kept; `progress` hears how many entries were added, `watch` waits for others.
 
     Raises `DeviceMismatch` if the file at `path`, or `start`, is a table of another device, runtime, precision, resolution or number of classes."""
     specs = table_specs(space, size, num_classes) if isinstance(space, SearchSpace) else list(space)
@@ -209,7 +210,7 @@ def build_table(
     )
     watch, options = watch or WATCH, dict(runtime=runtime, threads=threads, precision=precision, protocol=protocol)
     missing = [spec for spec in specs if spec.key() not in table.entries]
-    _measure(table, missing, path, log, batch, options, watch)
+    _measure(table, missing, path, log, batch, options, watch, progress)
     kept = start.ms if start is not None else {}
     disturbed = set() if watch.gave_up else set(table.header.load.get("busy", ()))
     odd = {spec.key() for spec in suspects(table.ms)}
@@ -249,6 +250,7 @@ def _measure(
     batch: int,
     options: dict,
     watch: LoadWatch,
+    progress: Callable[[int], object] | None = None,
 ) -> None:
     """Time `specs` into `table`, keeping the smaller of two values where an entry is there already; saves after every batch."""
     stir, start, done = CacheStirrer(options["protocol"].cache_mb, options["threads"]), time.perf_counter(), 0
@@ -265,6 +267,8 @@ def _measure(
                 [spec.key() for spec, _ in timed], busy=busy, taken=taken, cores=cores, waited=waited
             )
         done += len(part)
+        if progress is not None:
+            progress(len(part))
         if path is not None:
             table.save(path)
         _say(

@@ -12,10 +12,12 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+import torch
 
 from ..core.errors import ConfigError, DataError
 from ..core.values import Value
 from ..data.datasets import SegDataset
+from ..evaluation.metrics import ConfusionMeter, class_iou
 
 # %% ../../nbs/shipping/02_faithful.ipynb #cell005
 class Example(NamedTuple):
@@ -64,15 +66,11 @@ def agreement(labels: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> flo
 
 def miou(labels: Sequence[np.ndarray], truth: Sequence[np.ndarray], *, ignore_index: int = 255) -> float:
     "Mean IoU over the classes that occur in either, of label maps H x W against train ids."
-    size = 256
-    counts = np.zeros((size, size), np.int64)
+    meter = ConfusionMeter(256, ignore_index=ignore_index)
     for found, wanted in zip(labels, truth, strict=True):
-        known = wanted != ignore_index
-        counts += np.bincount(wanted[known].astype(np.int64) * size + found[known], minlength=size * size).reshape(
-            size, size
-        )
-    hit, union = counts.diagonal(), counts.sum(0) + counts.sum(1) - counts.diagonal()
-    return float((hit[union > 0] / union[union > 0]).mean()) if (union > 0).any() else 0.0
+        meter.update(torch.from_numpy(found.astype(np.uint8)), torch.from_numpy(wanted.astype(np.uint8)))
+    known = [iou for iou in class_iou(meter.matrix) if iou is not None]
+    return sum(known) / len(known) if known else 0.0
 
 # %% ../../nbs/shipping/02_faithful.ipynb #cell011
 @dataclass(frozen=True)

@@ -112,6 +112,14 @@ class Asynchronous:
         return x
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_measured_network_lies_in_memory_as_before(layout):
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 2, 1)).to(memory_format=layout)
+    before = {name: (t.stride(), t.clone()) for name, t in net.state_dict().items()}
+    measure_latency(net, (1, 3, 16, 16), rounds=2, min_runs=2, max_runs=2, max_seconds=0.1, threads=1)
+    assert all(t.stride() == before[n][0] and torch.equal(t, before[n][1]) for n, t in net.state_dict().items())
+
+
 def test_the_self_test_catches_a_missing_synchronisation():
     hasty = Asynchronous()
     with pytest.raises(RtsegError, match="returns before its work is done"):
