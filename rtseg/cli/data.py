@@ -27,12 +27,14 @@ from ..data.scenes import make_scenes
 from ..evaluation.suggestion import suggest_images
 from ..viz.masks import contact_sheet, show_masks
 from rtseg.cli.options import (
+    BitsOption,
     DatasetOption,
     LabelsOption,
-    ModelOption,
     OptionsOption,
+    OwnModelOption,
     RootOption,
-    build_network,
+    open_trained,
+    open_with_labels,
     read_size,
 )
 
@@ -42,9 +44,11 @@ data_app = typer.Typer(
 )
 
 # %% ../../nbs/cli/02_data.ipynb #cell004
-def existing_splits(name: str, root: Path, labels: str | None, splits: str) -> dict[str, SegDataset]:
+def existing_splits(
+    name: str, root: Path, labels: str | None, splits: str, *, bits: int | None = None
+) -> dict[str, SegDataset]:
     """The named splits of a data set, opened."""
-    return {split: open_dataset(name, root, split, labels=labels) for split in splits.split(",")}
+    return {split: open_dataset(name, root, split, labels=labels, bits=bits) for split in splits.split(",")}
 
 
 @data_app.command("check")
@@ -52,6 +56,7 @@ def data_check(
     name: Annotated[str, typer.Argument(help="cityscapes, camvid, bdd100k, folder, list or synthetic.")],
     root: RootOption,
     labels: LabelsOption = None,
+    bits: BitsOption = None,
     splits: Annotated[str, typer.Option(help="Splits, separated by commas.")] = "train,val",
     out: Annotated[Path | None, typer.Option(help="Keep the report as JSON.")] = None,
 ) -> None:
@@ -59,7 +64,7 @@ def data_check(
 
     Example: rtseg data check camvid --data ~/camvid --splits train,val,test
     """
-    report = check_dataset(existing_splits(name, root, labels, splits))
+    report = check_dataset(existing_splits(name, root, labels, splits, bits=bits))
     typer.echo(report.table())
     for warning in report.warnings:
         typer.echo(f"warning: {warning}")
@@ -154,9 +159,9 @@ def data_import(
 def data_suggest(
     weights: Annotated[Path, typer.Argument(help="Weights of a network that has seen some labels.")],
     images: Annotated[Path, typer.Argument(help="Folder of images without labels.")],
-    model: ModelOption,
     out: Annotated[Path, typer.Option(help="Folder for suggested.txt and suggested.png.")],
-    labels: LabelsOption = "cityscapes",
+    model: OwnModelOption = None,
+    labels: LabelsOption = None,
     option: OptionsOption = None,
     count: Annotated[int, typer.Option(min=1, help="How many images.")] = 16,
     dataset: DatasetOption = "folder",
@@ -167,12 +172,11 @@ def data_suggest(
 ) -> None:
     """Of unlabelled images, those worth labelling next: where the network is unsure, and unlike each other; a list and a contact sheet.
 
-    Example: rtseg data suggest runs/one/best.safetensors photos --model fastscnn --labels streets.yaml --data streets --count 20 --out next
+    Example: rtseg data suggest runs/one/best.safetensors photos --data streets --count 20 --out next
     """
-    chosen = get_labels(labels or "cityscapes")
-    known = open_dataset(dataset, root, split, labels=chosen) if root is not None else None
-    network = build_network(model, chosen.num_classes, weights, option)
-    found = suggest_images(network, images, count=count, labelled=known, progress=True)
+    loaded = open_trained(weights, model, option, labels=get_labels(labels) if labels else None)
+    known = open_with_labels(weights, dataset, root, split, labels) if root is not None else None
+    found = suggest_images(loaded.network, images, count=count, labelled=known, progress=True)
     write_text(out / "suggested.txt", "".join(f"{one.image}\n" for one in found))
     lines = [f"{place}. {one.name.rsplit('/', 1)[-1]} ({one.uncertainty:.2f})" for place, one in enumerate(found, 1)]
     contact_sheet([read_image(one.image) for one in found[:40]], lines[:40]).save(out / "suggested.png")

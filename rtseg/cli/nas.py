@@ -25,6 +25,7 @@ from ..search.table_latencies import Target, measure_table, parse_target
 from ..search.table_plan import PlanEntry, make_plan
 from ..search.table_training import TableJob, planned, train_table
 from ..search.trained import TableInfo, load_table
+from ..runs.training_runs import check_training
 from ..training.recipes import load_recipe
 from ..tuning.study import open_storage
 from ..viz.tables import table
@@ -149,6 +150,7 @@ def table_command(
     chosen, splits = open_space(space), table_splits(dataset, root, scale)
     size = tuple(open_dataset(dataset, root, "val").read(0)[0].shape[:2])
     config, classes = load_recipe(recipe), splits["train"].labels.num_classes
+    check_training(splits, config)
     plan = planned(open_storage(storage, out)) or new_plan(
         chosen,
         targets,

@@ -40,6 +40,7 @@ from rtseg.runs.training_runs import (
     ResumeOption,
     SetOption,
     SettingsOption,
+    check_training,
     lineage,
     result_line,
     run_training,
@@ -81,6 +82,7 @@ def distill(
     """
     settings = training_settings(recipe=recipe, file=config, changes=read_settings(set_ or []), force=force)
     splits = training_splits(dataset, root, labels, bits=bits)
+    check_training(splits, settings)
     known = splits["train"].labels
     guide = open_trained(teacher_weights, teacher, teacher_option, labels=known, what="the student's data").network
     seed_everything(settings.seed)  # fresh weights, too, are the seed's
@@ -188,6 +190,7 @@ def compress_command(
     )
     settings = training_settings(recipe=recipe, file=config, changes=read_settings(set_ or []), force=force)
     weights, splits = weights_file(weights), training_splits(dataset, root, labels, bits=bits)
+    check_training(splits, settings)
     what = "--labels" if labels else f"data set {dataset}"
     network, save = network_to_compress(model, splits["train"].labels, weights, option, what=what)
     result = compress(

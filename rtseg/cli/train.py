@@ -17,6 +17,7 @@ from rtseg.runs.training_runs import (
     ResumeOption,
     SetOption,
     SettingsOption,
+    check_training,
     result_line,
     run_training,
     start_training,
@@ -68,6 +69,7 @@ def train(
         recipe=recipe, file=config, changes=read_settings(set_ or []), detail=detail, force=force
     )
     splits = training_splits(dataset, root, labels, bits=bits)
+    check_training(splits, settings)
     seed_everything(settings.seed)  # fresh weights, too, are the seed's
     network, pretrained_on = build_network(model, splits["train"].labels.num_classes, options=option), None
     if weights is not None:

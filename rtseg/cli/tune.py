@@ -14,9 +14,9 @@ import typer
 
 from ..core.config import load_config, override
 from ..core.errors import ConfigError, RtsegError
-from ..data.datasets import open_dataset
 from ..models.contract import SegNetwork
 from rtseg.cli.options import (
+    BitsOption,
     DatasetOption,
     LabelsOption,
     ModelOption,
@@ -26,6 +26,7 @@ from rtseg.cli.options import (
     read_settings,
     read_size,
 )
+from ..runs.training_runs import check_training, training_splits
 from ..training.config import TrainConfig
 from ..tuning.results import TuneResult, best_line
 from ..tuning.tuner import tune
@@ -86,6 +87,7 @@ def tune_command(
     trials: Annotated[int, typer.Option(min=1, help="How many trials there are to be in all.")] = 20,
     dataset: DatasetOption = "cityscapes",
     labels: LabelsOption = None,
+    bits: BitsOption = None,
     config: Annotated[
         Path | None, typer.Option(help="Training settings as YAML, for all that is not searched.")
     ] = None,
@@ -122,7 +124,9 @@ def tune_command(
     settings = override(
         load_config(TrainConfig, config) if config is not None else TrainConfig(), read_settings(set_ or [])
     )
-    train, val = (open_dataset(dataset, root, split, labels=labels) for split in ("train", "val"))
+    splits = training_splits(dataset, root, labels, bits=bits)
+    check_training(splits, settings)
+    train, val = splits["train"], splits["val"]
     network = CommandNetwork(model, train.labels.num_classes, tuple(option or ()))
     size = read_size(latency_size) if latency_size is not None else None
     result = tune(

@@ -43,6 +43,7 @@ class DataConfig(Config):
     test_split: str | None = "test"
     scale: float = Field(1.0, gt=0, le=1)
     search_scale: float = Field(1.0, gt=0, le=1)
+    bits: int | None = Field(None, ge=9, le=16)
     scene_size: tuple[int, int] = (128, 256)
     scenes: SceneCounts = SceneCounts()
     scene_cast: Literal["full", "plain"] = "full"

@@ -39,7 +39,11 @@ def data_outside(config: DataConfig) -> dict[str, dict]:
     if config.root is None or not Path(config.root).expanduser().is_dir():
         return {}
     root, splits = Path(config.root).expanduser(), (config.train_split, config.val_split, config.test_split)
-    opened = (open_dataset(config.name, root, split, labels=config.labels) for split in splits if split is not None)
+    opened = (
+        open_dataset(config.name, root, split, labels=config.labels, bits=config.bits)
+        for split in splits
+        if split is not None
+    )
     return {data.split: data_facts(data) for data in opened}
 
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RecipeOption', 'SettingsOption', 'SetOption', 'ResumeOption', 'training_settings', 'lineage', 'start_training',
-           'training_splits', 'recipe_splits', 'run_training', 'result_line']
+           'training_splits', 'check_training', 'recipe_splits', 'run_training', 'result_line']
 
 # %% ../../nbs/runs/12_training_runs.ipynb #cell002
 from pathlib import Path
@@ -19,12 +19,13 @@ from ..core.states import FoundState, find_state
 from ..core.values import LabelSet
 from ..core.weights import classes_difference, read_info
 from ..data.datasets import SegDataset, open_dataset
+from ..data.readiness import check_ready
 from ..data.scenes import make_scenes
 from ..evaluation.evaluator import load_trained
 from ..models.contract import SegNetwork
 from ..models.loading import class_tensors, weights_file
 from ..models.starting import Start, start_from
-from ..training.config import TrainConfig
+from ..training.config import TrainConfig, training_needs
 from ..training.detail import DetailConfig
 from ..training.recipes import list_recipes, load_recipe
 from ..training.trainer import Trainer, TrainResult
@@ -97,6 +98,11 @@ def training_splits(
 ) -> dict[str, SegDataset]:
     """The splits train and val of a data set, opened; `bits` is the true depth of 16-bit images."""
     return {split: open_dataset(dataset, root, split, labels=labels, bits=bits) for split in ("train", "val")}
+
+
+def check_training(splits: dict[str, SegDataset], settings: TrainConfig) -> None:
+    """Raise an error of one line, naming file and setting, where these splits cannot be trained on with these settings."""
+    check_ready(splits["train"], splits["val"], training_needs(settings))
 
 
 def recipe_splits(
