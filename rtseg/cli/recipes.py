@@ -108,8 +108,9 @@ def how_to_compress(
     size: str,
     protect: list[str],
     final_epochs: int | None,
+    **more: object,
 ) -> CompressConfig:
-    """The settings of a compression as they were typed; `ConfigError` for a ratio and a latency together."""
+    """The settings of a compression as they were typed; `ConfigError` for a ratio and a latency together. `more` are other settings of `CompressConfig`."""
     if ratio is not None and latency_ms is not None:
         raise ConfigError(
             f"--ratio {ratio:g} and --latency-ms {latency_ms:g} are two ends for one compression: give one of them"
@@ -123,6 +124,7 @@ def how_to_compress(
             "example_size": read_size(size),
             "protect": protect,
             "final_epochs": final_epochs,
+            **more,
         }
     )
 
@@ -130,17 +132,13 @@ def how_to_compress(
 def network_to_compress(
     model: str | None, labels: LabelSet, weights: Path, option: list[str] | None, *, what: str = "the data"
 ) -> tuple[SegNetwork, dict]:
-    """The trained network, and its name and options as the compression wants them: what the weights say, a registry name, or a pruned network's record."""
+    """The trained network, and its name and options as the compression wants them: what the weights say, a registry name, a searched network's architecture, or a pruned network's record."""
     if model is not None and model.endswith(".json") and is_record(model):
         network = open_trained(weights, model, option, labels=labels, what=what).network
         network.kept_channels = PrunedRecord.load(model).kept
     else:
         network = open_trained(weights, model, option, labels=labels, what=what).network
     spec = spec_of(network)
-    if "arch" in spec.options:
-        raise ConfigError(
-            f"{model or weights} is an architecture of a search: compress takes a network of the registry or a pruned one; a smaller searched network comes from a tighter target"
-        )
     return network, {"name": spec.model, "options": spec.options}
 
 # %% ../../nbs/cli/04_recipes.ipynb #cell009
@@ -164,7 +162,18 @@ def compress_command(
         str, typer.Option(help="Height x width at which the network is counted and measured.")
     ] = "512x1024",
     protect: Annotated[list[str] | None, typer.Option(help="A module that stays whole; may be repeated.")] = None,
-    final_epochs: Annotated[int | None, typer.Option(min=1, help="Length of the last training.")] = None,
+    round_to: Annotated[
+        int, typer.Option(min=1, help="Keep channels in multiples that the device likes, such as 8.")
+    ] = 1,
+    runtime: Annotated[
+        str, typer.Option(help="Where --latency-ms is measured: torch, onnxruntime, openvino, ...")
+    ] = "torch",
+    precision: Annotated[str, typer.Option(help="In which precision --latency-ms is measured.")] = "fp32",
+    distill: Annotated[bool, typer.Option("--distill", help="Let the whole network teach the cut one.")] = False,
+    recovery_epochs: Annotated[int, typer.Option(min=1, help="Length of the trainings between two cuts.")] = 1,
+    final_epochs: Annotated[
+        int | None, typer.Option(min=1, help="Length of the last training, in place of the setting epochs.")
+    ] = None,
     model: OwnModelOption = None,
     dataset: DatasetOption = "cityscapes",
     labels: LabelsOption = None,
@@ -187,6 +196,11 @@ def compress_command(
         size=size,
         protect=protect or [],
         final_epochs=final_epochs,
+        round_to=round_to,
+        runtime=runtime,
+        precision=precision,
+        distill=distill,
+        recovery_epochs=recovery_epochs,
     )
     settings = training_settings(recipe=recipe, file=config, changes=read_settings(set_ or []), force=force)
     weights, splits = weights_file(weights), training_splits(dataset, root, labels, bits=bits)
