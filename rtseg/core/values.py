@@ -10,7 +10,7 @@ __all__ = ['VOID', 'Value', 'check_labels', 'LabelSet', 'labels_from_yaml', 'oth
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -34,12 +34,12 @@ class Value:
         return write_json(path, self.to_dict())
 
     @classmethod
-    def load(cls, path: str | Path) -> "Value":
+    def load(cls, path: str | Path) -> Self:
         """Read what `save` wrote; raises `ArtifactError` if the file is missing or damaged."""
         return cls.from_dict(read_json(path))
 
     @classmethod
-    def from_dict(cls, data: dict) -> "Value":
+    def from_dict(cls, data: dict) -> Self:
         """Rebuild the value; raises `ArtifactError` on a field that is unknown or missing."""
         names = {f.name for f in fields(cls)}
         for key in data:
@@ -261,7 +261,7 @@ class EvalReport(Value):
         return sum(known) / len(known) if known else None
 
     @classmethod
-    def from_dict(cls, data: dict) -> "EvalReport":
+    def from_dict(cls, data: dict) -> Self:
         """Rebuild a report, and its origin with it."""
         origin = data.get("origin")
         return super().from_dict(

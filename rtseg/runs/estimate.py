@@ -120,21 +120,40 @@ class Estimator:
             Estimate("latency", "network checked", latency.check_networks, latency.network_seconds / 2),
         ]
 
+    def pretrain(self) -> list[Estimate]:
+        return estimate_pretrain(self)
+
+    def search(self) -> list[Estimate]:
+        return estimate_search(self)
+
+    def training(self, role: str) -> list[Estimate]:
+        return estimate_training(self, role)
+
+    def evaluate(self) -> list[Estimate]:
+        return estimate_evaluate(self)
+
+    def deploy(self) -> list[Estimate]:
+        return estimate_deploy(self)
+
 # %% ../../nbs/runs/11_estimate.ipynb #cell010
 def stand_in(spec: OpSpec) -> float:
     """Milliseconds by a formula, where no table has been measured."""
     return 1e-8 * spec.height * spec.width * spec.in_channels * spec.out_channels / spec.stride**2 + 0.01
 
 
-def estimate_pretrain(self: Estimator) -> list[Estimate]:
+def estimate_pretrain(estimator: Estimator) -> list[Estimate]:
     """Twenty steps of the supernet's weights."""
-    config = self.config.pretrain
+    config = estimator.config.pretrain
     short = config.model_copy(update={"epochs": 1, "steps_per_epoch": STEPS})
-    data = open_splits(self.config.data, self.folder, scale=self.config.data.search_scale)["train"]
+    data = open_splits(estimator.config.data, estimator.folder, scale=estimator.config.data.search_scale)["train"]
     each = (
         clock(
             lambda: list(
-                pretrain(Supernet(self.config.space, self.classes), supernet_loader(data, short, seed=0), config=short)
+                pretrain(
+                    Supernet(estimator.config.space, estimator.classes),
+                    supernet_loader(data, short, seed=0),
+                    config=short,
+                )
             )
         )
         / STEPS
@@ -142,75 +161,72 @@ def estimate_pretrain(self: Estimator) -> list[Estimate]:
     return [Estimate("pretrain", "step", config.epochs * config.steps_per_epoch, each)]
 
 
-def estimate_search(self: Estimator) -> list[Estimate]:
+def estimate_search(estimator: Estimator) -> list[Estimate]:
     """Twenty double steps of the search, and the decoding after an epoch."""
-    latency = ExpectedLatency(self.config.space, stand_in, self.config.latency.size, self.classes)
-    config = with_target(self.config.search, latency)
+    latency = ExpectedLatency(estimator.config.space, stand_in, estimator.config.latency.size, estimator.classes)
+    config = with_target(estimator.config.search, latency)
     short = config.model_copy(update={"epochs": 1, "steps_per_epoch": STEPS})
-    data = open_splits(self.config.data, self.folder, scale=self.config.data.search_scale)["train"]
+    data = open_splits(estimator.config.data, estimator.folder, scale=estimator.config.data.search_scale)["train"]
     loaders = [supernet_loader(half, short, seed=0) for half in data.halves(0)]
     each = (
         clock(
-            lambda: list(cosearch(Supernet(self.config.space, self.classes), *loaders, config=short, latency=latency))
+            lambda: list(
+                cosearch(Supernet(estimator.config.space, estimator.classes), *loaders, config=short, latency=latency)
+            )
         )
         / STEPS
     )
-    return [Estimate("search", "double step", config.epochs * config.steps_per_epoch * self.config.seeds, each)]
-
-
-Estimator.pretrain, Estimator.search = estimate_pretrain, estimate_search
+    return [Estimate("search", "double step", config.epochs * config.steps_per_epoch * estimator.config.seeds, each)]
 
 # %% ../../nbs/runs/11_estimate.ipynb #cell012
-def estimate_training(self: Estimator, role: str) -> list[Estimate]:
+def estimate_training(estimator: Estimator, role: str) -> list[Estimate]:
     """Twenty training steps of one role, and the evaluations in between."""
-    config: NetworkConfig = self.config.teacher if role == "teacher" else self.config.student
+    config: NetworkConfig = estimator.config.teacher if role == "teacher" else estimator.config.student
     arch, teacher = (
-        (self.teacher, None) if role == "teacher" else (self.student, new_network(self.teacher, self.classes, seed=0))
+        (estimator.teacher, None)
+        if role == "teacher"
+        else (estimator.student, new_network(estimator.teacher, estimator.classes, seed=0))
     )
-    network, data = new_network(arch, self.classes, seed=0), self.splits["train"]
+    network, data = new_network(arch, estimator.classes, seed=0), estimator.splits["train"]
     short = config.model_copy(update={"epochs": 1, "steps_per_epoch": STEPS, "ema_decay": None})
     each = (
-        clock(Trainer(network, data, config=short, folder=self.folder / role, teacher=teacher, progress=False).fit)
+        clock(Trainer(network, data, config=short, folder=estimator.folder / role, teacher=teacher, progress=False).fit)
         / STEPS
     )
-    count = self.config.random.twins if role == "random" else 1
-    tests = count * -(-config.epochs // config.evaluate_every) * len(self.splits["val"])
+    count = estimator.config.random.twins if role == "random" else 1
+    tests = count * -(-config.epochs // config.evaluate_every) * len(estimator.splits["val"])
     return [
         Estimate(role, "step", count * total_steps(config, len(data))[1], each),
-        Estimate(role, "image scored", tests, self.scoring(network, self.splits["val"])),
+        Estimate(role, "image scored", tests, scoring_seconds(estimator, network, estimator.splits["val"])),
     ]
 
 
-def scoring_seconds(self: Estimator, network: FasterSeg, data: SegDataset) -> float:
+def scoring_seconds(estimator: Estimator, network: FasterSeg, data: SegDataset) -> float:
     """Seconds to score one image, from twenty."""
     some = data.subset(spread(STEPS, len(data)))
-    return clock(lambda: evaluate(network, some, batch_size=self.config.evaluate.batch_size)) / len(some)
-
-
-Estimator.training, Estimator.scoring = estimate_training, scoring_seconds
+    return clock(lambda: evaluate(network, some, batch_size=estimator.config.evaluate.batch_size)) / len(some)
 
 # %% ../../nbs/runs/11_estimate.ipynb #cell013
-def estimate_evaluate(self: Estimator) -> list[Estimate]:
+def estimate_evaluate(estimator: Estimator) -> list[Estimate]:
     """Three networks on every image of the split, then on the clock."""
-    data = self.splits[self.config.evaluate.split]
-    each = self.scoring(new_network(self.teacher, self.classes, seed=0), data)
+    data = estimator.splits[estimator.config.evaluate.split]
+    each = scoring_seconds(estimator, new_network(estimator.teacher, estimator.classes, seed=0), data)
     return [
         Estimate("evaluate", "image scored", 3 * len(data), each),
-        Estimate("evaluate", "network measured", 3, self.config.latency.network_seconds / 2),
+        Estimate("evaluate", "network measured", 3, estimator.config.latency.network_seconds / 2),
     ]
 
 
-def estimate_deploy(self: Estimator) -> list[Estimate]:
+def estimate_deploy(estimator: Estimator) -> list[Estimate]:
     """One export, and two runtimes on the clock."""
-    network = new_network(self.student, self.classes, seed=0).eval()
-    export = clock(lambda: export_onnx(network, self.folder / "student.onnx", shape=(1, 3, *self.config.latency.size)))
+    network = new_network(estimator.student, estimator.classes, seed=0).eval()
+    export = clock(
+        lambda: export_onnx(network, estimator.folder / "student.onnx", shape=(1, 3, *estimator.config.latency.size))
+    )
     return [
         Estimate("deploy", "export", 1, export),
-        Estimate("deploy", "runtime measured", 2, self.config.latency.network_seconds / 2),
+        Estimate("deploy", "runtime measured", 2, estimator.config.latency.network_seconds / 2),
     ]
-
-
-Estimator.evaluate, Estimator.deploy = estimate_evaluate, estimate_deploy
 
 # %% ../../nbs/runs/11_estimate.ipynb #cell015
 def estimate_run(config: RunConfig, *, stages: list[str] | None = None) -> list[Estimate]:

@@ -169,6 +169,15 @@ class Stage(Shown):
         self.params = stage_params(self.spec, self.config)
         self.note(f"Precision: {why}.")
 
+    @property
+    def work(self) -> Path:
+        """The folder of unfinished work."""
+        return work_folder(self)
+
+    def finish(self) -> str:
+        """Enter the stage in the manifest and give the lock back; returns one line about it."""
+        return finish(self)
+
 # %% ../../nbs/runs/04_stage.ipynb #cell015
 def work_folder(stage: Stage) -> Path:
     """The folder of unfinished work; a killed stage finds it again while its parameters and inputs are the same."""
@@ -208,9 +217,6 @@ def finish(stage: Stage) -> str:
         shutil.rmtree(folder)
     stage.lock.close()
     return f"{stage.spec.name}: {', '.join(stage.spec.makes)} in {seconds:.1f} s"
-
-
-Stage.work, Stage.finish = property(work_folder), finish
 
 # %% ../../nbs/runs/04_stage.ipynb #cell016
 def verify_input(run: RunFolder, name: str, stages: tuple[StageSpec, ...] = STAGES) -> Path:

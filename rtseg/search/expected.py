@@ -152,6 +152,9 @@ class ExpectedLatency:
             )
         return rows
 
+    def __call__(self, logits: ArchLogits, lasts: tuple[int, ...] | None = None) -> Tensor:
+        return expected_latency(self, logits, lasts)
+
 # %% ../../nbs/search/09_expected.ipynb #cell017
 def _cell_costs(
     latency: ExpectedLatency, alpha: tuple[Tensor, ...], ratio: tuple[Tensor, ...]
@@ -183,9 +186,6 @@ def expected_latency(latency: ExpectedLatency, logits: ArchLogits, lasts: tuple[
     down = tuple(down_probabilities(beta) for beta in logits.beta)
     groups = [lasts] if lasts else PAIRS
     return sum(_walk(down, cells, climbs, group) + latency.constant[len(group)] for group in groups) / len(groups)
-
-
-ExpectedLatency.__call__ = expected_latency
 
 # %% ../../nbs/search/09_expected.ipynb #cell021
 def _detached(logits: ArchLogits, keep: str) -> ArchLogits:

@@ -8,6 +8,7 @@ __all__ = ['ROLES', 'SearchSpace', 'nodes', 'role_widths', 'end_widths', 'paths'
 
 # %% ../../nbs/search/02_space.ipynb #cell002
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from pydantic import Field, model_validator
@@ -47,6 +48,32 @@ class SearchSpace(Config):
         if not set(self.operators) - {"skip"}:
             raise ValueError("operators must hold one besides skip, or nothing could ever be computed")
         return self
+
+    def nodes(self, scale: int) -> range:
+        return nodes(self, scale)
+
+    def role_widths(self, role: str) -> tuple[int, ...]:
+        return role_widths(self, role)
+
+    def end_widths(self, role: str) -> tuple[int, int]:
+        return end_widths(self, role)
+
+    def paths(self, last: int) -> list[tuple[int, ...]]:
+        return paths(self, last)
+
+    def sample(self, generator: Generator, **options: Any) -> Architecture:
+        return sample(self, generator, **options)
+
+    def mutate(self, arch: Architecture, generator: Generator, **options: Any) -> Architecture:
+        return mutate(self, arch, generator, **options)
+
+    def encode(self, arch: Architecture) -> Tensor:
+        return encode(self, arch)
+
+    def sample_within(
+        self, latency: Callable[[Architecture], float], target_ms: float, *, generator: Generator, **options: Any
+    ) -> Architecture:
+        return sample_within(self, latency, target_ms, generator=generator, **options)
 
 # %% ../../nbs/search/02_space.ipynb #cell008
 def nodes(space: SearchSpace, scale: int) -> range:
@@ -181,13 +208,3 @@ def sample_within(
         f"no architecture within {tolerance:.0%} of {target_ms:g} ms in {patience} draws, closest {seen:.3g} ms: "
         "change the target, widen the tolerance, or give more patience"
     )
-
-# %% ../../nbs/search/02_space.ipynb #cell034
-SearchSpace.paths, SearchSpace.sample, SearchSpace.mutate, SearchSpace.encode, SearchSpace.sample_within = (
-    paths,
-    sample,
-    mutate,
-    encode,
-    sample_within,
-)
-SearchSpace.nodes, SearchSpace.role_widths, SearchSpace.end_widths = nodes, role_widths, end_widths

@@ -201,6 +201,21 @@ class StreetSpace(Config):
         ]
         return ends * stages[0] * stages[1] * stages[2]
 
+    def sample(self, generator: Generator) -> StreetArchitecture:
+        return sample_street(self, generator)
+
+    def mutate(self, arch: StreetArchitecture, generator: Generator) -> StreetArchitecture:
+        return mutate_street(self, arch, generator)
+
+    def encode(self, arch: StreetArchitecture) -> Tensor:
+        return encode_street(self, arch)
+
+    def enumerate(self) -> Iterator[StreetArchitecture]:
+        return enumerate_space(self)
+
+    def __contains__(self, arch: StreetArchitecture) -> bool:
+        return contains(self, arch)
+
 # %% ../../nbs/search/23_street.ipynb #cell017
 def _stages(space: StreetSpace, number: int) -> Iterator[tuple[Stage, ...]]:
     for depth in space.depths[number]:
@@ -313,10 +328,6 @@ def contains(space: StreetSpace, arch: StreetArchitecture) -> bool:
         (arch.head_width, space.head_widths),
     )
     return all(fits) and all(value in allowed for value, allowed in frame)
-
-
-StreetSpace.sample, StreetSpace.mutate, StreetSpace.encode = sample_street, mutate_street, encode_street
-StreetSpace.__contains__, StreetSpace.enumerate = contains, enumerate_space
 
 # %% ../../nbs/search/23_street.ipynb #cell025
 def street_table_specs(space: StreetSpace, size: tuple[int, int], num_classes: int) -> list[OpSpec]:

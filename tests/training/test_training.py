@@ -35,7 +35,7 @@ from rtseg.training.losses import (
 )
 from rtseg.training.schedules import ScheduleConfig, learning_rate
 from rtseg.training.setup import load_state, make_accelerator
-from rtseg.training.step import TrainStep
+from rtseg.training.step import TrainStep, loss_terms
 from rtseg.training.trainer import Trainer, remaining_batches
 
 
@@ -209,7 +209,7 @@ def test_every_term_is_alive(kind):
     batch = Batch(
         torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8), torch.randint(0, 19, (2, 64, 64)), ("a", "b")
     )
-    terms, output = step.terms(batch)
+    terms, output = loss_terms(step, batch)
     assert list(terms) == ["main", "aux1", "distillation"]
     for name, value in terms.items():
         gradients = torch.autograd.grad(value, list(step.model.parameters()), retain_graph=True, allow_unused=True)
