@@ -171,15 +171,20 @@ def test_first_run(execute):
 
 @pytest.mark.slow
 def test_your_data(execute):
+    """From a folder as labelme left it to a file that runs without this project; no code that converts masks."""
     out, said = execute("02", epochs=1, steps_per_epoch=2)
-    assert (
-        LabelSet.from_yaml(out / "streets.yaml").classes[-1] == "vehicle"
-        and (out / "streets.onnx").stat().st_size > 100_000
+    assert LabelSet.from_yaml(out / "streets/labels.yaml").classes == (
+        "building",
+        "ground",
+        "person",
+        "plants",
+        "sky",
+        "vehicle",
     )
-    assert (
-        len(list((out / "streets/masks/train").glob("*.png"))) == 32 and read_metrics(out / "training")[-1]["step"] == 2
-    )
-    assert "label values [77] are not in label set 'streets'" in said
+    assert len(list((out / "streets/masks/train").glob("*.png"))) == 32
+    assert read_metrics(out / "training")[-1]["step"] == 2 and (out / "streets.onnx").stat().st_size > 100_000
+    assert "skipped: 40 x shape without area" in said and "0003.json cannot be read" in said
+    assert "label values [77] are not in label set" in said and "a draft of" in said
 
 
 @pytest.mark.slow
