@@ -18,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ..core.errors import ConfigError, check_choice
 from ..core.run_folder import RunFolder
+from ..data.formats import FORMATS
 from ..data.layouts import LAYOUTS
 from .config import AnyConfig, list_presets, load_preset, parse_run
 from .plan import find_stage
@@ -186,7 +187,7 @@ def check_recipe(
     """`check_parameters`, and the parameters that all recipes share: `dataset`, `root`, `recipe` and `changes` (settings of the training)."""
     check_parameters(
         namespace,
-        choices={"dataset": list(LAYOUTS), "recipe": list_recipes(), **(choices or {})},
+        choices={"dataset": [*LAYOUTS, *FORMATS], "recipe": list_recipes(), **(choices or {})},
         ranges=ranges,
         paths=("root", *paths),
     )

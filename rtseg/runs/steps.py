@@ -15,16 +15,14 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from ..core.choosing import put_aside
-from ..core.errors import ArtifactError, ConfigError, DataError, NoisyMeasurement, check_choice
+from ..core.errors import ArtifactError, ConfigError, DataError, NoisyMeasurement
 from ..core.files import read_json
 from ..core.identity import differences, fact_text
 from ..core.machine import cache_folder, package_version, processor_record
 from ..core.run_folder import fingerprint
 from ..core.values import LabelSet, Latency
-from ..data.datasets import SegDataset, open_dataset
+from ..data.datasets import SegDataset, data_labels, open_dataset
 from ..data.fingerprints import data_facts
-from ..data.layouts import LAYOUTS
-from ..data.labels import get_labels
 from ..data.readiness import check_ready
 from ..data.scenes import make_scenes
 from ..runtimes.runtimes import RUNTIMES, device_name
@@ -123,8 +121,7 @@ def load_splits(stage: Stage, *, scale: float = 1.0) -> dict[str, SegDataset]:
 # %% ../../nbs/runs/05_steps.ipynb #cell009
 def label_set(config: DataConfig) -> LabelSet:
     """The label set of the configured data, without opening it."""
-    check_choice(config.name, LAYOUTS, what="data set")
-    return get_labels(config.labels) if config.labels is not None else LAYOUTS[config.name][1]
+    return data_labels(config.name, config.root, config.labels)
 
 
 def cached_table(config: RunConfig) -> Path:
