@@ -19,6 +19,7 @@ from rtseg.models import count_parameters, create_model
 from rtseg.models.icnet import start_from_pspnet
 from rtseg.models.starting import start_from
 from rtseg.runs.config import load_preset
+from rtseg.runs.kernels import kernel_managers
 from rtseg.runs.plans import ICNET
 from rtseg.runs.runner import run
 
@@ -140,7 +141,12 @@ def test_every_recipe_page_is_tried():
 def test_a_recipe_page_runs(page, scenes, tmp_path):
     given = {"root": str(scenes), "out": str(tmp_path / "out"), "changes": FAST, **PAGES[page]}
     papermill.execute_notebook(
-        RECIPES / page, tmp_path / page, parameters=given, kernel_name="python3", progress_bar=False
+        RECIPES / page,
+        tmp_path / page,
+        parameters=given,
+        kernel_name="python3",
+        progress_bar=False,
+        **kernel_managers(),
     )
     executed = nbformat.read(tmp_path / page, as_version=4)
     assert not any(output.output_type == "error" for cell in executed.cells for output in cell.get("outputs", []))

@@ -22,6 +22,7 @@ from rtseg.evaluation import load_trained
 from rtseg.models import count_parameters, create_model
 from rtseg.cli.main import app, main
 from rtseg.runs.config import load_preset
+from rtseg.runs.kernels import kernel_managers
 from rtseg.cli.options import read_settings
 from rtseg.runs.training_runs import training_settings
 from rtseg.search import LatencyTable
@@ -152,6 +153,7 @@ def execute(tmp_path, monkeypatch):
             language="python",
             progress_bar=False,
             cwd=str(tmp_path),
+            **kernel_managers(),
         )
         done = nbformat.read(tmp_path / page.name, as_version=4)
         outputs = [o for cell in done.cells for o in cell.get("outputs", [])]
