@@ -26,7 +26,7 @@ from rtseg.cli.options import (
     read_settings,
     read_size,
 )
-from ..runs.training_runs import check_training, training_splits
+from ..runs.training_runs import training_splits
 from ..training.config import TrainConfig
 from ..tuning.results import TuneResult, best_line
 from ..tuning.tuner import tune
@@ -125,7 +125,6 @@ def tune_command(
         load_config(TrainConfig, config) if config is not None else TrainConfig(), read_settings(set_ or [])
     )
     splits = training_splits(dataset, root, labels, bits=bits)
-    check_training(splits, settings)
     train, val = splits["train"], splits["val"]
     network = CommandNetwork(model, train.labels.num_classes, tuple(option or ()))
     size = read_size(latency_size) if latency_size is not None else None

@@ -119,7 +119,7 @@ def open_mask(path: str | Mask) -> PILImage.Image:
 def grey_numbers(picture: PILImage.Image) -> np.ndarray | None:
     """The numbers of a mask, H x W: grey, palette index, or a colour picture whose bands are equal; None for one with colours."""
     pixels = np.array(picture)
-    if picture.mode in ("L", "P", "I;16", "I;16B", "I", "1"):
+    if picture.mode in ("L", "P", "I;16", "I;16B", "I", "F", "1"):
         return pixels
     if picture.mode == "LA":
         return np.where(pixels[..., 1] > 0, pixels[..., 0], VOID)
@@ -133,7 +133,9 @@ def grey_numbers(picture: PILImage.Image) -> np.ndarray | None:
 
 
 def check_numbers(ids: np.ndarray, path: str | Mask) -> np.ndarray:
-    """The numbers of a mask as uint8; raises `DataError` beyond 0 to 255."""
+    """The numbers of a mask as uint8; raises `DataError` for fractions, and beyond 0 to 255."""
+    if ids.dtype.kind == "f" and (ids != np.round(ids)).any():
+        raise DataError(f"label image {path} holds fractions: a mask holds whole numbers, the ids of its classes")
     if ids.dtype != np.uint8 and ids.size and (ids.min() < 0 or ids.max() > 255):
         raise DataError(f"label image {path} holds numbers from {ids.min()} to {ids.max()}: allowed are 0 to 255")
     return ids.astype(np.uint8)

@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from ..core.errors import ConfigError
 from ..core.files import sha256_file
 from ..core.values import EvalReport, ScoreOrigin, Value
 from ..data.augmentation import build_augmentation
@@ -162,6 +163,10 @@ def trained_data(
     model: nn.Module, data: SegDataset | Dataset, val: SegDataset | Dataset | None
 ) -> tuple[SegDataset, SegDataset | None]:
     "Both as `SegDataset`; the classes of pairs from elsewhere are those of the other data set, or as many as the network has."
+    if getattr(model, "in_channels", 3) != 3:
+        raise ConfigError(
+            f"{type(model).__name__} takes {model.in_channels} bands, and images are read with 3 (red, green, blue; grey as three equal ones): build it with in_channels=3"
+        )
     labels = next((d.labels for d in (data, val) if isinstance(d, SegDataset)), None)
     how = {"labels": labels, "classes": getattr(model, "num_classes", None)}
     return as_dataset(data, **how), None if val is None else as_dataset(val, split="val", **how)

@@ -19,8 +19,9 @@ from ..core.environment import seed_everything
 from ..core.errors import ConfigError, RtsegError
 from ..core.run_folder import hold
 from ..data.datasets import SegDataset
+from ..data.readiness import check_ready
 from ..latency.measuring import measure_latency
-from ..training.config import TrainConfig
+from ..training.config import TrainConfig, training_needs
 from ..training.identity import UNSEEN, network_facts, split_facts
 from ..training.logging import read_metrics
 from ..training.trainer import Trainer
@@ -215,6 +216,7 @@ def tune(
     )
     job.build()  # what is wrong without a space would be wrong in every trial
     check_space(space, config, job.build)
+    check_ready(data, val, training_needs(config))
     if len(objectives) > 1 and pruner != "none":
         pruner = "none"
         if progress:

@@ -282,3 +282,28 @@ def test_the_script_without_torch_reads_as_we_do(tmp_path):
     Image.fromarray(np.dstack([SCENE, np.full(SCENE.shape[:2], 100, np.uint8)])).save(tmp_path / "clear.png")
     with pytest.raises(ValueError, match="mode RGBA"):
         served["photograph"](tmp_path / "clear.png")
+
+
+def test_masks_of_floating_point_numbers_are_read_if_the_numbers_are_whole(tmp_path):
+    ids = np.array([[0, 1, 2], [2, 255, 0]], np.float32)
+    labels = LabelSet(
+        "three", ("a", "b", "c"), ((1, 2, 3), (90, 60, 30), (0, 200, 0)), ((0, 0), (1, 1), (2, 2), (255, 255))
+    )
+    Image.fromarray(ids).save(tmp_path / "whole.tif")
+    assert (read_train_ids(tmp_path / "whole.tif", labels) == ids).all()
+    for wrong in (0.5, np.nan, 1e6, -2.0):
+        Image.fromarray(np.where(ids == 1, np.float32(wrong), ids)).save(tmp_path / "wrong.tif")
+        with pytest.raises(DataError, match=r"wrong\.tif"):
+            read_train_ids(tmp_path / "wrong.tif", labels)
+
+
+@pytest.mark.parametrize("kind", ["CMYK", "YCbCr", "P", "LA", "1"])
+def test_photographs_of_other_modes_are_the_same_picture(tmp_path, kind):
+    ramp = np.linspace(0, 255, 64, dtype=np.uint8)
+    picture = Image.fromarray(
+        np.stack([np.tile(ramp, (48, 1)), np.tile(ramp[::-1], (48, 1)), np.full((48, 64), 90, np.uint8)], -1)
+    )
+    stored = picture.convert(kind)
+    stored.save(tmp_path / "photo.tif")
+    wanted = np.asarray(stored.convert("RGB")).astype(int)
+    assert np.abs(read_image(tmp_path / "photo.tif").astype(int) - wanted).mean() < 2

@@ -762,7 +762,8 @@ def test_rtseg_tune_searches_resumes_and_hands_on_to_rtseg_train(typed, data, tm
     ],
 )
 def test_a_mistyped_search_is_one_line(typed, data, tmp_path, words, code, said):
-    line = f"tune --model fastscnn --dataset synthetic --data {data[0].samples[0].image.parents[3]} --out {tmp_path}/out {words}"
+    fits = "--set batch_size=2 --set augmentation.crop=[64,96]"
+    line = f"tune --model fastscnn --dataset synthetic --data {data[0].samples[0].image.parents[3]} --out {tmp_path}/out {fits} {words}"
     given, out, err = typed(line)
     assert given == code and err.startswith("error: ") and err.count("\n") == 1 and said in err and out == ""
     assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
