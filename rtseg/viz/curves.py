@@ -97,12 +97,14 @@ def plot_training(runs: Rows | Mapping[str, Rows], *, title: str = "Training", x
 
 # %% ../../nbs/viz/08_curves.ipynb #cell012
 def plot_iou(reports: EvalReport | Mapping[str, EvalReport], *, title: str = "IoU by class") -> go.Figure:
-    """IoU of every class, one dot a network; classes are sorted by the first report."""
+    """IoU of every class that occurs, one dot a network; classes are sorted by the first report, the subtitle counts the others."""
     named = {"": reports} if isinstance(reports, EvalReport) else dict(reports)
     first = next(iter(named.values()))
     if any(r.classes != first.classes for r in named.values()):
         raise DataError("the reports are about different classes: compare networks on one label set")
-    order = sorted(range(len(first.classes)), key=lambda i: -1 if first.iou[i] is None else first.iou[i])
+    there = [i for i in range(len(first.classes)) if any(r.iou[i] is not None for r in named.values())]
+    order = sorted(there, key=lambda i: -1 if first.iou[i] is None else first.iou[i])
+    absent = len(first.classes) - len(there)
     means = (
         "mean: " + " · ".join(f"{name} {r.miou:.1%}".strip() for name, r in named.items()) + " · "
         if len(named) <= 4
@@ -110,7 +112,8 @@ def plot_iou(reports: EvalReport | Mapping[str, EvalReport], *, title: str = "Io
     )  # more do not fit on a line
     figure = new_figure(
         title,
-        subtitle=f"{means}{first.dataset} {first.split}, {first.images} images",
+        subtitle=f"{means}{first.dataset} {first.split}, {first.images} images"
+        + (f" · {absent} of {len(first.classes)} classes do not occur" if absent else ""),
         x="IoU",
         width=720,
         height=130 + 21 * len(order),
@@ -150,8 +153,10 @@ def confusion_shares(report: EvalReport) -> np.ndarray:
 
 
 def plot_confusion(report: EvalReport, *, title: str = "Confusion") -> go.Figure:
-    """Heat map of a report's confusion matrix, as shares of the true class."""
-    shares, names = confusion_shares(report), list(report.classes)
+    """Heat map of a report's confusion matrix, as shares of the true class; classes that are neither labelled nor predicted are left out."""
+    counts = np.asarray(report.confusion)
+    there = np.flatnonzero(counts.sum(0) + counts.sum(1)).tolist()
+    shares, names = confusion_shares(report)[np.ix_(there, there)], [report.classes[k] for k in there]
     text = [["" if np.isnan(v) or v < 0.005 else f"{100 * v:.0f}" for v in row] for row in shares]
     side = max(300, 34 * len(names))
     figure = new_figure(

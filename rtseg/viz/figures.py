@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['INK', 'MUTED', 'GRID', 'PAPER', 'SERIES', 'BRANCH_COLORS', 'OPERATOR_COLORS', 'ROLE_COLORS', 'SEQUENTIAL', 'FONT',
-           'TEMPLATE', 'rgb', 'rgba', 'tint', 'series_color', 'new_figure', 'new_grid', 'legend_on_top', 'render_png',
-           'squeeze_png', 'mime_bundle', 'show', 'to_html', 'image_html', 'plotly_script']
+           'TEMPLATE', 'UNPACK', 'rgb', 'rgba', 'tint', 'series_color', 'new_figure', 'new_grid', 'legend_on_top',
+           'render_png', 'squeeze_png', 'mime_bundle', 'show', 'to_html', 'image_html', 'plotly_script',
+           'packed_plotly']
 
 # %% ../../nbs/viz/01_figures.ipynb #cell002
 import asyncio
 import atexit
 import base64
+import gzip
 import io
 import json
 import threading
@@ -22,6 +24,7 @@ import plotly.graph_objects as go
 from IPython.display import display
 from PIL import Image
 from plotly import io as plotly_io
+from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
 from ..core.errors import RtsegError
@@ -264,6 +267,16 @@ def show(figure: go.Figure | Image.Image, *, png: bool = True) -> None:
     display(mime_bundle(figure, png=png), raw=True)
 
 # %% ../../nbs/viz/01_figures.ipynb #cell025
+UNPACK = """
+(async () => {
+  const packed = Uint8Array.from(atob(document.getElementById("plotly").textContent), c => c.charCodeAt(0));
+  const code = await new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+  document.head.append(Object.assign(document.createElement("script"), {textContent: code}));
+  draw();
+})();
+"""
+
+
 def to_html(figure: go.Figure) -> str:
     """A `<div>` with the figure, without plotly's script: the page carries that once, as `plotly_script()`."""
     return plotly_io.to_html(
@@ -279,6 +292,10 @@ def image_html(image: Image.Image, *, alt: str, limit: int = 400_000) -> str:
 
 def plotly_script() -> str:
     """Plotly's JavaScript as one `<script>`, for the head of a page that must open offline."""
-    from plotly.offline import get_plotlyjs  # reads a file of several megabytes: only when a page is written
-
     return f"<script>{get_plotlyjs()}</script>"
+
+
+def packed_plotly() -> str:
+    """Plotly's JavaScript for the end of a page that must open offline: compressed, and unpacked by the browser, which then calls `draw()`."""
+    packed = base64.b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode()
+    return f'<script type="text/plain" id="plotly">{packed}</script><script>{UNPACK}</script>'

@@ -183,9 +183,13 @@ def circumstances(latency: Latency) -> str:
 
 
 def plot_latencies(
-    named: Mapping[str, Latency], *, title: str = "Latency", target_ms: float | None = None
+    named: Mapping[str, Latency],
+    *,
+    title: str = "Latency",
+    target_ms: float | None = None,
+    predicted_ms: float | None = None,
 ) -> go.Figure:
-    """Horizontal bars of medians with quartile whiskers, in the order given; `target_ms` draws a line."""
+    """Horizontal bars of medians with quartile whiskers, in the order given; a line each for `target_ms` and `predicted_ms`, called what they are."""
     if not named:
         raise ConfigError("plot_latencies() was given no measurement: give name -> Latency")
     shared = {circumstances(m) for m in named.values()}
@@ -202,6 +206,7 @@ def plot_latencies(
         height=130 + (34 if one else 46) * len(named),
     )
     values = list(named.values())
+    lines = {name: ms for name, ms in (("target", target_ms), ("predicted", predicted_ms)) if ms is not None}
     figure.add_bar(
         y=names,
         x=[m.median_ms for m in values],
@@ -219,7 +224,7 @@ def plot_latencies(
     )
     for name, m in zip(names, values, strict=True):
         figure.add_annotation(
-            x=max(m.q3_ms, m.median_ms, target_ms if target_ms and 0.7 * target_ms < m.q3_ms < target_ms else 0),
+            x=max(m.q3_ms, m.median_ms, *(ms for ms in lines.values() if 0.7 * ms < m.q3_ms < ms)),
             y=name,
             text=f"{m.median_ms:.2f} ms · {m.fps:.0f}/s",
             showarrow=False,
@@ -227,13 +232,18 @@ def plot_latencies(
             xshift=8,
             font_size=11,
         )
-    if target_ms is not None:
+    for place, (name, ms) in enumerate(lines.items()):
+        color = SERIES[1] if name == "target" else MUTED
         figure.add_vline(
-            x=target_ms,
-            line=dict(color=SERIES[1], width=1.2, dash="4px,3px"),
+            x=ms,
+            line=dict(color=color, width=1.2, dash="4px,3px"),
             annotation=dict(
-                text=f"target {target_ms:g} ms", font=dict(size=11, color=SERIES[1]), yanchor="bottom", xanchor="center"
+                text=f"{name} {ms:.2f} ms",
+                font=dict(size=11, color=color),
+                yanchor="bottom",
+                xanchor="center",
+                yshift=13 * place,
             ),
         )
-    figure.update_xaxes(range=[0, 1.28 * max(*(m.q3_ms for m in values), target_ms or 0)], showgrid=True)
+    figure.update_xaxes(range=[0, 1.28 * max([*(m.q3_ms for m in values), *lines.values()])], showgrid=True)
     return figure.update_yaxes(autorange="reversed", showgrid=False, ticks="")

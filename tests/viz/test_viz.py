@@ -228,7 +228,8 @@ def test_confusion_rows_add_up_and_iou_skips_absent_classes():
         0.75,
         0.25,
     ]
-    assert None in viz.plot_iou(report).data[0].x
+    drawn = viz.plot_iou(report)
+    assert list(drawn.data[0].y) == ["road"] and "1 of 2 classes do not occur" in drawn.layout.title.text
 
 
 def test_class_shares_mark_the_absent_class():
