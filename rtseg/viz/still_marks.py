@@ -245,7 +245,7 @@ def draw_heatmap(pen: Pen, trace: dict, x: Axis, y: Axis, layout: dict) -> None:
                 dark = sum(rgb(fill)) < 384
                 pen.text(across[j], down[i], str(texts[i][j]), size=size, fill=PAPER if dark else INK)
 
-
+# %% ../../nbs/viz/16_still_marks.ipynb #c011s1
 def draw_bars(pen: Pen, trace: dict, x: Axis, y: Axis, colour: str) -> None:
     """Bars from zero, with their quartiles."""
     lying = trace.get("orientation") == "h"
@@ -291,7 +291,7 @@ def _runs(points: list[tuple]) -> list[list[tuple]]:
             pieces[-1].append(point)
     return [piece for piece in pieces if piece]
 
-
+# %% ../../nbs/viz/16_still_marks.ipynb #c011s2
 def draw_scatter(pen: Pen, trace: dict, x: Axis, y: Axis, colour: str) -> None:
     """Lines, areas, markers and texts of one trace."""
     points = [(x.place(a), y.place(b)) for a, b in zip(_values(trace, "x"), _values(trace, "y"), strict=False)]
@@ -360,7 +360,7 @@ def draw_markers(pen: Pen, points: list[tuple], marker: dict, colour: str, opaci
         else:
             pen.add("circle", cx=a, cy=b, r=size / 2, **look)
 
-
+# %% ../../nbs/viz/16_still_marks.ipynb #c011s3
 def draw_texts(pen: Pen, points: list[tuple], trace: dict) -> None:
     """The texts of a trace, at their positions."""
     font, many = trace.get("textfont", {}), len(points)

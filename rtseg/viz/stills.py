@@ -86,7 +86,7 @@ def _ticks(axis: Axis) -> list[tuple[float, str]]:
     low, high = sorted((axis.start, axis.end))
     return [(at, word) for at, word in found if at is not None and low - 1 <= at <= high + 1]
 
-
+# %% ../../nbs/viz/17_stills.ipynb #c005s1
 def draw_frame(pen: Pen, x: Axis, y: Axis) -> None:
     """Grid, ticks and titles of one panel."""
     left, right, bottom, top = x.start, x.end, y.start, y.end
@@ -182,7 +182,7 @@ def draw_shape(pen: Pen, shape: dict, axes: dict[str, Axis], box: tuple) -> None
             "rect", x=min(x0, x1), y=min(y0, y1), width=abs(x1 - x0), height=abs(y1 - y0), fill=fill or "none", **look
         )
 
-
+# %% ../../nbs/viz/17_stills.ipynb #c007s1
 def draw_note(pen: Pen, note: dict, axes: dict[str, Axis], box: tuple) -> None:
     """An annotation's text."""
     at = [_referred(axes, letter, note.get(f"{letter}ref"), box).place(note.get(letter)) for letter in "xy"]
@@ -212,7 +212,7 @@ def _legend_entries(data: list[dict], layout: dict) -> list[tuple[str, dict, str
     shown = [(t["name"], t, c) for t, c in named if t.get("showlegend", len(named) > 1) and t.get("name")]
     return list({name: (name, trace, colour) for name, trace, colour in shown}.values())
 
-
+# %% ../../nbs/viz/17_stills.ipynb #c007s2
 def draw_legend(pen: Pen, data: list[dict], layout: dict, box: tuple, width: float) -> None:
     """Names in rows above the plots, or below them where the figure says so."""
     entries = _legend_entries(data, layout)
