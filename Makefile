@@ -25,6 +25,7 @@ test: $(VENV)/.installed-dev
 quick: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m mypy
 	$(PYTEST) -m 'not slow and not long' --networks $(NETWORKS) --durations=5 $(if $(ROOM),tests/house/test_house.py $(wildcard tests/$(ROOM) nbs/$(ROOM)),$(QUICK))
 
 # The demo as `make run` makes it, judged by what it promises.

@@ -9,7 +9,7 @@ __all__ = ['TRACE_SIZE', 'in_channels_of', 'run_all', 'Coupling', 'kept_table', 
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Any
 
 import torch
 from torch import Tensor, nn
@@ -211,7 +211,7 @@ def _has_one_channel(layer: nn.Module) -> bool:
     )[1] == 1
 
 
-def walk(graph, layer: nn.Module, channels: int) -> list[tuple[object, bool, tuple[tuple[int, int], ...]]]:
+def walk(graph, layer: nn.Module, channels: int) -> list[tuple[Any, bool, tuple[tuple[int, int], ...]]]:
     "[(node, is its output cut?, pairs (place, channel))] of everything that loses a channel with the kernels of `layer`."
     prune = graph.get_pruner_of_module(layer).prune_out_channels
     found, todo = {}, [(graph.module2node[layer], prune, [_Place(i, i) for i in range(channels)])]

@@ -246,7 +246,8 @@ def climbs(arch: Architecture, branch: int) -> tuple[Climb, ...]:
 # %% ../../nbs/core/05_architecture.ipynb #cell027
 def op_specs(arch: Architecture, size: tuple[int, int], num_classes: int) -> list[OpSpec]:
     """The operators whose times add up to the latency for an image of `size` (height, width)."""
-    at = {stride: tuple(-(-side // stride) for side in size) for stride in (1, 2, 4, *STRIDES)}
+    height, width = size
+    at = {stride: (-(-height // stride), -(-width // stride)) for stride in (1, 2, 4, *STRIDES)}
     stem = arch.stem_channels()
     specs = [OpSpec("conv_bn_act", *at[1], 3, stem[0], 2)]
     specs += [OpSpec("conv_2x", *at[s], i, o, 2) for s, i, o in ((2, *stem[:2]), (4, *stem[1:]))]

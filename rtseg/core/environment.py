@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +40,8 @@ def make_generator(seed: int, *words: str | int) -> torch.Generator:
 def rng_state() -> dict:
     """The global random states, as plain numbers and tensors (safe to save)."""
     version, words, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state()
+    drawn: Any = np.random.get_state()
+    name, keys, position, has_gauss, cached = drawn
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return {
         "python": [version, list(words), gauss],

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from importlib import import_module
 
 import numpy as np
 import torch
@@ -115,13 +116,14 @@ def tensor_metadata(path: str | Path) -> dict[str, str]:
         raise ArtifactError(f"{path} cannot be read as safetensors: {error}") from error
 
 # %% ../../nbs/core/03_files.ipynb #cell016
+_MULTIARRAY: Any = import_module("numpy._core.multiarray")
 _NUMPY_CORE = ("numpy.core.multiarray", "numpy._core.multiarray")
 _ADMITTED = {
     ("collections", "OrderedDict"): OrderedDict,
     ("numpy", "dtype"): np.dtype,
     ("numpy", "ndarray"): np.ndarray,
-    **{(module, "scalar"): np._core.multiarray.scalar for module in _NUMPY_CORE},
-    **{(module, "_reconstruct"): np._core.multiarray._reconstruct for module in _NUMPY_CORE},
+    **{(module, "scalar"): _MULTIARRAY.scalar for module in _NUMPY_CORE},
+    **{(module, "_reconstruct"): _MULTIARRAY._reconstruct for module in _NUMPY_CORE},
     ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
     ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
     ("_codecs", "encode"): lambda text, encoding: text.encode(encoding),

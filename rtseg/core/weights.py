@@ -68,7 +68,7 @@ class WeightsInfo(Value):
     @classmethod
     def from_metadata(cls, words: Mapping[str, str]) -> "WeightsInfo":
         """What the texts say; raises `ArtifactError` where one of them cannot be understood."""
-        kinds = {"network": NetworkSpec, "labels": LabelSet, "input": InputSpec}
+        kinds: dict[str, type[Value]] = {"network": NetworkSpec, "labels": LabelSet, "input": InputSpec}
         found: dict[str, Any] = {}
         for name in (f.name for f in fields(cls) if f.name in words):
             try:

@@ -90,13 +90,15 @@ class _Film:
     "OpenCV's writer, begun with the first frame, which sets the size; counts its frames."
 
     def __init__(self, path: Path, fps: float):
-        self.path, self.fps, self.shape, self.writer, self.count = path, fps, None, None, 0
+        self.path, self.fps, self.count = path, fps, 0
+        self.shape: tuple[int, ...] | None = None
+        self.writer: cv2.VideoWriter | None = None
 
     def write(self, frame: np.ndarray) -> None:
         if self.writer is None:
             self.shape, (height, width) = frame.shape, _even(frame).shape[:2]
             self.writer = cv2.VideoWriter(
-                str(self.path), cv2.VideoWriter_fourcc(*CODECS[self.path.suffix]), self.fps, (width, height)
+                str(self.path), cv2.VideoWriter.fourcc(*CODECS[self.path.suffix]), self.fps, (width, height)
             )
             if not self.writer.isOpened():
                 raise ArtifactError(

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import plotly.graph_objects as go
 from ipywidgets import widgets
@@ -98,7 +99,7 @@ class Draft:
 
     def __init__(self, arch: Architecture, *, latency: LatencyLookup | None, size: tuple[int, int], num_classes: int):
         self.given, self.history, self.branch, self.layer = arch, [arch], 0, 0
-        self.options = {"latency": latency, "size": size, "num_classes": num_classes}
+        self.options: dict[str, Any] = {"latency": latency, "size": size, "num_classes": num_classes}
         self.before = totals_of(arch, **self.options)
 
     @property
@@ -139,9 +140,8 @@ class Draft:
 
     def cell_text(self) -> str:
         "The selected cell with its costs, as HTML."
-        spec = self.arch.op_specs(*self.options["size"], self.options["num_classes"])[
-            3 + self.arch.cells().index(self.cell)
-        ]
+        height, width = self.options["size"]
+        spec = self.arch.op_specs(height, width, self.options["num_classes"])[3 + self.arch.cells().index(self.cell)]
         ms = None if self.options["latency"] is None else box_times(self.arch, **self.options)[self.marked]
         return cell_html(self.cell, self.arch, part_cost(spec), ms)
 
@@ -196,7 +196,7 @@ class ArchitectureExplorer(Draft, Explorer):
             self.controls.follow()
         redraw(self.figure, self.still())
 
-    def _clicked(self, trace: object, points: object, state: object) -> None:
+    def _clicked(self, trace: object, points: Any, state: object) -> None:
         cells = self.arch.cells()
         for cell in (cells[i] for i in points.point_inds if i < len(cells)):
             self.select(self.branch if self.branch in cell.branches else cell.branches[0], cell.layer)

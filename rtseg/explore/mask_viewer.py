@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from plotly.graph_objects import Figure
@@ -227,7 +228,7 @@ class MaskViewer(PaintedState, Explorer):
         for trace in self.figure.data:
             trace.on_click(self._clicked)
 
-    def _clicked(self, trace: object, points: object, state: object) -> None:
+    def _clicked(self, trace: object, points: Any, state: object) -> None:
         if points.xs:
             self.at(points.xs[0], points.ys[0])
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import plotly.graph_objects as go
 from ipywidgets import widgets
@@ -109,7 +110,7 @@ class ZooExplorer(Explorer):
             self.controls.follow()
         redraw(self.figure, self.still())
 
-    def _clicked(self, trace: object, points: object, state: object) -> None:
+    def _clicked(self, trace: object, points: Any, state: object) -> None:
         if points.point_inds:
             self.choose(self.figure.data[0].customdata[points.point_inds[0]])
 

@@ -100,7 +100,7 @@ class Exchange(nn.Module):
         return descend(channels[source], targets[target], target - source)
 
     def forward(self, branches: list[Tensor]) -> list[Tensor]:
-        carried = [[path(x) for path in paths] for x, paths in zip(branches, self.paths, strict=True)]
+        carried = [[path(x) for path in paths.children()] for x, paths in zip(branches, self.paths, strict=True)]
         merged = []
         for target in range(len(carried[0])):
             size = size_of(carried[min(target, len(carried) - 1)][target])
@@ -121,7 +121,7 @@ class Module(nn.Module):
         weights = self.weighting([x.chunk(2, dim=1)[1] for x in branches])
         done = []
         for x, units, weight in zip(branches, self.units, weights, strict=True):
-            for unit in units:
+            for unit in units.children():
                 x = unit(x, weight)
             done.append(x)
         return self.exchange(done)

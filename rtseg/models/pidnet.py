@@ -58,7 +58,7 @@ class LightFusion(nn.Module):
 class FullFusion(NormActConv):
     """(details, context, boundary), each N x C x H x W -> N x C x H x W (Bag, 2023)."""
 
-    def forward(self, detail: Tensor, context: Tensor, boundary: Tensor) -> Tensor:
+    def forward(self, detail: Tensor, context: Tensor, boundary: Tensor) -> Tensor:  # type: ignore[override]
         edge = boundary.sigmoid()
         return super().forward(edge * detail + (1 - edge) * context)
 

@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from select import select
 from typing import Any
+from jupyter_client.connect import KernelConnectionInfo
 
 import numpy as np
 from ipykernel.kernelapp import IPKernelApp
@@ -212,7 +213,7 @@ class Forked:
 class WarmProvisioner(LocalProvisioner):
     """Starts kernels of this environment as forks of the warm process."""
 
-    async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> dict[str, Any]:
+    async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
         """Fork; a command that is no IPython kernel is started as usual."""
         if "ipykernel_launcher" not in cmd:
             return await super().launch_kernel(cmd, **kwargs)

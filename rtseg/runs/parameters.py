@@ -42,11 +42,12 @@ def kind_of(text: str) -> Any:
         ) from None
 
 
-def _kind(node: ast.expr) -> Any:
+def _kind(node: Any) -> Any:
     if not isinstance(node, ast.Subscript):
         return KINDS[node.id]
     inner = tuple(_kind(n) for n in node.slice.elts) if isinstance(node.slice, ast.Tuple) else _kind(node.slice)
-    return Optional[inner] if node.value.id == "Optional" else KINDS[node.value.id][inner]  # noqa: UP045
+    outer: Any = node.value
+    return Optional[inner] if outer.id == "Optional" else KINDS[outer.id][inner]  # noqa: UP045
 
 # %% ../../nbs/runs/13_parameters.ipynb #cell007
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -89,15 +90,15 @@ def read_engine(path: str | Path, machine: dict[str, str]) -> tuple[bytes, dict]
 class Twin:
     """A tensor's page-locked array on the host and its memory on the GPU; made inside an entered context."""
 
-    def __init__(self, cuda: object, shape: tuple[int, ...], dtype: np.dtype):
+    def __init__(self, cuda: Any, shape: tuple[int, ...], dtype: np.dtype):
         self.cuda, self.host = cuda, cuda.pagelocked_empty(tuple(shape), dtype)
         self.memory = cuda.mem_alloc(max(1, self.host.nbytes))
 
-    def upload(self, stream: object) -> None:
+    def upload(self, stream: Any) -> None:
         """Begin the copy to the GPU."""
         self.cuda.memcpy_htod_async(self.memory, self.host, stream)
 
-    def download(self, stream: object) -> None:
+    def download(self, stream: Any) -> None:
         """Begin the copy to the host."""
         self.cuda.memcpy_dtoh_async(self.host, self.memory, stream)
 

@@ -12,10 +12,11 @@ import ctypes
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, AbstractContextManager
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -42,7 +43,7 @@ class Runtime(ABC):
     threads: int
 
     @abstractmethod
-    def ready(self, image: np.ndarray) -> "contextmanager[Callable[[], object]]":
+    def ready(self, image: np.ndarray) -> AbstractContextManager[Callable[[], Any]]:
         """Context with a call that runs the network once on `image` (N x C x H x W float32), its input already in place."""
 
     @abstractmethod

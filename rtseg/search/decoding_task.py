@@ -121,11 +121,13 @@ def make_task(
         )
     axis = tuple(dict.fromkeys((stem, head, *allowed)))
     skips = role == "student" and "skip" in space.operators
-    price, pixels = (latency, size) if latency is not None else ((lambda spec: 0.0), (8, 8))
+    of, pixels = (latency, size) if latency is not None else ((lambda spec: 0.0), (8, 8))
     if pixels is None:
         raise ConfigError("a latency needs the size of the image: give size=(height, width)")
-    times = (maker(space, axis, allowed, (stem, head), price, pixels) for maker in (cell_times, climb_times))
-    return Task(space, stem, head, axis, allowed, *log_scores(logits, space, axis, allowed, skips), *times, skips)
+    alpha, enter, width = log_scores(logits, space, axis, allowed, skips)
+    cells = cell_times(space, axis, allowed, (stem, head), of, pixels)
+    climbs = climb_times(space, axis, allowed, (stem, head), of, pixels)
+    return Task(space, stem, head, axis, allowed, alpha, enter, width, cells, climbs, skips)
 
 # %% ../../nbs/search/38_decoding_task.ipynb #cell013
 @dataclass(frozen=True)

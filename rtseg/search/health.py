@@ -96,7 +96,8 @@ def assess(
     verdict = _verdict(
         share, least, position, gap, [e for e in entropies if e > 0] or [0.0], (1 / logits.operators, 1 / logits.widths)
     )
-    return Health(*entropies, share, least, expected, mean, position, verdict)
+    operators, betas, widths = entropies
+    return Health(operators, betas, widths, share, least, expected, mean, position, verdict)
 
 
 def _position(latency: ExpectedLatency, logits: ArchLogits, last: int) -> float:

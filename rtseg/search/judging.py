@@ -36,14 +36,14 @@ class Verdict(Value):
 
 def percentile_of(value: float, others: Sequence[float]) -> float:
     """Which share of `others`, in per cent, lies below `value`; those that equal it count half."""
-    others = np.asarray(others, float)
-    return float(100 * ((others < value).mean() + 0.5 * (others == value).mean()))
+    against = np.asarray(others, float)
+    return float(100 * (np.mean(against < value) + 0.5 * np.mean(against == value)))
 
 
 def bootstrap(values: Sequence[float], *, samples: int = 1000, seed: int = 0) -> tuple[float, float]:
     """The 95 % interval of a mean (Efron, 1979)."""
-    values = np.asarray(values, float)
-    means = values[np.random.default_rng(seed).integers(len(values), size=(samples, len(values)))].mean(1)
+    given = np.asarray(values, float)
+    means = given[np.random.default_rng(seed).integers(len(given), size=(samples, len(given)))].mean(1)
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
 

@@ -94,7 +94,11 @@ def end_widths(space: SearchSpace, role: str) -> tuple[int, int]:
 def paths(space: SearchSpace, last: int) -> list[tuple[int, ...]]:
     """All paths (scale per layer) that end at scale `last`."""
     steps = range(space.layers - 1)
-    downs = {0: [()], 1: [(a,) for a in steps], 2: [(a, b) for a in steps for b in steps if a < b]}
+    downs: dict[int, list[tuple[int, ...]]] = {
+        0: [()],
+        1: [(a,) for a in steps],
+        2: [(a, b) for a in steps for b in steps if a < b],
+    }
     if last not in downs:
         raise ConfigError(f"a branch cannot end at scale {last!r}: allowed are 0 (1/8), 1 (1/16) and 2 (1/32)")
     return [tuple(sum(layer > d for d in down) for layer in range(space.layers)) for down in downs[last]]

@@ -13,7 +13,6 @@ from typing import Any
 from torch import Generator, Tensor
 
 from ..core.architecture import Architecture, OpSpec
-from ..core.config import Config
 from ..core.registry import Registry
 from ..models.contract import SegNetwork
 from ..models.fasterseg import FasterSeg
@@ -30,7 +29,7 @@ class Space:
     """A space under its name: its settings, how to read an architecture from plain data, how to build one, and its latency table's rows."""
 
     name: str
-    settings: Config
+    settings: SearchSpace | StreetSpace
     read: Callable[[dict], Any]
     make: Callable[[Any, int], SegNetwork]
     rows: Callable[[Any, tuple[int, int], int], list[OpSpec]]

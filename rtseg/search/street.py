@@ -13,7 +13,7 @@ import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field, model_validator
@@ -104,15 +104,14 @@ def inputs_of(arch: StreetArchitecture) -> Iterator[tuple[int, str, int, int, in
 
 def street_specs(arch: StreetArchitecture, size: tuple[int, int], num_classes: int) -> list[OpSpec]:
     """The pieces whose times add up to the latency for an image of `size` (height, width)."""
-    at = [tuple(-(-side // stride) for side in size) for stride in STRIDES]
+    at = [(-(-size[0] // stride), -(-size[1] // stride)) for stride in STRIDES]
     specs = get_part(arch.stem, "stem").keys(size, 3, arch.stem_width)
     for stage, name, inputs, outputs, stride in inputs_of(arch):
         specs += get_part(name, "operator").keys(at[stage - (stride == 2)], inputs, outputs, stride=stride)
     last = arch.stages[-1].width
     specs += get_part(arch.context, "context").keys(at[len(arch.stages) - 1], last, last)
-    return specs + get_part(arch.head, "head").keys(
-        size, [s.width for s in arch.stages], arch.head_width, num_classes=num_classes
-    )
+    head: Any = get_part(arch.head, "head")
+    return specs + head.keys(size, [s.width for s in arch.stages], arch.head_width, num_classes=num_classes)
 
 
 def receptive_field(arch: StreetArchitecture) -> int:
@@ -345,5 +344,6 @@ def street_table_specs(space: StreetSpace, size: tuple[int, int], num_classes: i
         specs += [s for w in space.widths[number] for s in get_part(context, "context").keys(at[number], w, w)]
     channels = [c for depth in (2, 3) for c in itertools.product(*space.widths[:depth])]
     for head, width, maps in itertools.product(space.heads, space.head_widths, channels):
-        specs += get_part(head, "head").keys(size, maps, width, num_classes=num_classes)
+        part: Any = get_part(head, "head")
+        specs += part.keys(size, maps, width, num_classes=num_classes)
     return list(dict.fromkeys(specs))

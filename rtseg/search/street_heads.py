@@ -35,9 +35,12 @@ class Head(Part):
     role = "head"
 
     @classmethod
-    def keys(cls, size: tuple[int, int], channels: Sequence[int], width: int, *, num_classes: int = 19) -> list[OpSpec]:
+    def keys(  # type: ignore[override]  # a head takes several maps
+        cls, size: tuple[int, int], channels: Sequence[int], width: int, *, num_classes: int = 19
+    ) -> list[OpSpec]:
         """The pieces for an image of `size` and maps of `channels`, fine to coarse."""
-        sizes = [tuple(-(-side // (8 << level)) for side in size) for level in range(len(channels))]
+        height, breadth = size
+        sizes = [(-(-height // (8 << level)), -(-breadth // (8 << level))) for level in range(len(channels))]
         return [*cls.join_keys(sizes, channels, width), OpSpec("classify", *sizes[0], width, num_classes)]
 
     @classmethod

@@ -47,7 +47,9 @@ def entry_of(number: int, trials: Sequence[Any]) -> int:
 def in_order() -> Any:
     """A sampler that hands out the entries of a plan one after the other."""
 
-    class InOrder(load_optuna().samplers.BaseSampler):
+    base: Any = load_optuna().samplers.BaseSampler
+
+    class InOrder(base):
         def infer_relative_search_space(self, study: Any, trial: Any) -> dict:
             return {}
 

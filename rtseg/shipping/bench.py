@@ -70,8 +70,8 @@ def bench_cases(
         for p in (RUNTIMES.metadata(name)["precisions"] if "all" in precisions else dict.fromkeys(precisions))
     ]
     return [
-        BenchCase(model, name, precision, *size, default_threads(threads))
-        for model, size, (name, precision) in product(models, sizes, pairs)
+        BenchCase(model, name, precision, height, width, default_threads(threads))
+        for model, (height, width), (name, precision) in product(models, sizes, pairs)
     ]
 
 # %% ../../nbs/shipping/08_bench.ipynb #cell007
@@ -89,7 +89,12 @@ class BenchRow(Value):
     @classmethod
     def from_dict(cls, data: dict) -> "BenchRow":
         """Rebuild the row and the records in it."""
-        kinds = {"case": BenchCase, "latency": Latency, "end_to_end": EndToEnd, "memory": Memory}
+        kinds: dict[str, type[Value]] = {
+            "case": BenchCase,
+            "latency": Latency,
+            "end_to_end": EndToEnd,
+            "memory": Memory,
+        }
         return super().from_dict(
             {
                 key: kinds[key].from_dict(value) if key in kinds and isinstance(value, dict) else value

@@ -6,7 +6,7 @@
 __all__ = ['Beta', 'LossConfig', 'TrainConfig', 'build_loss', 'training_needs', 'total_steps']
 
 # %% ../../nbs/training/07_config.ipynb #cell002
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Any
 
 import torch
 from pydantic import Field, model_validator
@@ -110,8 +110,8 @@ def build_loss(config: LossConfig, *, ignore_index: int = 255) -> SegLoss:
     return SegLoss(options.pop("kind"), ignore_index=ignore_index, **options)
 
 
-def training_needs(config: Config, *, group: str = "") -> Needs:
-    "What a training asks of its images; `group` is the group of settings that `config` is (`student.`)."
+def training_needs(config: Any, *, group: str = "") -> Needs:
+    "What a training asks of its images; `config` is a `TrainConfig` or has its `augmentation` and `batch_size`, `group` is the group of settings that it is (`student.`)."
     augmentation = config.augmentation
     if augmentation is None:
         return Needs(None, config.batch_size, group=group)

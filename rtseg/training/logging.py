@@ -129,7 +129,7 @@ class TrainLog:
             for key, value in flat(config).items()
         }
         for summary in hparams(simple, dict(results)):
-            self.board.file_writer.add_summary(summary)
+            self.board._get_file_writer().add_summary(summary)
         self.scalars(0, results)
 
     def close(self) -> None:

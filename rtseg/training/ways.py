@@ -81,7 +81,7 @@ class Rehearsal:
         network = self._network(way)
         with torch.autocast("cpu", torch.bfloat16, enabled=way.precision == "bf16"):
             output = (call or network)(images.contiguous(memory_format=way.layout))
-        sum(prediction.float().square().mean() for prediction in network_outputs(output)).backward()
+        torch.stack([prediction.float().square().mean() for prediction in network_outputs(output)]).sum().backward()
         network.zero_grad()
 
     def _fitting(self) -> Tensor:

@@ -107,7 +107,9 @@ def make_sampler(name: str, seed: int) -> Any:
                 else optuna.samplers.TPESampler(seed=start, constant_liar=True)
             )
 
-    class ByNumber(optuna.samplers.BaseSampler):
+    base: Any = optuna.samplers.BaseSampler
+
+    class ByNumber(base):
         inner = fresh(0)
 
         def before_trial(self, study: Any, trial: Any) -> None:

@@ -18,6 +18,7 @@ import json
 import threading
 from collections.abc import Sequence
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -155,7 +156,9 @@ class _Browser:
     """One headless browser for this process, started at the first picture; a failure is kept and repeated at once."""
 
     def __init__(self) -> None:
-        self.loop, self.kaleido, self.failure = None, None, None
+        self.loop: Any = None
+        self.kaleido: Any = None
+        self.failure: str | None = None
 
     def _wait(self, coroutine, seconds: float):
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(seconds)
