@@ -67,6 +67,8 @@ def voc_folder(root: Path) -> Path:
 
 def voc_samples(folder: Path, skipped: Counter) -> dict[str, list[Sample]]:
     """Samples by split, as the lists of ImageSets/Segmentation name them, or all masks without lists."""
+    if not (folder / "JPEGImages").is_dir():
+        raise DataError(f"{folder} has no JPEGImages: export with the images (CVAT: Save images), or put them there")
     masks, pictures = by_stem(folder / "SegmentationClass"), by_stem(folder / "JPEGImages")
     lists = {path.stem: path for path in sorted((folder / "ImageSets/Segmentation").glob("*.txt"))}
     lists = {name: path for name, path in lists.items() if name not in JOINED or len(lists) == 1}

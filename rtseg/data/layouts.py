@@ -118,14 +118,16 @@ def cityscapes_samples(
     """Samples of Cityscapes' layout with the labelIds of `labels` (gtFine or gtCoarse), or its labelTrainIds where they are asked for or alone."""
     pairing = pairing or Pairing()
     check_split(root, split, subfolders(root / "leftImg8bit"))
-    endings = ("labelTrainIds",) if pairing.mask_ids == "train" else ("labelIds", "labelTrainIds")
+    kinds = ("labelTrainIds",) if pairing.mask_ids == "train" else ("labelIds", "labelTrainIds")
+    there = (kind for kind in kinds if any((root / labels / split).rglob(f"*_{labels}_{kind}.png")))
+    kind = next(there, kinds[0])  # one for the whole split: the numbers of the two mean other classes
     samples, alone = [], []
     for image in list_images(root / "leftImg8bit" / split):
         city, stem = image.parent.name, image.name.removesuffix(image.suffix).removesuffix("_leftImg8bit")
-        masks = [root / labels / split / city / f"{stem}_{labels}_{ending}.png" for ending in endings]
-        mask = next((path for path in masks if path.exists()), None)
+        wanted = root / labels / split / city / f"{stem}_{labels}_{kind}.png"
+        mask = wanted if wanted.exists() else None
         if mask is None and split != "test":
-            alone.append((image, masks[0]))
+            alone.append((image, wanted))
         else:
             samples.append(Sample(image, mask, stem))
     if alone:

@@ -248,6 +248,21 @@ def test_own_classes_are_matched_by_name_and_a_cache_knows_them_apart(tmp_path, 
             '{"images": [{"id": 1}], "annotations": [], "categories": [{"id": 1, "name": "a"}]}',
         ),
         ("coco", "annotations/instances_val2017.json", "[" * 100_000),
+        (
+            "labelme",
+            "annotated/0.json",
+            {"shapes": [], "imagePath": "0.jpg", "imageHeight": 10**9, "imageWidth": 10**9},
+        ),
+        (
+            "cvat",
+            "Train.xml",
+            '<annotations><label><name>a</name></label><image name="Train0.jpg" width="32" height="24"><box label="a" xtl="nan" ytl="0" xbr="1" ybr="1"/></image></annotations>',
+        ),
+        (
+            "cvat",
+            "Train.xml",
+            '<annotations><label><name>a</name></label><image name="Train0.jpg" width="32" height="24"><ellipse label="a" cx="1" cy="1" rx="inf" ry="1"/></image></annotations>',
+        ),
         ("supervisely", "meta.json", {"classes": [{"name": "wall"}]}),
         (
             "supervisely",
@@ -505,6 +520,18 @@ def test_cityscapes_with_train_ids_only_and_with_coarse_labels(tmp_path):
         Image.fromarray(np.full(SIZE, number, np.uint8)).save(tmp_path / f"{kind}/train/ulm/{stem}_{kind}_{ending}.png")
     for name in ("cityscapes", "cityscapes-coarse"):
         assert (open_dataset(name, tmp_path, "train").read(0)[1] == 0).all(), name
+
+
+def test_one_split_of_cityscapes_has_one_kind_of_numbers(tmp_path):
+    """The two kinds of label images mean other classes by one number: a split that mixes them is an error."""
+    for k, ending in enumerate(("labelIds", "labelTrainIds")):
+        photo(tmp_path / f"leftImg8bit/train/ulm/ulm_00000{k}_000019_leftImg8bit.png")
+        (tmp_path / "gtFine/train/ulm").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full(SIZE, 7, np.uint8)).save(
+            tmp_path / f"gtFine/train/ulm/ulm_00000{k}_000019_gtFine_{ending}.png"
+        )
+    with pytest.raises(DataError, match="put ulm_000001_000019_gtFine_labelIds.png into"):
+        open_dataset("cityscapes", tmp_path, "train")
 
 
 def test_archives_stay_in_their_folder(tmp_path):
