@@ -21,6 +21,7 @@ from ..core.values import LabelSet
 from ..core.weights import read_info
 from ..models.contract import SegNetwork
 from ..models.loading import spec_of, weights_file
+from .going_on import going_on
 from rtseg.cli.options import (
     BitsOption,
     DatasetOption,
@@ -242,5 +243,5 @@ def compression_text(result: CompressResult, weights: Path) -> str:
 # %% ../../nbs/cli/04_recipes.ipynb #cell014
 def add_recipes(app: typer.Typer) -> None:
     """Hang the recipe commands on the program."""
-    app.command("distill")(distill)
-    app.command("compress")(compress_command)
+    app.command("distill")(going_on("distill", distill))
+    app.command("compress")(going_on("compress", compress_command))

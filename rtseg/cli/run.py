@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from ..core.errors import ConfigError, Stopped
 from ..core.run_folder import RunFolder, refuse_foreign
 from ..runs.config import AnyConfig, list_presets, load_preset, parse_run
 from ..runs.estimate import estimate_run, estimate_text
@@ -74,13 +75,22 @@ def run(
 
     ICNet in two stages and a compression: rtseg run --preset icnet-demo --out runs/icnet
     """
+    if resume and preset is None and not (out is not None and (out / "config.yaml").is_file()):
+        raise ConfigError(
+            f"{out or 'runs/demo'} holds no run to go on with: give the folder of one, or --preset to begin"
+        )
     settings = read_settings(set_ or []) | ({"latency.accept_noisy": "true"} if accept_noisy else {})
     config, folder = chosen_config(preset, out, data, settings, seeds)
     names = [name.strip() for name in stages.split(",")] if stages is not None else None
     if estimate:
         typer.echo(estimate_text(estimate_run(config, stages=names)))
         return
-    print_result(run_pipeline(config, folder, stages=names, resume=resume or preset is None, say=typer.echo))
+    try:
+        print_result(run_pipeline(config, folder, stages=names, resume=resume or preset is None, say=typer.echo))
+    except KeyboardInterrupt:
+        raise Stopped(
+            f"stopped: what is finished is kept in {folder}; go on with: rtseg run --out {folder} --resume"
+        ) from None
 
 # %% ../../nbs/cli/15_run.ipynb #cell009
 def stage(

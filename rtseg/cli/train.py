@@ -24,6 +24,7 @@ from rtseg.runs.training_runs import (
     training_settings,
     training_splits,
 )
+from .going_on import going_on
 from rtseg.cli.options import (
     BitsOption,
     DatasetOption,
@@ -63,6 +64,8 @@ def train(
 
     Example: rtseg train --model fasterseg --dataset camvid --data ~/camvid --out runs/one --set epochs=20 --set batch_size=4
 
+    Going on, for as long as one likes: rtseg train --out runs/one --resume --set epochs=60
+
     Fine-tuning with a frozen encoder: rtseg train --model icnet --weights city.safetensors --data ~/mine --out runs/mine --set freeze=[encoder]
     """
     settings = training_settings(
@@ -81,4 +84,4 @@ def train(
 # %% ../../nbs/cli/14_train.ipynb #cell004
 def add_train(app: typer.Typer) -> None:
     """Hang the command on the program."""
-    app.command("train")(train)
+    app.command("train")(going_on("train", train))

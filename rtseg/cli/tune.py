@@ -15,6 +15,7 @@ import typer
 from ..core.config import load_config, override
 from ..core.errors import ConfigError, RtsegError
 from ..models.contract import SegNetwork
+from .going_on import going_on
 from rtseg.cli.options import (
     BitsOption,
     DatasetOption,
@@ -155,4 +156,4 @@ def tune_command(
 
 def add_tuning(app: typer.Typer) -> None:
     """Hang the command on the program."""
-    app.command("tune")(tune_command)
+    app.command("tune")(going_on("tune", tune_command, alone=False))

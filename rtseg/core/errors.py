@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RtsegError', 'ConfigError', 'DataError', 'ArtifactError', 'DeviceMismatch', 'NoisyMeasurement', 'MissingExtra',
-           'suggest', 'check_choice', 'missing_extra']
+           'Stopped', 'suggest', 'check_choice', 'missing_extra']
 
 # %% ../../nbs/core/01_errors.ipynb #cell002
 from collections.abc import Iterable
@@ -37,6 +37,10 @@ class NoisyMeasurement(RtsegError):
 
 class MissingExtra(RtsegError):
     """An optional package that is not installed."""
+
+
+class Stopped(Exception):
+    """Ctrl-C in a command; its text says what is kept, and how to go on."""
 
 # %% ../../nbs/core/01_errors.ipynb #cell007
 def suggest(given: str, allowed: Iterable[str]) -> str:
