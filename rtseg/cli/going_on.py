@@ -98,7 +98,12 @@ ResumeOption = Annotated[
 def option_name(parameter: inspect.Parameter) -> str:
     """How a parameter is typed: `--data` for `root`."""
     option = next(part for part in get_args(parameter.annotation) if isinstance(part, typer.models.OptionInfo))
-    return option.param_decls[0] if option.param_decls else f"--{parameter.name.replace('_', '-')}"
+    decls = (
+        option.default,
+        *(option.param_decls or ()),
+    )  # inside Annotated, the first name stands where a default would
+    named = [word for word in decls if isinstance(word, str) and word.startswith("--")]
+    return named[0] if named else f"--{parameter.name.replace('_', '-')}"
 
 
 def takes_path(parameter: inspect.Parameter) -> bool:

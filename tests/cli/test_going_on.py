@@ -1,12 +1,14 @@
 """Commands that work in a folder: gone on with by its name alone, by one process at a time, and with nothing else."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rtseg.core.files import read_yaml
 from rtseg.core.run_folder import hold
+from rtseg.data.labels import CITYSCAPES
 from rtseg.data.scenes import make_scenes
 from rtseg.training import trainer
 from rtseg.training.logging import read_metrics
@@ -45,12 +47,11 @@ def test_a_training_is_gone_on_with_by_its_folder_alone(typed, line, tmp_path):
 
 def test_another_network_or_label_set_is_one_line_and_another_folder(typed, line, scenes, tmp_path):
     assert typed(with_settings(line))[0] == 0
-    (tmp_path / "two.yaml").write_text(
-        "name: two\nclasses:\n  road: {color: [1, 2, 3], ids: [7]}\n  rest: {color: [4, 5, 6], ids: [8]}\nother: ignore\n"
-    )
+    backwards = replace(CITYSCAPES, classes=CITYSCAPES.classes[::-1], palette=CITYSCAPES.palette[::-1])
+    backwards.to_yaml(tmp_path / "two.yaml")
     for words, told in (
         (f"--model enet --out {tmp_path}/one", "network.kind is ENet, it was begun with FastSCNN"),
-        (f"--labels {tmp_path}/two.yaml --out {tmp_path}/one", "labels.name is two, it was begun with cityscapes"),
+        (f"--labels {tmp_path}/two.yaml --out {tmp_path}/one", "labels.classes[0] is bicycle, it was begun with road"),
         (f"--option aux=true --out {tmp_path}/one", "network.parameters is "),
         (f"--set lr=0.5 --out {tmp_path}/one", "config.lr is 0.5"),
     ):
@@ -99,6 +100,7 @@ READS = [
     "evaluate {0} --model fastscnn --data {1}",
     "predict {0} {1} --model fastscnn --out {1}/masks",
     "bench --against {0}/bench.json --out {0} --models fastscnn",
+    "bench --models {0}/student.json --out {0}",
     "latency show {0}/table.json",
     "nas search --table {0} --budget-ms 10",
 ]
@@ -123,7 +125,7 @@ def test_a_folder_that_is_not_there_is_not_made_by_asking_for_it(typed, tmp_path
 
 
 def test_a_line_that_is_refused_leaves_no_folder(typed, line, tmp_path):
-    for words in ("--set lrr=1", "--labels nothing.yaml", "--option axu=1", "--data /does/not/exist"):
+    for words in ("--set lrr=1", "--labels nothing.yaml", "--option axu=1", "--dataset folder"):
         code, _, err = typed(f"{line} {words}")
         assert code == 1 and not (tmp_path / "one").exists(), err
     code, _, err = typed("train --model fastscnn --out x")
