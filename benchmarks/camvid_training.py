@@ -1,15 +1,19 @@
-"""Train networks on CamVid from scratch, for a stated number of core-minutes each, and keep what came out.
+"""Train networks on CamVid from scratch, for a stated budget each, and keep what came out.
 
     python benchmarks/camvid_training.py --data ../shared/camvid                      # all of them, one after the other
     python benchmarks/camvid_training.py --data ../shared/camvid --models ddrnet,stdc --seed 1
+    python benchmarks/camvid_training.py --data ../shared/camvid --budget short       # more networks, by the recipe camvid-short
 
-One thread, fp32 weights, bfloat16 convolutions (but for DABNet). Killed, it goes on where it stopped. Writes results/camvid-training/NAME-seedN.json: the settings,
-the scores on validation and test of the epoch that was best on validation, the curve, and the processor time that it took (not the clock's: cores are shared).
+`long`: about 25 core-minutes each, at 360 x 480; fp32 weights, bfloat16 convolutions (but for DABNet). `short`: 14 passes at half size in fp32, the recipe camvid-short, the same for every network;
+PIDNet with its boundary loss. One thread. Killed, it goes on where it stopped. Writes results/camvid-training/NAME-seedN.json (short: results/camvid-short/): the settings, the scores on validation
+and test of the epoch that was best on validation, the curve, and the processor time that it took (not the clock's: cores are shared).
 """
 
 import argparse
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -25,11 +29,11 @@ from rtseg.models import SegNetwork, create_model
 from rtseg.runs.networks import masks_of
 from rtseg.training import TrainConfig, Trainer
 from rtseg.training.logging import read_metrics
+from rtseg.training.recipes import load_recipe
 from rtseg.viz.figures import squeeze_png
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "results" / "camvid-training"
-NETWORKS = {
+LONG = {
     "fastscnn": {},
     "dabnet": {},
     "bisenetv2": {},
@@ -47,11 +51,33 @@ EPOCHS = {
     "regseg": 30,
     "ppliteseg": 36,
 }  # about 25 core-minutes each
+SHORT = {
+    "topformer_t": {},
+    "seaformer_t": {},
+    "fastscnn": {},
+    "stdc": {"aux": True},
+    "ddrnet_23_slim": {"aux": True},
+    "sctnet_s": {},
+    "pidnet_s": {"aux": True},
+    "lmffnet": {},
+    "segnext_t": {},
+    "letnet": {},
+}
 # square root of the median class's pixels over the class's own in the training split
 WEIGHTS = (0.52, 0.44, 2.14, 0.38, 1.0, 0.68, 1.96, 2.0, 0.87, 2.65, 3.92)
 
 
-def settings(epochs: int, seed: int) -> TrainConfig:
+class Budget(NamedTuple):
+    """Networks with their options, where records go, the size of the pictures relative to CamVid's, and the settings of a network and a seed."""
+
+    networks: dict[str, dict]
+    results: Path
+    scale: float
+    settings: Callable[[str, int], TrainConfig]
+
+
+def long_settings(name: str, seed: int) -> TrainConfig:
+    epochs = EPOCHS[name]
     return TrainConfig.parse(
         {
             "epochs": epochs,
@@ -74,12 +100,28 @@ def settings(epochs: int, seed: int) -> TrainConfig:
     )
 
 
-def train(name: str, splits: dict[str, SegDataset], folder: Path, seed: int) -> None:
+def short_settings(name: str, seed: int) -> TrainConfig:
+    own = {"detail": {"loss": "boundary"}} if name == "pidnet_s" else {}
+    return load_recipe("camvid-short", seed=seed, evaluate_every=2, compile=False, **own)
+
+
+BUDGETS = {
+    "long": Budget(LONG, ROOT / "results" / "camvid-training", 1.0, long_settings),
+    "short": Budget(SHORT, ROOT / "results" / "camvid-short", 0.5, short_settings),
+}
+
+
+def train(name: str, splits: dict[str, SegDataset], folder: Path, seed: int, budget: Budget) -> None:
     torch.manual_seed(seed)
-    network = create_model(name, 11, **NETWORKS[name])
-    config = settings(EPOCHS[name], seed)
+    options = budget.networks[name]
     trainer = Trainer(
-        network, splits["train"], config=config, folder=folder, val=splits["val"], resume=True, progress=False
+        create_model(name, 11, **options),
+        splits["train"],
+        config=budget.settings(name, seed),
+        folder=folder,
+        val=splits["val"],
+        resume=True,
+        progress=False,
     )
     clock = folder / "processor_seconds.json"
     spent, started = read_json(clock)["seconds"] if clock.exists() else 0.0, time.process_time()
@@ -94,15 +136,15 @@ def train(name: str, splits: dict[str, SegDataset], folder: Path, seed: int) -> 
             f"{(spent + time.process_time() - started) / 60:.1f} min",
             flush=True,
         )
-    network, origin = trained(name, folder)
+    network, origin = trained(name, folder, options)
     reports = {
         split: evaluate(network, splits[split], batch_size=4, origin=origin).to_dict() for split in ("val", "test")
     }
     write_json(
-        RESULTS / f"{name}-seed{seed}.json",
+        budget.results / f"{name}-seed{seed}.json",
         {
             "model": name,
-            "options": NETWORKS[name],
+            "options": options,
             "seed": seed,
             "config": trainer.config.to_dict(),
             "reports": reports,
@@ -115,35 +157,42 @@ def train(name: str, splits: dict[str, SegDataset], folder: Path, seed: int) -> 
     )
 
 
-def trained(name: str, folder: Path) -> tuple[SegNetwork, ScoreOrigin]:
+def trained(name: str, folder: Path, options: dict) -> tuple[SegNetwork, ScoreOrigin]:
     best = load_trained(folder, "best")
-    network = create_model(name, 11, **NETWORKS[name])
+    network = create_model(name, 11, **options)
     network.load_weights(best.weights)
     return network, best.origin
 
 
-def draw_masks(name: str, splits: dict[str, SegDataset], folder: Path) -> None:
-    with atomic_write(RESULTS / f"masks-{name}.png") as temporary:
-        temporary.write_bytes(squeeze_png(masks_of(trained(name, folder)[0], splits["test"], count=4), limit=300_000))
+def draw_masks(name: str, splits: dict[str, SegDataset], folder: Path, budget: Budget) -> None:
+    network, _ = trained(name, folder, budget.networks[name])
+    with atomic_write(budget.results / f"masks-{name}.png") as temporary:
+        temporary.write_bytes(squeeze_png(masks_of(network, splits["test"], count=4), limit=300_000))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="CamVid's folder")
+    parser.add_argument("--budget", choices=BUDGETS, default="long")
     parser.add_argument(
-        "--runs", type=Path, default=ROOT / "runs" / "camvid-training", help="checkpoints, to go on from"
+        "--runs", type=Path, help="checkpoints, to go on from; runs/camvid-training or runs/camvid-short without it"
     )
-    parser.add_argument("--models", default=",".join(NETWORKS))
+    parser.add_argument("--models", help="names, separated by commas; all of the budget without it")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    splits = {split: open_dataset("camvid", args.data, split, cache="memory") for split in ("train", "val", "test")}
-    for name in args.models.split(","):
-        folder = args.runs / f"{name}-seed{args.seed}"
-        if not (RESULTS / f"{name}-seed{args.seed}.json").exists():
-            train(name, splits, folder, args.seed)
-        if not (RESULTS / f"masks-{name}.png").exists():
-            draw_masks(name, splits, folder)
+    budget = BUDGETS[args.budget]
+    runs = args.runs or ROOT / "runs" / budget.results.name
+    splits = {
+        split: open_dataset("camvid", args.data, split, scale=budget.scale, cache="memory")
+        for split in ("train", "val", "test")
+    }
+    for name in args.models.split(",") if args.models else budget.networks:
+        folder = runs / f"{name}-seed{args.seed}"
+        if not (budget.results / f"{name}-seed{args.seed}.json").exists():
+            train(name, splits, folder, args.seed, budget)
+        if not (budget.results / f"masks-{name}.png").exists():
+            draw_masks(name, splits, folder, budget)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
     python benchmarks/results_page.py runs/demo runs/camvid-cpu
 
 Copies each run's results.json and its key figures (PNG; needs a browser for plotly's pictures) to results/NAME/, then writes the page from
-results/ and benchmarks/results/. Without arguments the page is written again from what lies there.
+results/ and benchmarks/results/. Without arguments the page is written again from what lies there. The figures that `rtseg models` shows (rtseg/models/measured.yaml) are written with it.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import io
 from pathlib import Path
 
 import plotly.graph_objects as go
-from camvid_results import comparison_section, training_section
+from camvid_results import comparison_section, short_section, training_section, write_measured
 from PIL import Image
 from shipping_results import (
     accuracy_section,
@@ -204,9 +204,12 @@ def main() -> None:
         "",
     ]
     sections = [line for folder in folders for line in run_section(folder)]
+    write_measured(ROOT / "rtseg" / "models" / "measured.yaml")
     write_text(
         ROOT / "RESULTS.md",
-        "\n".join([*intro, *sections, *training_section(), *comparison_section(), *benchmark_section()]),
+        "\n".join(
+            [*intro, *sections, *training_section(), *short_section(), *comparison_section(), *benchmark_section()]
+        ),
     )
 
 

@@ -11,27 +11,33 @@ from typing import Annotated
 import typer
 
 from ..models.facts import facts_of
-from ..models.gallery import COLUMNS, FORMATS, gallery, gallery_row
+from ..models.gallery import COLUMNS, FORMATS, gallery, gallery_row, measured_figures
 from ..viz.tables import table
 
 # %% ../../nbs/cli/12_models.ipynb #cell003
 def models_command(
     name: Annotated[str | None, typer.Argument(help="A network; without it, all of them are listed.")] = None,
-    sort: Annotated[str, typer.Option(help="name, year, params, gmacs, miou or fps.")] = "year",
+    sort: Annotated[
+        str, typer.Option(help="name, year, params, gmacs, miou, fps, camvid, camvid_short or ms.")
+    ] = "year",
     max_params: Annotated[float | None, typer.Option(help="At most so many millions of parameters.")] = None,
     max_gmacs: Annotated[float | None, typer.Option(help="At most so many GMAC at 512 x 1024.")] = None,
     since: Annotated[int | None, typer.Option(help="Published in this year or later.")] = None,
 ) -> None:
-    """List the networks (parameters, operations, published figures), or tell all about one.
+    """List the networks (parameters, operations, published and measured figures), or tell all about one.
 
     Example: rtseg models --sort miou --max-gmacs 10
     """
     if name is None:
         rows = gallery(sort=sort, max_params=max_params, max_gmacs=max_gmacs, since=since)
         typer.echo(str(table(rows, COLUMNS, formats=FORMATS)))
+        for column, how in measured_figures()["circumstances"].items():
+            typer.echo(f"{COLUMNS[column]}: {how}")
         return
     for key, value in {**gallery_row(name), "name": name, **facts_of(name)}.items():
         typer.echo(f"{key:<18} {value}")
+    for runtime, ms in measured_figures()["networks"].get(name, {}).get("ms", {}).items():
+        typer.echo(f"{'ms ' + runtime:<18} {ms}")
 
 # %% ../../nbs/cli/12_models.ipynb #cell006
 def add_models(app: typer.Typer) -> None:

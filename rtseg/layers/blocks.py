@@ -56,6 +56,7 @@ ACTIVATIONS = {
     "selu": lambda channels: nn.SELU(inplace=True),
     "shared_prelu": lambda channels: nn.PReLU(1),
     "sigmoid": lambda channels: nn.Sigmoid(),
+    "hardsigmoid": lambda channels: nn.Hardsigmoid(),
     "none": lambda channels: nn.Identity(),
 }
 

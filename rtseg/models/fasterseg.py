@@ -18,7 +18,7 @@ from ..layers.blocks import ClassifierHead, ConvBNAct, init_weights, resize
 from ..layers.operators import ConvOperator, ReducingSkip, build_operator
 from .checkpoints import KeyTable, register_converter
 from .contract import SegNetwork
-from .registry import register_model
+from .registry import register_model, register_variant
 
 # %% ../../nbs/models/06_fasterseg.ipynb #cell005
 STUDENT = Architecture(
@@ -239,3 +239,6 @@ def fasterseg(
     elif isinstance(arch, dict):
         arch = Architecture.from_dict(arch)
     return FasterSeg(STUDENT if arch is None else arch, num_classes, in_channels=in_channels, aux=aux)
+
+
+register_variant("fasterseg_student", "fasterseg", aux=False)

@@ -17,7 +17,7 @@ from ..layers.pooling import adaptive_avg_pool
 from ..layers.upsampling import size_of
 from .checkpoints import KeyTable, register_converter, rename_keys
 from .contract import SegNetwork
-from .registry import register_model
+from .registry import register_model, register_variant
 from .stdcnet import STDCNet
 
 # %% ../../nbs/models/51_ppliteseg.ipynb #cell005
@@ -106,6 +106,9 @@ class PPLiteSeg(SegNetwork):
         y = self.stage16(self.fuse16(x16, y))
         y = self.stage8(self.fuse8(x8, y))
         return SegOutput(self.head(y), self.aux_logits(x8=x8, x16=x16))
+
+
+register_variant("ppliteseg2", "ppliteseg", encoder="stdc2")
 
 # %% ../../nbs/models/51_ppliteseg.ipynb #cell014
 @register_converter("ppliteseg", source="zh320")

@@ -17,7 +17,7 @@ from ..layers.upsampling import size_of
 from .bisenetv1 import FUSION_RULES
 from .checkpoints import HEAD_RULES, LISTED, KeyTable, register_converter, rename_keys
 from .contract import SegNetwork
-from .registry import register_model
+from .registry import register_model, register_variant
 from .stdcnet import STDCNet
 
 # %% ../../nbs/models/49_stdc.ipynb #cell006
@@ -86,6 +86,9 @@ class STDC(SegNetwork):
         logits = self.head(self.fusion(context, x8))
         detail = self.detail_head(x8) if self.training and self.detail_head is not None else None
         return SegOutput(logits, self.aux_logits(x8=x8, x16=x16, x32=x32), detail)
+
+
+register_variant("stdc2", "stdc", encoder="stdc2")
 
 # %% ../../nbs/models/49_stdc.ipynb #cell012
 @register_converter("stdc", source="zh320")

@@ -1,5 +1,7 @@
 """Losses, schedules, optimisers, recipes, distillation and the trainer."""
 
+from .alignment import AlignmentConfig as AlignmentConfig
+from .alignment import FeatureAlignment as FeatureAlignment
 from .config import LossConfig as LossConfig
 from .config import TrainConfig as TrainConfig
 from .detail import DetailConfig as DetailConfig

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from ..core.config import Config
 from ..data.augmentation import Augmentation
 from ..data.readiness import Needs
+from .alignment import AlignmentConfig
 from .detail import DetailConfig
 from .distillation import DistillationConfig
 from .losses import SegLoss
@@ -70,6 +71,7 @@ class TrainConfig(Config):
     loss: LossConfig = LossConfig()
     distillation: DistillationConfig = DistillationConfig()
     detail: DetailConfig | None = None
+    alignment: AlignmentConfig | None = None
     augmentation: Augmentation | None = Augmentation()
     balanced_sampling: bool = False
     cache: Literal["none", "memory", "disk"] = "none"

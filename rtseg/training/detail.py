@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Share', 'PROBE', 'DetailConfig', 'touches_void', 'class_boundaries', 'detail_levels', 'detail_target', 'detail_loss',
-           'Tap', 'Seen', 'module_calls', 'find_tap', 'named_tap', 'DetailGuidance']
+           'Tap', 'Seen', 'module_calls', 'find_tap', 'named_tap', 'watching_taps', 'DetailGuidance', 'as_computed']
 
 # %% ../../nbs/training/02_detail.ipynb #cell002
 from collections.abc import Iterator
@@ -212,6 +212,31 @@ def named_tap(network: nn.Module, name: str, stride: int) -> Tap:
         )
     return Tap(name, fitting[-1].call, fitting[-1].gave[0])
 
+# %% ../../nbs/training/02_detail.ipynb #cell041b
+def _collector(maps: dict[int, Tensor], stride: int, call: int):
+    "A hook that keeps the output of the `call`-th call."
+    done = [0]
+
+    def keep(module: nn.Module, inputs: tuple, output: Tensor) -> None:
+        if done[0] == call:
+            maps[stride] = output
+        done[0] += 1
+
+    return keep
+
+
+@contextmanager
+def watching_taps(network: nn.Module, taps: dict[int, Tap], maps: dict[int, Tensor]) -> Iterator[None]:
+    "Lays the tapped maps of the pass inside into `maps`, by their strides; the network has no hooks before and after."
+    handles = []
+    try:
+        for stride, tap in taps.items():
+            handles.append(network.get_submodule(tap.name).register_forward_hook(_collector(maps, stride, tap.call)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
 # %% ../../nbs/training/02_detail.ipynb #cell043
 class DetailGuidance(nn.Module):
     "Detail heads for any network: call it with images in the network's place, then ask for the `terms` of the labels (Fan et al., 2021)."
@@ -234,16 +259,9 @@ class DetailGuidance(nn.Module):
     def watching(self) -> Iterator[None]:
         "Collects the tapped maps of the pass inside; without hooks before and after."
         (network,) = self._network
-        self._maps, handles = {}, []
-        try:
-            for stride, tap in self.taps.items():
-                handles.append(
-                    network.get_submodule(tap.name).register_forward_hook(_collector(self._maps, stride, tap.call))
-                )
+        self._maps = {}
+        with watching_taps(network, self.taps, self._maps):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def detail(self) -> Tensor:
         "The heads' logits N x strides x h x w for the pass that was watched, at the finest map's size."
@@ -253,7 +271,7 @@ class DetailGuidance(nn.Module):
             raise ConfigError(
                 f"no map came from {', '.join(missing)}: run the network inside watching(), and not compiled"
             )
-        found = [head(_as_computed(self._maps[int(stride)], head)) for stride, head in self.heads.items()]
+        found = [head(as_computed(self._maps[int(stride)], head)) for stride, head in self.heads.items()]
         self._maps = {}
         finest = (found[0].shape[-2], found[0].shape[-1])
         return torch.cat([resize(f, finest) for f in found], dim=1)
@@ -314,18 +332,6 @@ def _choose_taps(network: nn.Module, config: DetailConfig, *, own: int) -> dict[
     return {stride: find_tap(network, stride, calls=calls) for stride in strides}
 
 
-def _collector(maps: dict[int, Tensor], stride: int, call: int):
-    "A hook that keeps the output of the `call`-th call."
-    done = [0]
-
-    def keep(module: nn.Module, inputs: tuple, output: Tensor) -> None:
-        if done[0] == call:
-            maps[stride] = output
-        done[0] += 1
-
-    return keep
-
-
-def _as_computed(x: Tensor, head: nn.Module) -> Tensor:
+def as_computed(x: Tensor, head: nn.Module) -> Tensor:
     "A map in the type of the head's weights, unless autocast chooses."
     return x if torch.is_autocast_enabled(x.device.type) else x.to(next(head.parameters()).dtype)

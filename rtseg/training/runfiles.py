@@ -152,6 +152,7 @@ def _parts(train: TrainStep) -> dict:
         "optimizer": train.optimizer,
         "ema": train.ema,
         "detail": train.guidance,
+        "alignment": train.alignment,
         "scaler": train.accelerator.scaler,
     }
     return {name: part for name, part in parts.items() if part is not None}

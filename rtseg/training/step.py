@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..core.errors import ConfigError
 from ..core.values import SegOutput
 from ..data.loading import Batch, normalize
+from .alignment import FeatureAlignment
 from .config import TrainConfig, build_loss
 from .detail import DetailConfig, DetailGuidance
 from .distillation import Distiller, build_distiller
@@ -52,7 +53,8 @@ class Whole(nn.Module):
 
 def check_together(config: TrainConfig, detail: DetailConfig | None) -> None:
     "Raise `ConfigError` for settings that cannot be used in one run."
-    other = "detail" if detail else "checkpoint_modules" if config.checkpoint_modules else None
+    inside = {"detail": detail, "alignment": config.alignment, "checkpoint_modules": config.checkpoint_modules}
+    other = next((name for name, asked in inside.items() if asked), None)
     if config.compile is True and other:
         raise ConfigError(
             f"compile and {other} cannot be used together: {other} looks into modules that the compiler merges; set compile=false"
@@ -98,6 +100,7 @@ class TrainStep:
         self._place(model)
         self.guidance = DetailGuidance(model, detail, ignore_index=ignore_index) if detail else None
         self.distiller = self._make_distiller(teacher, folder)
+        self.alignment = self._make_alignment()
         self.twice = find_modules(model, config.checkpoint_modules, what="checkpoint_modules")
         self.ema = make_ema(model, config.ema_decay) if config.ema_decay else None
         self.watch, self.alive = LossWatch(), AliveCheck()
@@ -118,21 +121,31 @@ class TrainStep:
             folder=folder,
         )
 
+    def _make_alignment(self) -> FeatureAlignment | None:
+        if (config := self.config.alignment) is None:
+            return None
+        if self.distiller is None or self.distiller.cache is not None:
+            raise ConfigError(
+                "alignment compares maps of the student with a teacher's: give a teacher (rtseg distill) whose answers are not cached, or leave alignment out"
+            )
+        return FeatureAlignment(self.model, self.distiller.teacher, config)
+
     def _prepare(self) -> None:
         config, whole = self.config, Whole(self.model, self.guidance, compiled=self.config.compile)
         if config.sync_bn and self.processes > 1:
             synchronize_norms(whole, device=self.accelerator.device.type)
         with self.training():
             optimizer = build_optimizer(self.model, **config.optimizer_options())
-            if self.guidance is not None and self.guidance.heads:
-                how = {
-                    "weight_decay": config.weight_decay,
-                    "decay_norms": config.decay_norms,
-                    "head_lr_factor": config.head_lr_factor,
-                }
-                for group in param_groups(self.guidance, **how):
+            how = {
+                "weight_decay": config.weight_decay,
+                "decay_norms": config.decay_norms,
+                "head_lr_factor": config.head_lr_factor,
+            }
+            for part in (self.guidance, self.alignment):
+                for group in param_groups(part, **how) if part is not None and list(part.parameters()) else ():
                     optimizer.add_param_group(group)
             self.network, self.optimizer = self.accelerator.prepare(whole, optimizer)
+            self.aligned = self.accelerator.prepare(self.alignment) if self.alignment is not None else None
 
     def training(self) -> AbstractContextManager[nn.Module]:
         "The network in training mode, with its frozen modules frozen."
@@ -149,20 +162,22 @@ def loss_terms(train: TrainStep, batch: Batch) -> tuple[dict[str, Tensor], SegOu
         normalize(batch.images.to(device, non_blocking=True)),
         batch.masks.to(device, non_blocking=True).long(),
     )
-    images = images.contiguous(memory_format=train.layout)
-    with checkpointed(train.twice):
-        output = train.network(images)
+    images, guide = images.contiguous(memory_format=train.layout), None
+    with train.alignment.watching() if train.alignment is not None else nullcontext():
+        with checkpointed(train.twice):
+            output = train.network(images)
+        if train.distiller:
+            with train.accelerator.autocast():
+                guide = train.distiller.guide(images, batch.names)
     terms = train.loss(output, masks)
     if train.guidance is not None:
         terms |= train.guidance.terms(masks, output)
     if train.distiller:
-        with train.accelerator.autocast():
-            guide = train.distiller.guide(images, batch.names)
         valid = None if train.config.distillation.void else masks != train.ignore_index
         terms["distillation"] = train.distiller.term(
             output if isinstance(output, Tensor) else output.logits, guide, valid
         )
-    return terms, output
+    return terms | (train.aligned() if train.aligned is not None else {}), output
 
 
 def averaged_over(train: TrainStep, terms: dict[str, Tensor], output: SegOutput | Tensor, masks: Tensor) -> Tensor:

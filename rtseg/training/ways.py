@@ -198,7 +198,7 @@ def settle_compile(
         config.augmentation.crop if config.augmentation is not None else (256, 256),
         Way(config.precision, config.channels_last),
     )
-    if steps < 500 or config.detail or config.checkpoint_modules or lacks():
+    if steps < 500 or config.detail or config.alignment or config.checkpoint_modules or lacks():
         return answered(False)
     rehearsal, asked = (
         Rehearsal(model, crop, clock=clock),

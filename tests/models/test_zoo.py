@@ -12,9 +12,10 @@ import torch
 
 from rtseg.core.errors import ArtifactError
 from rtseg.layers.merging import can_merge, merged
-from rtseg.models import convert_checkpoint, count_macs, count_parameters, create_model, list_models
+from rtseg.models import convert_checkpoint, count_macs, count_parameters, create_model, list_models, model_info
 from rtseg.models.checkpoints import list_sources
 from rtseg.models.contract import SegNetwork
+from rtseg.models.registry import resolve_model
 
 VARIANTS = {
     "stdc2": ("stdc", {"encoder": "stdc2"}),
@@ -94,14 +95,15 @@ def is_training_form(entry: str) -> bool:
 
 
 def reference(shared, entry):
-    """Keys with weights, image and outputs at every 8th pixel, made as zoo/golden.py says."""
+    """Keys with weights (those that no pass uses, and second names of shared ones, among them), image and outputs at every 8th pixel, made as zoo/golden.py says."""
     make = runpy.run_path(str(shared / "zoo/golden.py"))
-    spec = json.loads((shared / f"zoo/keys/{entry}.json").read_text())["checkpoint_order"]
-    state = make["golden_state"](spec, "a")
+    keys = json.loads((shared / f"zoo/keys/{entry}.json").read_text())
+    state = make["golden_state"](keys["checkpoint_order"] | keys.get("idle", {}), "a")
     with np.load(shared / f"zoo/golden/{entry}.npz") as stored:
         for key in stored.files:
             if key.startswith("bn/"):
                 state[key.removeprefix("bn/")] = torch.from_numpy(stored[key])
+        state |= {again: state[key] for again, key in keys.get("aliases", {}).items()}
         outputs = [
             torch.from_numpy(stored[f"out{i}"]) for i in range(len([k for k in stored.files if k.startswith("out")]))
         ]
@@ -114,6 +116,9 @@ def published(shared, entry) -> tuple[SegNetwork, torch.Tensor, list[torch.Tenso
     state, image, outputs = reference(shared, entry)
     network = create_model(name, 19, **options)
     network.load_weights(convert_checkpoint(name, state, source=source_of(entry), **options))
+    if name.startswith("segnext"):
+        with np.load(shared / f"zoo/golden/{entry}.npz") as stored:
+            network.head.factorise.bases.copy_(torch.from_numpy(stored["bases"]))
     return network.eval(), image, outputs
 
 
@@ -146,6 +151,20 @@ def relative(found, wanted) -> float:
 
 def test_every_network_of_the_reference_is_here():
     assert set(PLAIN) <= set(list_models()) and len(PLAIN) == 37
+
+
+def test_every_tag_of_the_facts_is_a_name(shared):
+    """`create_model` takes each tag without a form, with the parameters of the facts; a family's name with a size is the same network."""
+    tags = [tag for tag in json.loads((shared / "zoo/summary.json").read_text()) if "+" not in tag]
+    built = {tag: resolve_model(tag, {}) for tag in tags}
+    assert len(tags) > 60 and all(name in list_models() for name, _ in built.values())
+    assert {tag for tag, (name, _) in built.items() if name != tag} == {"stdc2", "ppliteseg2", "fasterseg_student"}
+    for tag in OF_AUTHORS:
+        family = model_info(tag).get("family")
+        size = tag.removeprefix(family or tag).lstrip("_")
+        assert not family or resolve_model(family, {"size": size}) == (tag, {})
+    assert count_parameters(create_model("stdc2")) == count_parameters(create_model("stdc", encoder="stdc2"))
+    assert count_parameters(create_model("topformer", size="t")) == count_parameters(create_model("topformer_t"))
 
 
 CLOSE = 2e-5  # nearer than any two kernels of a deep network promise: no need to ask for its rounding

@@ -12,7 +12,8 @@ from torch import nn
 from rtseg.core.environment import make_generator
 from rtseg.core.errors import ArtifactError, ConfigError, MissingExtra, RtsegError
 from rtseg.core.values import Latency
-from rtseg.layers.merging import merged
+from rtseg.shipping.checking import settled
+from rtseg.layers.merging import can_merge, merged
 from rtseg.deployment import RUNTIMES, export_onnx, load_runtime, measure_latency
 from rtseg.runtimes.export import compare_onnx, evaluating, to_onnx
 from rtseg.latency.measuring import check_clock, cuda_clock, measure_rounds, median_interval, repeat, warm_up
@@ -241,3 +242,13 @@ def test_parallel_branches_are_merged_before_export():
         < 60
     )
     assert compare_onnx(graph, network, (1, 3, 64, 96))[0] < 1e-3 and count_parameters(network) == before
+
+
+def test_merging_changes_nothing():
+    """Norms that have seen images, in double precision: 1e-5 and better, at a size that pads."""
+    torch.manual_seed(0)
+    network = settled(create_model("rdrnet_s_simple", 5), (2, 3, 64, 96)).eval().double()
+    image = torch.randn(1, 3, 65, 97, dtype=torch.float64)
+    with torch.no_grad():
+        wanted, found = network(image), merged(network)(image)
+    assert float((found - wanted).abs().max() / wanted.abs().max()) < 1e-5 and not can_merge(merged(network))

@@ -176,6 +176,7 @@ WITH_ENCODER = {
     "fanet",
     "farseenet",
     "ffnet46ns",
+    "hyperseg_s",
     "icnet",
     "linknet",
     "liteseg",

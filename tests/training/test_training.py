@@ -20,6 +20,7 @@ from rtseg.data.scenes import make_scenes
 from rtseg.evaluation.evaluator import load_trained
 from rtseg.models.registry import create_model
 from rtseg.training.config import LossConfig, TrainConfig
+from rtseg.training.alignment import AlignmentConfig
 from rtseg.training.detail import DetailConfig
 from rtseg.training.distillation import kl_distillation
 from rtseg.training.guards import DivergenceError
@@ -577,20 +578,25 @@ def test_other_optimisers_resume_with_the_same_bits(scenes, tmp_path, optimizer)
         assert torch.equal(value, rest.model.state_dict()[name]), name
 
 
-def test_detail_heads_are_trained_saved_and_resumed(scenes, tmp_path):
-    config = changed(epochs=2, checkpoint_steps=1)
-    build = lambda seed: (torch.manual_seed(seed), create_model("fastscnn", 19))[1]  # noqa: E731
-    whole = trainer(scenes, tmp_path / "whole", config, model=build(0), detail=DetailConfig())
+@pytest.mark.parametrize(("part", "term"), [("guidance", "detail8"), ("alignment", "align16")])
+def test_parts_beside_the_network_are_trained_saved_and_resumed(scenes, tmp_path, part, term):
+    own = {"detail": DetailConfig()} if part == "guidance" else {"alignment": AlignmentConfig(strides=(16,))}
+    config = changed(epochs=2, checkpoint_steps=1, **own)
+    coarse = lambda: nn.Sequential(nn.Conv2d(3, 8, 16, 16), nn.Conv2d(8, 19, 1), nn.Upsample(scale_factor=16))  # noqa: E731
+    made = coarse if part == "alignment" else lambda: create_model("fastscnn", 19)
+    build = lambda seed: (torch.manual_seed(seed), made())[1]  # noqa: E731
+    more = {"teacher": build(1)} if part == "alignment" else {}
+    whole = trainer(scenes, tmp_path / "whole", config, model=build(0), **more)
     whole.fit()
-    cut = trainer(scenes, tmp_path / "cut", config, model=build(0), detail=DetailConfig())
+    cut = trainer(scenes, tmp_path / "cut", config, model=build(0), **more)
     stop_before(cut, 5)
-    rest = trainer(scenes, tmp_path / "cut", config, model=build(4), seed=9, detail=DetailConfig(), resume=True)
+    rest = trainer(scenes, tmp_path / "cut", config, model=build(4), seed=9, resume=True, **more)
     rest.fit()
-    for part in ("model", "guidance"):
-        a, b = (getattr(run.train, part).state_dict() for run in (whole, rest))
-        assert a and all(torch.equal(a[name], b[name]) for name in a)
+    for name in ("model", part):
+        a, b = (getattr(run.train, name).state_dict() for run in (whole, rest))
+        assert a and all(torch.equal(a[key], b[key]) for key in a)
     assert (
-        "detail8" in read_metrics(tmp_path / "cut")[0]["losses"]
+        term in read_metrics(tmp_path / "cut")[0]["losses"]
         and load_trained(tmp_path / "cut", "last").weights.keys() == whole.model.state_dict().keys()
     )
 
