@@ -7,14 +7,12 @@ __all__ = ['data_app', 'picture_pairs', 'existing_splits', 'data_check', 'data_s
            'data_suggest', 'add_data']
 
 # %% ../../nbs/cli/02_data.ipynb #cell002
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from tqdm.auto import tqdm
 
-from ..core.errors import DataError
 from ..core.files import write_json, write_text
 from ..data.annotations import SHARE
 from ..data.checks import check_dataset
@@ -27,6 +25,7 @@ from ..data.pictures import read_image
 from ..data.prepare import prepare_cityscapes
 from ..data.scenes import make_scenes
 from ..evaluation.suggestion import suggest_images
+from ..viz.data import draw_findings
 from ..viz.masks import contact_sheet, show_masks
 from rtseg.cli.options import (
     DATA_NAMES,
@@ -47,20 +46,10 @@ data_app = typer.Typer(
 )
 
 # %% ../../nbs/cli/02_data.ipynb #cell004d
-def picture_pairs(dataset: SegDataset, path: Path, *, told: Sequence[str] = (), count: int = 4) -> Path:
-    """Draw `count` pairs of a data set side by side, with a legend: those that `told` names first, then from the beginning."""
-    named = [
-        i for i, s in enumerate(dataset.samples) if any(str(f) in line for line in told for f in (s.image, s.mask))
-    ]
-    order = list(dict.fromkeys([*named, *range(len(dataset))]))
-    pairs, names = [], []
-    for i in order:
-        if len(pairs) < count:
-            try:
-                pairs.append(dataset.read(i))
-                names.append(dataset.samples[i].name + " (see what was said about it)" * (i in named))
-            except DataError as error:
-                typer.echo(f"not drawn: {error}")
+def picture_pairs(dataset: SegDataset, path: Path, *, count: int = 4) -> Path:
+    """Draw the first `count` pairs of a data set side by side, with a legend."""
+    pairs = [dataset.read(i) for i in range(min(count, len(dataset)))]
+    names = [sample.name for sample in dataset.samples[: len(pairs)]]
     path.parent.mkdir(parents=True, exist_ok=True)
     show_masks([p for p, _ in pairs], [m for _, m in pairs], labels=dataset.labels, names=names).save(path)
     return path
@@ -82,7 +71,7 @@ def data_check(
     splits: Annotated[str, typer.Option(help="Splits, separated by commas.")] = "train,val",
     out: Annotated[Path | None, typer.Option(help="Keep the report as JSON.")] = None,
     picture: Annotated[
-        Path | None, typer.Option(help="Draw the pairs of the first split: those with complaints, then the first.")
+        Path | None, typer.Option(help="Draw what was found: samples that something is wrong with, then others.")
     ] = None,
 ) -> None:
     """Look through a data set: class shares, void, masks that are odd, the same image in two splits (an error).
@@ -101,7 +90,9 @@ def data_check(
     if out is not None:
         write_json(out, report.to_dict())
     if picture is not None:
-        typer.echo(f"pairs: {picture_pairs(first, picture, told=(*report.errors, *report.warnings))}")
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        draw_findings(report, opened).save(picture)
+        typer.echo(f"picture: {picture}")
     report.raise_errors()
 
 

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['NEAR', 'difference_hash', 'Finding', 'inspect', 'inspect_ids', 'SplitStats', 'DataReport', 'split_stats',
-           'split_warnings', 'find_duplicates', 'near_duplicates', 'near_warnings', 'check_dataset']
+           'split_warnings', 'find_duplicates', 'near_duplicates', 'near_warnings', 'marked_samples', 'check_dataset']
 
 # %% ../../nbs/data/10_checks.ipynb #cell002
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import combinations
@@ -100,13 +100,14 @@ class SplitStats(Value):
 # %% ../../nbs/data/10_checks.ipynb #cell012
 @dataclass(frozen=True)
 class DataReport(Value):
-    """What a data check found: numbers per split, errors and warnings, one line each."""
+    """What a data check found: numbers per split, errors and warnings, one line each, and the samples (split, index) that something is said about, with what."""
 
     dataset: str
     classes: tuple[str, ...]
     splits: tuple[SplitStats, ...]
     errors: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    marked: tuple[tuple[str, int, str], ...] = ()
 
     @classmethod
     def from_dict(cls, data: dict) -> "DataReport":
@@ -219,6 +220,22 @@ def near_warnings(pairs: list[tuple[str, str]]) -> list[str]:
     ]
     return lines + ([f"{len(pairs) - 10} more pairs of images look alike across splits"] if len(pairs) > 10 else [])
 
+# %% ../../nbs/data/10_checks.ipynb #cellmarked
+def marked_samples(
+    splits: Mapping[str, SegDataset], findings: Mapping[str, list[Finding]]
+) -> Iterator[tuple[str, int, str]]:
+    """(split, index, what is wrong) of every sample with a complaint of its own, and of every picture that has been seen before."""
+    seen: dict[str, str] = {}
+    for split, found in findings.items():
+        for index, finding in enumerate(found):
+            name = splits[split].samples[index].name
+            for text in (*finding.errors, *finding.warnings):
+                yield split, index, text
+            if finding.content in seen:
+                yield split, index, f"the same picture as {seen[finding.content]}"
+            elif finding.content:
+                seen[finding.content] = f"{split} {name}"
+
 # %% ../../nbs/data/10_checks.ipynb #cell020
 def check_dataset(splits: Mapping[str, SegDataset], *, workers: int | None = None) -> DataReport:
     """Read every sample of the splits once and report; threads decode in parallel."""
@@ -236,4 +253,5 @@ def check_dataset(splits: Mapping[str, SegDataset], *, workers: int | None = Non
         warnings += split_warnings(splits[s.split], s)
     warnings += [w for found in findings.values() for f in found for w in f.warnings]
     first = next(iter(splits.values()))
-    return DataReport(first.name, first.labels.classes, tuple(stats), tuple(errors), tuple(warnings))
+    marked = tuple(marked_samples(splits, findings))
+    return DataReport(first.name, first.labels.classes, tuple(stats), tuple(errors), tuple(warnings), marked)

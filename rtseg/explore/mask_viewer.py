@@ -28,6 +28,7 @@ from rtseg.explore.answers import (
     image_confusion,
     image_score,
     open_photo,
+    opened_models,
     worst_first,
 )
 from .explorers import Explorer, Quiet, living_figure, on_change, redraw
@@ -334,15 +335,18 @@ def explore_masks(
     width: int = 1000,
     side: int = 1024,
 ) -> MaskViewer:
-    """A viewer of a data set's images (or pairs, an array, an image file) with what `models` make of them: networks, runtimes, functions, folders of label ids, lists of arrays.
+    """A viewer of a data set's images (or pairs, an array, an image file) with what `models` make of them: run folders, files of weights, networks, runtimes, functions, folders of label ids, lists of arrays.
 
-    `labels` are the data set's own unless given; `width` is that of the page, `side` the most pixels that a picture sends to the browser. Raises `ConfigError`, `DataError`.
+    `labels` are the data set's own unless given, or those that weights say of themselves; `width` is that of the page, `side` the most pixels that a picture sends to the browser. Raises `ConfigError`, `DataError`.
     """
-    if labels is None and not isinstance(data, SegDataset):
+    models, labels = opened_models(
+        models or {}, data.labels if labels is None and isinstance(data, SegDataset) else labels
+    )
+    if labels is None:
         raise ConfigError(
             "explore_masks() was given images without a label set: give labels=, such as rtseg.data.CITYSCAPES"
         )
     pictures = Pictures(data)
     if not len(pictures):
         raise DataError("explore_masks() was given no image: open a data set that has some")
-    return MaskViewer(pictures, models or {}, labels or data.labels, width=width, side=side)
+    return MaskViewer(pictures, models, labels, width=width, side=side)

@@ -1,5 +1,7 @@
 """What data and settings alone can tell is told before anything is trained or measured, in one line that names file and setting."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -109,3 +111,15 @@ def test_a_search_needs_two_images_and_a_crop_that_its_supernet_takes(tmp_path):
     ):
         with pytest.raises((ConfigError, DataError), match=told):
             check_run(demo.with_values(small | change), splits)
+
+
+def test_the_data_check_draws_what_it_found(typed, tmp_path):
+    root = folder(tmp_path / "data", [GOOD, 0 * GOOD, GOOD[:, :80]])
+    Image.fromarray(np.zeros((64, 96, 3), np.uint8)).save(root / "images/train/2.png")
+    line = f"data check folder --data {root} --labels {root}/lawn.yaml --splits train --picture {tmp_path}/found.png --out {tmp_path}/r.json"
+    code, _, err = typed(line)
+    assert code == 1 and "must have one size" in err
+    marked = [(split, index) for split, index, _ in json.loads((tmp_path / "r.json").read_text())["marked"]]
+    assert ("train", 1) in marked and ("train", 2) in marked
+    sheet = Image.open(tmp_path / "found.png")
+    assert sheet.width == 1000 and sheet.height > 700

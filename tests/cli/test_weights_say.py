@@ -8,9 +8,12 @@ import torch
 from PIL import Image
 
 from rtseg.cli.main import main
+from rtseg.core.errors import ConfigError
 from rtseg.core.files import save_tensors
 from rtseg.core.values import LabelSet
 from rtseg.core.weights import read_info
+from rtseg.data.datasets import open_dataset
+from rtseg.explore.mask_viewer import explore_masks
 from rtseg.models import create_model, load_network
 from rtseg.models.loading import spec_of
 from rtseg.runtimes.export import read_onnx_info
@@ -137,3 +140,13 @@ def test_a_spec_builds_the_same_network_again(name, options):
         k: v.shape for k, v in create_model(spec.model, 4, in_channels=2, **spec.options).state_dict().items()
     }
     assert spec_of(torch.nn.Identity()) is None
+
+
+def test_the_viewer_takes_a_run_folder_and_its_label_set(run, ground):
+    photo = ground / "images/val/0.png"
+    assert explore_masks(photo, {"ours": run}).labels.classes == NAMES
+    turned = open_dataset("folder", ground, "val", labels=ground / "turned.yaml")
+    with pytest.raises(ConfigError, match="class 0 is 'stone' there, 'sand' here"):
+        explore_masks(turned, {"ours": run / "best.safetensors"})
+    with pytest.raises(ConfigError, match="without a label set"):
+        explore_masks(photo, {})
