@@ -251,7 +251,7 @@ def test_add_a_network(execute):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", sorted(p.name[:2] for p in PAGES if p.name[:2] in ("03", "10", "11")))
+@pytest.mark.parametrize("number", sorted(p.name[:2] for p in PAGES if p.name[:2] in ("03", "10", "11", "12")))
 def test_the_other_guides_run(execute, number):
     _, said = execute(number)
     assert len(said) > 200
