@@ -5,5 +5,6 @@ from .architecture_explorer import explore_pair as explore_pair
 from .latency_explorer import explore_latency as explore_latency
 from .mask_viewer import explore_masks as explore_masks
 from .run_browser import explore_runs as explore_runs
+from .run_explorers import explore_run as explore_run
 from .search_replay import explore_search as explore_search
 from .zoo_explorer import explore_zoo as explore_zoo
