@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['WeightsArgument', 'ClassesOption', 'ImagesRootOption', 'RuntimesOption', 'PrecisionsOption', 'WebOption',
-           'CountOption', 'CalibrationOption', 'AutoOption', 'ThreadsOption', 'Source', 'run_source', 'named_source',
-           'own_name', 'own_size', 'export_auto', 'export_web', 'export', 'add_export']
+           'CountOption', 'CalibrationOption', 'AutoOption', 'ThreadsOption', 'DropOption', 'ClassDropOption',
+           'AgreementOption', 'OpsetOption', 'StaticOption', 'LicenseOption', 'Source', 'run_source', 'named_source',
+           'unstretched', 'own_name', 'own_size', 'export_auto', 'export_web', 'export_plain', 'export', 'add_export']
 
 # %% ../../nbs/cli/06_export.ipynb #cell002
 from dataclasses import replace
@@ -23,6 +24,8 @@ from ..data.datasets import SegDataset
 from ..data.labels import get_labels
 from ..shipping.autotuning import autotune, ship
 from ..shipping.candidates import list_candidates
+from ..shipping.cards import add_card, plain_card
+from ..shipping.faithful import MAX_CLASS_DROP, stretch
 from ..runtimes.export import export_onnx
 from ..models.fasterseg import FasterSeg
 from ..models.loading import LoadedNetwork, load_network, spec_of
@@ -64,7 +67,9 @@ def run_source(folder: Path, *, role: str = "student") -> Source:
     data = splits["val"]
     network = FasterSeg(Architecture.load(arch), data.labels.num_classes)
     loaded = load_network(weights, network=network, labels=data.labels, what="the run's data")
-    return Source(loaded, f"{role} of {folder.name}", data, splits["train"], tuple(config.latency.size))
+    return Source(
+        loaded, f"{role} of {folder.name}", data, splits["train"], unstretched(tuple(config.latency.size), data)
+    )
 
 
 def named_source(
@@ -77,11 +82,16 @@ def named_source(
     size: tuple[int, int] | None = None,
     what: str = "the data",
 ) -> Source:
-    "The network of a file or of a training folder (`model`, a name or .json, where it does not say); calibrated with `data` itself where no other images are given. The size is the weights' own, or 512 x 1024."
+    "The network of a file or of a training folder (`model`, a name or .json, where it does not say); calibrated with `data` itself where no other images are given. The size is the weights' own, or the photographs' where they do not say, or have another aspect."
     loaded = open_trained(weights, model, option, labels=data.labels, what=what)
-    return Source(
-        loaded, own_name(loaded, model), data, data if calibration is None else calibration, size or own_size(loaded)
-    )
+    size = size or unstretched(loaded.info.input.size if loaded.info.input is not None else None, data)
+    return Source(loaded, own_name(loaded, model), data, data if calibration is None else calibration, size)
+
+
+def unstretched(size: tuple[int, int] | None, data: SegDataset) -> tuple[int, int]:
+    "`size` (H, W) if photographs of `data` keep their aspect at it, else their own size: a graph that stretches is made only where somebody asks for it."
+    height, width = data.read(0)[0].shape[:2]
+    return size if size is not None and stretch((height, width), size) < 1.05 else (height, width)
 
 
 def own_name(loaded: LoadedNetwork, model: str | None) -> str:
@@ -102,11 +112,13 @@ def export_auto(
     size: tuple[int, int] | None = None,
     images: int = 16,
     max_drop: float = 0.005,
+    max_class_drop: float = MAX_CLASS_DROP,
     min_agreement: float = 0.99,
     threads: int | None = None,
     runtimes: list[str] | None = None,
     precisions: list[str] | None = None,
     seconds: float = 120.0,
+    license: str | None = None,
 ) -> str:
     "Autotune, write file, card, table and server; what the command says in the end. Unfinished work lies in `OUT-trials` and is gone on with."
     forms = list_candidates("cpu", runtimes=runtimes, **({"precisions": precisions} if precisions else {}))
@@ -117,6 +129,7 @@ def export_auto(
         shape=(1, 3, *(size or source.size)),
         images=images,
         max_drop=max_drop,
+        max_class_drop=max_class_drop,
         min_agreement=min_agreement,
         threads=threads,
         candidates=forms,
@@ -132,6 +145,7 @@ def export_auto(
         labels=source.data.labels,
         source_sha256=sha256_file(source.loaded.path),
         info=replace(source.loaded.info, labels=source.data.labels),
+        license=license,
     )
     gain = (
         f"{tuned.speedup():.2f} times as fast as the plain export in ONNX Runtime"
@@ -139,6 +153,8 @@ def export_auto(
         else "the plain export was not timed"
     )
     drop = "" if card.miou_after is None else f", mIoU {card.miou_before:.4f} before and {card.miou_after:.4f} after"
+    own = {who: score["miou"] for who, score in card.own_scores.items()}
+    drop += f"; on the photographs as they are {own['network']:.4f}, shipped {own['shipped']:.4f}" if own else ""
     return (
         f"{table(tuned.table())}\n{tuned.int8_verdict()}\n{f'busy: {tuned.disturbance}{chr(10)}' if tuned.disturbance else ''}{out}: {tuned.best.candidate.name}, {card.latency.median_ms:.2f} ms from photograph to labels, {gain}; "
         f"{card.agreement:.2%} of the labels agree{drop}\nserve it: python {out.parent / 'serve.py'} {out} PHOTOGRAPH"
@@ -178,6 +194,33 @@ def export_web(
     write_page(folder, [made], runtime_files=runtime_files)
     judged = f"{made.card.examples} {'drawn scenes' if data is None else 'images'}"
     return f"{folder}: a page that runs {name} at {made.card.shape[3]} x {made.card.shape[2]}, {made.card.agreement:.2%} of the labels are PyTorch's on {judged}\nopen it: python {folder / 'start.py'} (or any static server; nothing is uploaded)"
+
+# %% ../../nbs/cli/06_export.ipynb #cell010a
+def export_plain(
+    loaded: LoadedNetwork,
+    out: Path,
+    *,
+    model: str | None = None,
+    size: tuple[int, int] | None = None,
+    opset: int = 18,
+    dynamic_batch: bool = True,
+    license: str | None = None,
+) -> str:
+    "Write the network as ONNX with its card and metadata; what the command says in the end."
+    said = loaded.info.input
+    shape = (1, loaded.network.in_channels, *(size or own_size(loaded)))
+    info = replace(loaded.info, network=spec_of(loaded.network), labels=loaded.labels)
+    report = export_onnx(loaded.network, out, shape=shape, opset=opset, dynamic_batch=dynamic_batch, info=info)
+    if out.suffix == ".onnx":
+        name = own_name(loaded, model)
+        facts = {"source_sha256": sha256_file(loaded.path), "license": license}
+        card = plain_card(name, report, loaded.labels or loaded.network.num_classes, info=info, **facts)
+        add_card(out, card, info=info)
+    guessed = size is None and (said is None or said.size is None)
+    note = (
+        "; nobody said for which size: photographs of another aspect would be stretched, give --size" if guessed else ""
+    )
+    return f"{report}{note}"
 
 # %% ../../nbs/cli/06_export.ipynb #cell011
 def _source(
@@ -226,6 +269,14 @@ AutoOption = Annotated[
     bool, typer.Option("--auto", help="Ship the fastest form on this machine whose masks are the same.")
 ]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="One for each core by default.")]
+DropOption = Annotated[float, typer.Option(help="The largest loss of mIoU.")]
+ClassDropOption = Annotated[float, typer.Option(help="The largest loss of IoU of any single class.")]
+AgreementOption = Annotated[float, typer.Option(help="The smallest share of equal labels.")]
+OpsetOption = Annotated[int, typer.Option(min=11, help="The ONNX opset of a plain export.")]
+StaticOption = Annotated[
+    bool, typer.Option("--static-batch", help="A plain export for one image at a time; else the batch is free.")
+]
+LicenseOption = Annotated[str | None, typer.Option(help="The licence of the weights, for the card.")]
 
 # %% ../../nbs/cli/06_export.ipynb #3d81bdc0
 def export(
@@ -245,11 +296,15 @@ def export(
     option: OptionsOption = None,
     calibration_split: CalibrationOption = "train",
     images: CountOption = 16,
-    max_drop: Annotated[float, typer.Option(help="The largest loss of mIoU.")] = 0.005,
-    min_agreement: Annotated[float, typer.Option(help="The smallest share of equal labels.")] = 0.99,
+    max_drop: DropOption = 0.005,
+    max_class_drop: ClassDropOption = MAX_CLASS_DROP,
+    min_agreement: AgreementOption = 0.99,
     threads: ThreadsOption = None,
     runtimes: RuntimesOption = None,
     precisions: PrecisionsOption = None,
+    opset: OpsetOption = 18,
+    static_batch: StaticOption = False,
+    license: LicenseOption = None,
     web: WebOption = None,
     onnxruntime_web: RuntimeFilesOption = None,
 ) -> None:
@@ -285,9 +340,8 @@ def export(
         raise ConfigError("export needs the name of the .onnx file to write, or --web and a folder")
     if not auto:
         loaded = open_trained(weights, model, option, labels=get_labels(labels) if labels else None, classes=classes)
-        shape = (1, loaded.network.in_channels, *(read_size(size) if size else own_size(loaded)))
-        info = replace(loaded.info, network=spec_of(loaded.network), labels=loaded.labels)
-        typer.echo(str(export_onnx(loaded.network, out, shape=shape, info=info)))
+        how = {"opset": opset, "dynamic_batch": not static_batch, "license": license}
+        typer.echo(export_plain(loaded, out, model=model, size=read_size(size) if size else None, **how))
         return
     if out.suffix != ".onnx":
         raise ConfigError(f"{out} is no name for a network: end it in .onnx")
@@ -299,6 +353,8 @@ def export(
             size=read_size(size) if size else None,
             images=images,
             max_drop=max_drop,
+            max_class_drop=max_class_drop,
+            license=license,
             min_agreement=min_agreement,
             threads=threads,
             runtimes=runtimes.split(",") if runtimes else None,

@@ -33,10 +33,10 @@ from rtseg.shipping.candidates import (
     network_key,
     why_not,
 )
-from .cards import Card, Preprocessing, class_facts, write_shipped
-from .faithful import check_limits, evaluate_form, read_examples
+from .cards import Card, Preprocessing, class_facts, weights_facts, write_shipped
+from .faithful import MAX_CLASS_DROP, check_limits, evaluate_form, own_scores, read_examples
 from .outcomes import Row, Tuned
-from .server import write_server
+from .server import write_check, write_server
 
 # %% ../../nbs/shipping/07_autotuning.ipynb #cell005
 def time_in_turns(
@@ -66,6 +66,7 @@ class Trial:
     min_agreement: float
     max_drop: float
     ignore_index: int = 255
+    max_class_drop: float = MAX_CLASS_DROP
 
     def judge(self, candidate: Candidate, builder: Builder) -> tuple[Row, Runtime | None]:
         "The candidate's row, and its runtime if it was accepted."
@@ -79,8 +80,13 @@ class Trial:
             return Row(candidate, "failed", str(error)), None
         record = builder.record(candidate)
         row.agreement, row.miou_before, row.miou_after = score.agreement, score.miou_before, score.miou_after
+        row.iou_before, row.iou_after = (
+            {str(k): v for k, v in ious.items()} for ious in (score.iou_before, score.iou_after)
+        )
         row.float_layers = record.float_layers if record else ()
-        row.reason = score.refusal(min_agreement=self.min_agreement, max_drop=self.max_drop)
+        row.reason = score.refusal(
+            min_agreement=self.min_agreement, max_drop=self.max_drop, max_class_drop=self.max_class_drop
+        )
         row.status = "refused" if row.reason else "accepted"
         row.first_ms = min(time_in_turns({"": lambda: runtime(self.examples[0].image)}, rounds=1)[""])
         return row, (None if row.reason else runtime)
@@ -94,6 +100,7 @@ def autotune(
     shape: tuple[int, ...] = (1, 3, 512, 1024),
     device: str = "cpu",
     max_drop: float = 0.005,
+    max_class_drop: float = MAX_CLASS_DROP,
     min_agreement: float = 0.99,
     threads: int | None = None,
     images: int = 16,
@@ -110,12 +117,19 @@ def autotune(
     """The fastest form of `model` for `shape` (1 x 3 x H x W) whose masks agree on the images `judged`, or on those of `calibration` where none are given; train ids where known. `watch` waits for others while it times.
 
     Raises `ConfigError`, `DataError`."""
-    check_limits(min_agreement=min_agreement, max_drop=max_drop)
+    check_limits(min_agreement=min_agreement, max_drop=max_drop, max_class_drop=max_class_drop)
     folder, say = Path(folder) if folder is not None else None, say or (lambda text: None)
     examples = tuple(read_examples(calibration if judged is None else judged, shape[-2:], count=images))
     model = model.to(device)
     eager = load_runtime(model, threads=threads)
-    trial = Trial(examples, tuple(eager(example.image) for example in examples), min_agreement, max_drop, ignore_index)
+    trial = Trial(
+        examples,
+        tuple(eager(example.image) for example in examples),
+        min_agreement,
+        max_drop,
+        ignore_index,
+        max_class_drop,
+    )
     builder = Builder(
         model,
         examples if judged is None else calibration,
@@ -124,11 +138,12 @@ def autotune(
         keep=folder,
         images=images,
         max_drop=max_drop,
+        max_class_drop=max_class_drop,
         min_agreement=min_agreement,
         ignore_index=ignore_index,
     )
     seen, shown = images_key(builder.calibration), images_key(examples)
-    key = network_key(model, shape, threads, shown, seen, max_drop, min_agreement)
+    key = network_key(model, shape, threads, shown, seen, max_drop, min_agreement, max_class_drop)
     rows, loaded = _judge_all(
         list(candidates) if candidates is not None else list_candidates(device), trial, builder, _Kept(folder, key), say
     )
@@ -145,7 +160,16 @@ def autotune(
         "images": len(examples),
         "calibrated_with_them": shown == seen,
         "labels": examples[0].mask is not None,
+        "own_scores": own_scores(
+            eager,
+            loaded[best.candidate.name],
+            calibration if judged is None else judged,
+            shape[-2:],
+            count=images,
+            ignore_index=ignore_index,
+        ),
         "max_drop": max_drop,
+        "max_class_drop": max_class_drop,
         "min_agreement": min_agreement,
         "rounds": rounds,
         "load": max(loads, key=lambda load: (load.busy, load.during or 0.0)).to_dict(),
@@ -158,6 +182,7 @@ def autotune(
         builder.graph(best.candidate) if best.candidate.runtime in FILE_RUNTIMES else None,
         rows,
         facts,
+        (examples[0].image, trial.reference[0]),
     )
     if folder is not None:
         write_json(folder / "autotune.json", tuned.to_dict())
@@ -309,8 +334,9 @@ def ship(
     labels: LabelSet | int,
     source_sha256: str | None = None,
     info: WeightsInfo | None = None,
+    license: str | None = None,
 ) -> Card:
-    "Write the chosen form as `path` (.onnx) with its card, `*-table.json` and `serve.py`; its metadata carry `info`, what the weights say about themselves. `ConfigError` if it is no file from pixels to labels."
+    "Write the chosen form as `path` (.onnx) with its card, `*-table.json`, `serve.py` and the pair of pictures that its --check needs; its metadata carry `info`, what the weights say about themselves. `ConfigError` if it is no file from pixels to labels."
     row, path = tuned.best, Path(path)
     if tuned.graph is None or row.candidate.inside != "all":
         raise ConfigError(f"{row.candidate.name} is no file from pixels to labels: call autotune with files_only=True")
@@ -332,6 +358,11 @@ def ship(
         miou_before=row.miou_before,
         miou_after=row.miou_after,
         examples=tuned.facts["images"],
+        iou_before=row.iou_before,
+        iou_after=row.iou_after,
+        own_scores=tuned.facts["own_scores"],
+        **weights_facts(info or WeightsInfo(labels=labels if isinstance(labels, LabelSet) else None)),
+        license=license,
         latency=latency_record(tuned),
         float_layers=row.float_layers,
         source_sha256=source_sha256,
@@ -340,4 +371,6 @@ def ship(
     written = write_shipped(path, tuned.graph, card, info=info)
     write_json(path.with_name(f"{path.stem}-table.json"), tuned.to_dict())
     write_server(path.parent)
+    if tuned.example is not None:
+        write_check(path, *tuned.example)
     return written

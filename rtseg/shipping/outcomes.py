@@ -8,7 +8,7 @@ __all__ = ['Row', 'Tuned']
 # %% ../../nbs/shipping/09_outcomes.ipynb #cf4ca838
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import onnx
@@ -28,6 +28,8 @@ class Row:
     agreement: float | None = None
     miou_before: float | None = None
     miou_after: float | None = None
+    iou_before: dict = field(default_factory=dict)
+    iou_after: dict = field(default_factory=dict)
     float_layers: tuple[str, ...] = ()
     first_ms: float | None = None
     median_ms: float | None = None
@@ -55,13 +57,14 @@ class Row:
 # %% ../../nbs/shipping/09_outcomes.ipynb #cell014
 @dataclass
 class Tuned:
-    "The outcome: the chosen row, its runtime and graph (None where no file exists), all rows, and the circumstances."
+    "The outcome: the chosen row, its runtime and graph (None where no file exists), all rows, the circumstances, and a photograph with PyTorch's labels."
 
     best: Row
     runtime: Runtime
     graph: onnx.ModelProto | None
     rows: list[Row]
     facts: dict
+    example: tuple[np.ndarray, np.ndarray] | None = None
 
     def row(self, candidate: Candidate) -> Row | None:
         "The row of a candidate; None if it was not tried."

@@ -27,7 +27,7 @@ from torch import nn
 from ..core.errors import ConfigError, check_choice, missing_extra
 from ..core.values import Value
 from ..data.datasets import SegDataset
-from .faithful import FormScore, check_limits, evaluate_form, read_examples
+from .faithful import MAX_CLASS_DROP, FormScore, check_limits, evaluate_form, read_examples
 from ..runtimes.runtimes import OnnxRuntime, load_runtime, model_bytes
 from ..runtimes.serving import ServingGraph
 from ..models.contract import SegNetwork
@@ -267,6 +267,7 @@ def quantize(
     method: str = "nncf",
     images: int = 16,
     max_drop: float = 0.005,
+    max_class_drop: float = MAX_CLASS_DROP,
     min_agreement: float = 0.99,
     max_float: float = 0.5,
     runtime: str = "onnxruntime",
@@ -277,7 +278,7 @@ def quantize(
 
     Raises `ConfigError`, `DataError`, `MissingExtra`."""
     check_choice(method, METHODS, what="method")
-    check_limits(min_agreement=min_agreement, max_drop=max_drop)
+    check_limits(min_agreement=min_agreement, max_drop=max_drop, max_class_drop=max_class_drop)
     graph = float_graph(source, shape)
     examples = read_examples(calibration, shape[-2:], count=images)
     batches, layers = [example.image[None] for example in examples], layers_of(graph)
@@ -294,7 +295,11 @@ def quantize(
             reference=reference,
             ignore_index=ignore_index,
         )
-        tried[count] = made, score, score.refusal(min_agreement=min_agreement, max_drop=max_drop)
+        tried[count] = (
+            made,
+            score,
+            score.refusal(min_agreement=min_agreement, max_drop=max_drop, max_class_drop=max_class_drop),
+        )
         return tried[count][2] is None
 
     best = fewest(max(1, int(len(layers) * max_float) + 1), passes)

@@ -58,7 +58,7 @@ def page_network(
     graph = float_graph(ServingGraph(network, upsampling="products").train(network.training), shape)
     eager = TorchRuntime(network, threads=default_threads(None))
     score = evaluate_form(OnnxRuntime(graph), examples, reference=[eager(example.image) for example in examples])
-    if refusal := score.refusal(min_agreement=min_agreement, max_drop=1.0):
+    if refusal := score.refusal(min_agreement=min_agreement, max_drop=1.0, max_class_drop=1.0):
         raise ArtifactError(f"{name} is not the same network as ONNX: {refusal}")
     card = Card(
         name,
