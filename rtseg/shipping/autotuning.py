@@ -117,19 +117,15 @@ def autotune(
     """The fastest form of `model` for `shape` (1 x 3 x H x W) whose masks agree on the images `judged`, or on those of `calibration` where none are given; train ids where known. `watch` waits for others while it times.
 
     Raises `ConfigError`, `DataError`."""
-    check_limits(min_agreement=min_agreement, max_drop=max_drop, max_class_drop=max_class_drop)
+    limits = {"min_agreement": min_agreement, "max_drop": max_drop, "max_class_drop": max_class_drop}
+    check_limits(**limits)
+    shown_data = calibration if judged is None else judged
     folder, say = Path(folder) if folder is not None else None, say or (lambda text: None)
-    examples = tuple(read_examples(calibration if judged is None else judged, shape[-2:], count=images))
+    examples = tuple(read_examples(shown_data, shape[-2:], count=images))
     model = model.to(device)
     eager = load_runtime(model, threads=threads)
-    trial = Trial(
-        examples,
-        tuple(eager(example.image) for example in examples),
-        min_agreement,
-        max_drop,
-        ignore_index,
-        max_class_drop,
-    )
+    reference = tuple(eager(example.image) for example in examples)
+    trial = Trial(examples, reference, ignore_index=ignore_index, **limits)
     builder = Builder(
         model,
         examples if judged is None else calibration,
@@ -137,13 +133,11 @@ def autotune(
         threads=threads,
         keep=folder,
         images=images,
-        max_drop=max_drop,
-        max_class_drop=max_class_drop,
-        min_agreement=min_agreement,
+        **limits,
         ignore_index=ignore_index,
     )
     seen, shown = images_key(builder.calibration), images_key(examples)
-    key = network_key(model, shape, threads, shown, seen, max_drop, min_agreement, max_class_drop)
+    key = network_key(model, shape, threads, shown, seen, *limits.values())
     rows, loaded = _judge_all(
         list(candidates) if candidates is not None else list_candidates(device), trial, builder, _Kept(folder, key), say
     )
@@ -152,33 +146,21 @@ def autotune(
     if switches:
         best, load = _try_switches(best, rows, loaded, trial, builder, rounds=rounds, seconds=seconds / 4, watch=watch)
         loads += [load] if load is not None else []
-    best.status = "chosen"
+    best.status, form = "chosen", loaded[best.candidate.name]
     facts = {
         "shape": list(shape),
         "threads": eager.threads,
         "device": device_name(device),
         "images": len(examples),
         "calibrated_with_them": shown == seen,
-        "labels": examples[0].mask is not None,
-        "own_scores": own_scores(
-            eager,
-            loaded[best.candidate.name],
-            calibration if judged is None else judged,
-            shape[-2:],
-            count=images,
-            ignore_index=ignore_index,
-        ),
-        "max_drop": max_drop,
-        "max_class_drop": max_class_drop,
-        "min_agreement": min_agreement,
         "rounds": rounds,
-        "load": max(loads, key=lambda load: (load.busy, load.during or 0.0)).to_dict(),
-        "versions": loaded[best.candidate.name].versions(),
-        "protocol": "photograph to labels, forms in turns",
+        **limits,
+        **_found_facts(examples, form, loads),
+        "own_scores": own_scores(eager, form, shown_data, shape[-2:], count=images, ignore_index=ignore_index),
     }
     tuned = Tuned(
         best,
-        loaded[best.candidate.name],
+        form,
         builder.graph(best.candidate) if best.candidate.runtime in FILE_RUNTIMES else None,
         rows,
         facts,
@@ -209,6 +191,16 @@ class _Kept:
                     "rows": {name: kept.to_dict() for name, kept in self.rows.items() if kept.status == "refused"},
                 },
             )
+
+# %% ../../nbs/shipping/07_autotuning.ipynb #cell018a
+def _found_facts(examples: Sequence, runtime: Runtime, loads: Sequence[LoadRecord]) -> dict:
+    "What was seen while the forms were tried."
+    return {
+        "labels": examples[0].mask is not None,
+        "load": max(loads, key=lambda load: (load.busy, load.during or 0.0)).to_dict(),
+        "versions": runtime.versions(),
+        "protocol": "photograph to labels, forms in turns",
+    }
 
 # %% ../../nbs/shipping/07_autotuning.ipynb #5e56a20c
 def _judge_all(
@@ -325,7 +317,7 @@ def latency_record(tuned: Tuned) -> Latency:
         facts["versions"],
     )
 
-
+# %% ../../nbs/shipping/07_autotuning.ipynb #shipx2
 def ship(
     tuned: Tuned,
     path: str | Path,
