@@ -53,7 +53,7 @@ def read_models(text: str) -> list[str]:
     names = [each for name in names for each in (list_models() if name == "all" else [name])]
     if not names:
         raise ConfigError(
-            f"--models '{text}' names no network: write fastscnn,stdc or all or a run's folder or a file of weights"
+            f"--model '{text}' names no network: write fastscnn,stdc or all or a run's folder or a file of weights"
         )
     for name in names:
         if is_trained(name):
@@ -215,14 +215,17 @@ def bench_command(
     models: Annotated[
         str,
         typer.Option(
-            help="Networks with commas between: names, all, a run's folder or a file of weights, .json files."
+            "--model",
+            help="Networks with commas between: names, all, a run's folder or a file of weights, .json files.",
         ),
     ] = "all",
     out: Annotated[
         Path, typer.Option(help="Folder of bench.json and bench.html; a bench that lies there is gone on with.")
     ] = Path("runs/bench"),
-    runtimes: Annotated[str | None, typer.Option(help="Runtimes with commas between; all of them by default.")] = None,
-    sizes: Annotated[str, typer.Option(help="Height x width, several with commas between.")] = "512x1024",
+    runtimes: Annotated[
+        str | None, typer.Option("--runtime", help="Runtimes with commas between; all of them by default.")
+    ] = None,
+    sizes: Annotated[str, typer.Option("--size", help="Height x width, several with commas between.")] = "512x1024",
     precision: Annotated[str, typer.Option(help="fp32, bf16, int8 ..., several with commas between, or all.")] = "fp32",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads; one a core by default.")] = None,
     classes: Annotated[int, typer.Option(min=1)] = 19,
@@ -236,7 +239,7 @@ def bench_command(
 ) -> None:
     """Measure networks on this machine: every runtime, precision and size, resumable, against an earlier record if one is given.
 
-    Example: rtseg bench --models fastscnn,stdc --runtimes onnxruntime,openvino --sizes 512x1024,1024x2048 --precision fp32,bf16 --out runs/bench
+    Example: rtseg bench --model fastscnn,stdc --runtime onnxruntime,openvino --size 512x1024,1024x2048 --precision fp32,bf16 --out runs/bench
     """
     cases = bench_cases(
         read_models(models),

@@ -80,7 +80,7 @@ def evaluate_command(
     ] = None,
     model: OwnModelOption = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="The same as the argument; a published checkpoint is converted.")
+        Path | None, typer.Option("--weights", help="The same as the argument; a published checkpoint is converted.")
     ] = None,
     option: OptionsOption = None,
     dataset: DatasetOption = "cityscapes",
@@ -108,15 +108,15 @@ def evaluate_command(
 
     Example: rtseg evaluate runs/camvid --dataset camvid --data ~/camvid --split test
 
-    A published checkpoint: rtseg evaluate --model fastscnn --checkpoint fastscnn.pth --data ~/cityscapes
+    A published checkpoint: rtseg evaluate --model fastscnn --weights fastscnn.pth --data ~/cityscapes
 
-    STDC-Seg50: rtseg evaluate --model stdc1 --checkpoint stdc.pth --data ~/cityscapes --scale 0.5 --align-corners
+    STDC-Seg50: rtseg evaluate --model stdc1 --weights stdc.pth --data ~/cityscapes --scale 0.5 --align-corners
 
     Windows at several scales, mirrored: rtseg evaluate w.safetensors --model pspnet --data ~/cityscapes --inference sliding --crop 1024
     --scales 0.5,0.75,1.0,1.25,1.5,1.75 --flip --boundary --device cuda --precision fp16 --batch-size 4
     """
     if (weights is None) == (checkpoint is None):
-        raise ConfigError("evaluate needs one file of weights: give it as the argument or as --checkpoint")
+        raise ConfigError("evaluate needs one file of weights: give it as the argument or as --weights")
     weights = weights or checkpoint
     asked = read_inference(inference, crop, overlap, scale, scales, flip, align_corners)
     place, data = read_device(device), open_with_labels(weights, dataset, root, split, labels, bits=bits)

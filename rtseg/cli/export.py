@@ -254,9 +254,12 @@ ImagesRootOption = Annotated[
     Path | None, typer.Option("--data", help="Folder of real images, for calibration and comparison.")
 ]
 RuntimesOption = Annotated[
-    str | None, typer.Option(help="Only these, separated by commas: onnxruntime, openvino, torch, torch-compile.")
+    str | None,
+    typer.Option("--runtime", help="Only these, separated by commas: onnxruntime, openvino, torch, torch-compile."),
 ]
-PrecisionsOption = Annotated[str | None, typer.Option(help="Only these, separated by commas: fp32, bf16, int8.")]
+PrecisionsOption = Annotated[
+    str | None, typer.Option("--precision", help="Only these, separated by commas: fp32, bf16, int8.")
+]
 WebOption = Annotated[
     Path | None,
     typer.Option(help="Write a page into this folder that segments in the browser; a second network joins the first."),

@@ -80,7 +80,7 @@ def read_latency(latency: BenchRecord | str | Path | Mapping[str, float] | None)
     if not found:
         reasons = sorted({row.reason for row in record.rows if row.reason})
         raise ArtifactError(
-            f"the bench holds no measured row{': ' + reasons[0] if reasons else ''}; measure with: rtseg bench --models all --sizes 512x1024"
+            f"the bench holds no measured row{': ' + reasons[0] if reasons else ''}; measure with: rtseg bench --model all --size 512x1024"
         )
     return found
 

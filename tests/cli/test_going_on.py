@@ -99,8 +99,8 @@ READS = [
     "export {0} {1}/x.onnx --model fastscnn",
     "evaluate {0} --model fastscnn --data {1}",
     "predict {0} {1} --model fastscnn --out {1}/masks",
-    "bench --against {0}/bench.json --out {0} --models fastscnn",
-    "bench --models {0}/student.json --out {0}",
+    "bench --against {0}/bench.json --out {0} --model fastscnn",
+    "bench --model {0}/student.json --out {0}",
     "latency show {0}/table.json",
     "nas search --table {0} --budget-ms 10",
 ]

@@ -264,7 +264,7 @@ def test_the_picture_has_a_view_for_each_size(record):
 
 @pytest.mark.slow
 def test_the_command(typed, tmp_path):
-    line = f"bench --models fastscnn --runtimes torch,openvino --precision fp32,fp16 --sizes 64x96 --threads 1 --seconds 0.1 --no-memory --no-end-to-end --out {tmp_path}/b"
+    line = f"bench --model fastscnn --runtime torch,openvino --precision fp32,fp16 --size 64x96 --threads 1 --seconds 0.1 --no-memory --no-end-to-end --out {tmp_path}/b"
     code, out, _ = typed(line)
     assert (
         code == 0
