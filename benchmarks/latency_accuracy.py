@@ -35,7 +35,7 @@ from rtseg.models.fasterseg import FasterSeg
 from rtseg.search.latency_table import LatencyTable, make_header
 from rtseg.search.layerwise import from_networks, from_records, layer_features
 from rtseg.search.prediction import deal_again, fit_predictor, judge
-from rtseg.search.probes import CacheStirrer, Entry, Probe, Protocol, probe_sources, time_in_turns
+from rtseg.search.probes import CacheStirrer, Entry, Probe, Protocol, probe_sources, time_quietest
 from rtseg.search.space import SearchSpace, sample
 from rtseg.viz.latency import plot_agreement
 from rtseg.viz.predictions import plot_intervals
@@ -176,7 +176,7 @@ def time_operator(bench: Bench, spec: OpSpec) -> list[float]:
     image = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
     empty, full = (bench.load(source, shape) for source in bench.pair(spec))
     with empty.ready(image) as without, full.ready(image) as work:
-        rounds = time_in_turns([without, work], PROTOCOL, clock=clock_of(full.device), stir=bench.stir)
+        rounds = time_quietest([without, work], PROTOCOL, clock=clock_of(full.device), stir=bench.stir)
     return [round(statistics.median(times), 5) for times in rounds]
 
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Segmenter', 'Stored', 'Segmented', 'read_answer', 'segment', 'stored_answer', 'opened_models', 'open_photo',
-           'Pictures', 'image_confusion', 'image_score', 'worst_first', 'photo_sizes', 'Shown', 'Asked']
+           'Pictures', 'image_confusion', 'image_score', 'worst_first', 'photo_sizes', 'Answered', 'Asked']
 
 # %% ../../nbs/explore/06_answers.ipynb #cell002
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -157,7 +157,7 @@ def photo_sizes(photo: np.ndarray, size: tuple[int, int] | None) -> Iterator[tup
         )
 
 # %% ../../nbs/explore/06_answers.ipynb #4f59794b
-class Shown(NamedTuple):
+class Answered(NamedTuple):
     "A picture H x W x 3 uint8 with its train ids H x W (or None) and what each model made of it."
 
     name: str
@@ -180,7 +180,7 @@ class Asked:
         self.pictures, self.models, self.labels, self.say = pictures, dict(models), labels, say
         self.confusions: dict[tuple[str, int], torch.Tensor | None] = {}
 
-    def about(self, index: int, names: Iterable[str] | None = None) -> Shown:
+    def about(self, index: int, names: Iterable[str] | None = None) -> Answered:
         "A picture of the data with the answers of the models `names` (all by default)."
         (image, mask), name, answers = self.pictures.read(index), self.pictures.name(index), {}
         for who in self.models if names is None else names:
@@ -188,9 +188,9 @@ class Asked:
             stored = isinstance(model, str | Path | Sequence)
             answers[who] = said = stored_answer(model, index, name, self.labels) if stored else segment(model, image)
             self.confusions[who, index] = None if mask is None else image_confusion(mask, said.labels, self.labels)
-        return Shown(name, image, mask, answers)
+        return Answered(name, image, mask, answers)
 
-    def about_photo(self, photo: np.ndarray) -> Shown:
+    def about_photo(self, photo: np.ndarray) -> Answered:
         "A photograph H x W x 3 uint8 from outside, in the size that the models take; `ConfigError` where none can be asked."
         askable = {who: model for who, model in self.models.items() if not isinstance(model, str | Path | Sequence)}
         refusal = ConfigError(
@@ -198,7 +198,7 @@ class Asked:
         )
         for words, seen in photo_sizes(photo, self.pictures.read(0)[0].shape[:2]) if askable else ():
             try:
-                return Shown(words, seen, None, {who: segment(model, seen) for who, model in askable.items()})
+                return Answered(words, seen, None, {who: segment(model, seen) for who, model in askable.items()})
             except ConfigError as error:
                 refusal = error
         raise refusal

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['seeded', 'settled_training', 'fit_network', 'train_network', 'new_network', 'load_network', 'finished_network',
            'draw_random', 'train_twins', 'list_twins', 'load_twin', 'measure_network', 'measure_random',
-           'settled_scoring', 'score_network', 'comparison_row', 'deployment_row', 'disturbed_text', 'spread',
+           'settled_scoring', 'score_network', 'comparison_row', 'runtime_row', 'disturbed_text', 'spread',
            'predict_samples', 'masks_of']
 
 # %% ../../nbs/runs/07_networks.ipynb #cell002
@@ -283,7 +283,7 @@ def comparison_row(entry: dict) -> dict:
     }
 
 
-def deployment_row(runtime: str, latency: Latency, predicted_ms: float | None) -> dict:
+def runtime_row(runtime: str, latency: Latency, predicted_ms: float | None) -> dict:
     """One runtime as a row: median, quartiles, and how far the table's prediction is off where it predicts this runtime."""
     error = None if predicted_ms is None else f"{predicted_ms / latency.median_ms - 1:+.1%}"
     return {

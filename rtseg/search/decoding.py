@@ -52,7 +52,11 @@ def _rows(keep: np.ndarray, ms: np.ndarray) -> tuple[list[np.ndarray], np.ndarra
     return list(at), np.broadcast_to(ms, keep.shape)[at]
 
 
-def branch_graph(task: Task, last: int, shortest: int) -> tuple[MoveGraph, np.ndarray]:
+def branch_graph(
+    task: Task,  # scores and times as arrays
+    last: int,  # the branch's last scale: 0 (1/8), 1 (1/16) or 2 (1/32)
+    shortest: int,  # the least number of layers that are kept
+) -> tuple[MoveGraph, np.ndarray]:
     """The graph of one branch and the values of its ends (0 at a complete branch, else -inf)."""
     moves, shape = make_moves(task, last), (task.layers + 1, last + 1, len(task.axis), shortest + 1, 2)
     cost = moves.ms + np.array([0, 1])[:, None, None, None] * moves.climb[:, None, None, :, None]
@@ -85,7 +89,11 @@ def branch_graph(task: Task, last: int, shortest: int) -> tuple[MoveGraph, np.nd
     return drawn, ends.ravel()
 
 # %% ../../nbs/search/16_decoding.ipynb #cell019
-def trunk_graph(task: Task, lasts: tuple[int, int], shortest: int) -> tuple[MoveGraph, tuple[int, ...]]:
+def trunk_graph(
+    task: Task,  # scores and times as arrays
+    lasts: tuple[int, int],  # the last scales of the branches, deepest first
+    shortest: int,  # the least number of layers that are kept
+) -> tuple[MoveGraph, tuple[int, ...]]:
     """The graph of what two branches share, and the shape of its states: (place, scale, width, kept, flag); place = (a + b) * (L + 1) + a."""
     first, second, side = make_moves(task, lasts[0]), make_moves(task, lasts[1]), task.layers + 1
     shape = (2 * side * side, min(lasts) + 1, len(task.axis), shortest + 1, 2)
@@ -144,7 +152,11 @@ def _states_of(
     return np.ravel_multi_index((position, s, w, np.minimum(k, shortest), f if flagged else 0 * f), own)
 
 # %% ../../nbs/search/16_decoding.ipynb #cell021
-def make_fork(task: Task, lasts: tuple[int, ...], min_len: int | None) -> tuple[Fork, list[MoveGraph]]:
+def make_fork(
+    task: Task,  # scores and times as arrays
+    lasts: tuple[int, ...],  # the last scales of the branches, deepest first
+    min_len: int | None,  # the least number of layers of a branch; None for a third of all and two for each step down
+) -> tuple[Fork, list[MoveGraph]]:
     """The problem for the solver, and the drawings of trunk (for a pair) and branches."""
     short = [task.shortest(last, min_len) for last in lasts]
     branches = [branch_graph(task, last, n) for last, n in zip(lasts, short, strict=True)]
@@ -170,7 +182,11 @@ def build_branch(task: Task, parts: list[tuple[MoveGraph, tuple[int, ...]]]) -> 
     return Branch(ops, tuple(s for _, s, _ in kept), tuple(task.axis[w] for _, _, w in kept[:-1]))
 
 
-def build_architecture(task: Task, drawings: list[MoveGraph], solution: Solution) -> Architecture:
+def build_architecture(
+    task: Task,  # scores and times as arrays
+    drawings: list[MoveGraph],  # the graphs of trunk and branches
+    solution: Solution,  # the edges that the solver chose in each graph
+) -> Architecture:
     """The network that a solution stands for."""
     if len(drawings) == 1:
         branches = [build_branch(task, [(drawings[0], solution.left)])]
@@ -198,7 +214,12 @@ class Decoded(Value):
         return super().from_dict({**data, "arch": Architecture.from_dict(data["arch"])})
 
 
-def predicted_ms(arch: Architecture, latency: OpLatency, size: tuple[int, int], num_classes: int) -> float:
+def predicted_ms(
+    arch: Architecture,  # the architecture
+    latency: OpLatency,  # milliseconds of an operator; None for a task without times
+    size: tuple[int, int],  # height and width of the image in pixels
+    num_classes: int,  # classes that the head tells apart
+) -> float:
     """The sum of `latency` over the operators that a network is charged for."""
     return float(sum(latency(spec) for spec in arch.op_specs(*size, num_classes)))
 
@@ -220,16 +241,17 @@ def _constant_ms(
 
 
 def decode(
-    params: ArchLogits,
-    space: SearchSpace,
+    params: ArchLogits,  # the search's preferences, one set of logits for each scale
+    space: SearchSpace,  # widths, operators and depth that are allowed
     *,
-    lasts: tuple[int, ...] = (2, 1),
-    role: str = "student",
-    latency: OpLatency | None = None,
-    size: tuple[int, int] | None = None,
-    num_classes: int = 19,
-    ceiling_ms: float | None = None,
-    min_len: int | None = None,
+    lasts: tuple[int, ...] = (2, 1),  # the last scales of the branches, deepest first
+    role: str = "student",  # 'student' or 'teacher'
+    latency: OpLatency | None = None,  # milliseconds of an operator; None for a task without times
+    size: tuple[int, int] | None = None,  # height and width of the image in pixels
+    num_classes: int = 19,  # classes that the head tells apart
+    ceiling_ms: float | None = None,  # the latency that must not be passed, in ms; None for no ceiling
+    min_len: int
+    | None = None,  # the least number of layers of a branch; None for a third of all and two for each step down
 ) -> Decoded:
     """The network of highest score with branches to `lasts` (one or two scales), at most `ceiling_ms`; infeasible -> `RtsegError`."""
     if len(lasts) not in (1, 2) or len(set(lasts)) < len(lasts) or set(lasts) - {0, 1, 2}:
@@ -253,6 +275,12 @@ def decode(
     )
 
 # %% ../../nbs/search/16_decoding.ipynb #cell034
-def pair_value(miou: float, latency_ms: float, *, target_ms: float = 8.3, exponent: float = -0.07) -> float:
+def pair_value(
+    miou: float,  # mean IoU of the pair
+    latency_ms: float,  # its latency in ms
+    *,
+    target_ms: float = 8.3,  # the latency at which the value is the mIoU itself, in ms
+    exponent: float = -0.07,  # how much a share of latency is worth: -0.07 makes twice as fast worth 5 % of the mIoU
+) -> float:
     """FasterSeg's merit of a network: mIoU * (latency / target) ** exponent."""
     return miou * (latency_ms / target_ms) ** exponent

@@ -48,7 +48,11 @@ def _log(tensor: torch.Tensor) -> np.ndarray:
 
 # %% ../../nbs/search/38_decoding_task.ipynb #cell006
 def log_scores(
-    logits: ArchLogits, space: SearchSpace, axis: tuple[int, ...], allowed: tuple[int, ...], skips: bool
+    logits: ArchLogits,  # the search's preferences, one set for each scale
+    space: SearchSpace,  # widths, operators and depth that are allowed
+    axis: tuple[int, ...],  # the widths (twelfths) that an index stands for: the stem's first, the head's among them
+    allowed: tuple[int, ...],  # the widths (twelfths) that a cell may take in or give out
+    skips: bool,  # whether a layer may be dropped (a teacher's never is)
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`alpha`, `enter` and `width` of a `Task`; impossible choices are -inf."""
     layers = logits.layers
@@ -67,12 +71,12 @@ def log_scores(
 
 # %% ../../nbs/search/38_decoding_task.ipynb #cell009
 def cell_times(
-    space: SearchSpace,
-    axis: tuple[int, ...],
-    allowed: tuple[int, ...],
-    ends: tuple[int, int],
-    latency: OpLatency,
-    size: tuple[int, int],
+    space: SearchSpace,  # widths, operators and depth that are allowed
+    axis: tuple[int, ...],  # the widths (twelfths) that an index stands for: the stem's first, the head's among them
+    allowed: tuple[int, ...],  # the widths (twelfths) that a cell may take in or give out
+    ends: tuple[int, int],  # widths (twelfths) of stem and head
+    latency: OpLatency,  # milliseconds of an operator; None for a task without times
+    size: tuple[int, int],  # height and width of the image in pixels
 ) -> np.ndarray:
     """Milliseconds: scale x (stride - 1) x operator x input width x output width; 0 where no cell can be; `ends`: stem and head width."""
     ms = np.zeros((3, 2, len(space.operators), len(axis), len(axis)))
@@ -87,12 +91,12 @@ def cell_times(
 
 
 def climb_times(
-    space: SearchSpace,
-    axis: tuple[int, ...],
-    allowed: tuple[int, ...],
-    ends: tuple[int, int],
-    latency: OpLatency,
-    size: tuple[int, int],
+    space: SearchSpace,  # widths, operators and depth that are allowed
+    axis: tuple[int, ...],  # the widths (twelfths) that an index stands for: the stem's first, the head's among them
+    allowed: tuple[int, ...],  # the widths (twelfths) that a cell may take in or give out
+    ends: tuple[int, int],  # widths (twelfths) of stem and head
+    latency: OpLatency,  # milliseconds of an operator; None for a task without times
+    size: tuple[int, int],  # height and width of the image in pixels
 ) -> np.ndarray:
     """Milliseconds of the 3 x 3 convolution that refines a climb to `scale`: scale x width of the map that it meets."""
     ms = np.zeros((3, len(axis)))
@@ -105,12 +109,12 @@ def climb_times(
 
 
 def make_task(
-    logits: ArchLogits,
-    space: SearchSpace,
+    logits: ArchLogits,  # the search's preferences, one set for each scale
+    space: SearchSpace,  # widths, operators and depth that are allowed
     *,
-    role: str = "student",
-    latency: OpLatency | None = None,
-    size: tuple[int, int] | None = None,
+    role: str = "student",  # 'student' or 'teacher'
+    latency: OpLatency | None = None,  # milliseconds of an operator; None for a task without times
+    size: tuple[int, int] | None = None,  # height and width of the image in pixels
 ) -> Task:
     """Scores and times for one role; shapes that do not fit the space raise `ConfigError`."""
     allowed, (stem, head) = space.role_widths(role), space.end_widths(role)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BEAT_SECONDS', 'STALE_SECONDS', 'UNSIGNED_SECONDS', 'SURPLUS', 'LIVES', 'OWN_FAULTS', 'signature', 'is_alive',
-           'heartbeat', 'failed', 'killed', 'counted', 'lives', 'finish', 'bury', 'surplus', 'next_trial', 'run_one',
-           'work']
+           'heartbeat', 'failed', 'killed', 'counted', 'lives', 'finish', 'fail_dead_trials', 'surplus', 'next_trial',
+           'run_one', 'work']
 
 # %% ../../nbs/tuning/03_workers.ipynb #cell002
 import os
@@ -110,7 +110,7 @@ def finish(study: Any, number: int, values: list[float] | None = None, *, state:
     return True
 
 
-def bury(study: Any) -> None:
+def fail_dead_trials(study: Any) -> None:
     """Mark trials of dead workers as failed, and enqueue a successor for each killed one that has none yet."""
     running = load_optuna().trial.TrialState.RUNNING
     for trial in study.get_trials(deepcopy=False, states=(running,)):
@@ -136,7 +136,7 @@ def next_trial(study: Any, total: int) -> Any | None:
     optuna = load_optuna()
     waiting, running = optuna.trial.TrialState.WAITING, optuna.trial.TrialState.RUNNING
     while True:
-        bury(study)
+        fail_dead_trials(study)
         trials = study.get_trials(deepcopy=False)
         if len(counted(trials)) >= total and not any(t.state == waiting for t in trials):
             if any(t.state == running and "worker" not in t.user_attrs for t in trials):

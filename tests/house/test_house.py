@@ -33,6 +33,8 @@ FLOORS = (
     ("cli",),
     ("deployment", "pipeline"),
 )
+SHARED = 41  # exported functions and classes whose name occurs in several modules: may only fall
+SAID = 11  # public functions that describe each of their three or more arguments: may only rise
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 
 
@@ -193,3 +195,39 @@ def test_the_runtime_does_not_need_nbdev():
     assert not re.search(r"\b(nbdev|fastcore)\b", settings["DEFAULT"]["requirements"])
     for path in MODULES:
         assert not re.search(r"^\s*(from|import) (nbdev|fastcore)", path.read_text(), re.M), name_of(path)
+
+
+def exported(path: Path) -> list[str]:
+    """The names that a module's `__all__` lists."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
+            return ast.literal_eval(node.value)
+    return []
+
+
+def test_fewer_and_fewer_names_occur_in_several_modules():
+    homes: dict[str, list[str]] = {}
+    for path in (p for p in MODULES if p.parent.name != "models"):
+        for name in exported(path):
+            homes.setdefault(name, []).append(name_of(path))
+    # a network's own parts and a page's own tables of constants may be called as the paper calls them
+    functions = {n: where for n, where in homes.items() if len(where) > 1 and not n.isupper()}
+    assert len(functions) <= SHARED, "a name has one home: " + "; ".join(f"{n} in {w}" for n, w in functions.items())
+
+
+def says_its_arguments(function: ast.FunctionDef, lines: list[str]) -> bool:
+    """Whether every argument has its comment (docments): meaning, shape, unit, allowed values."""
+    told = function.args
+    return all("  # " in lines[a.end_lineno - 1] for a in [*told.posonlyargs, *told.args, *told.kwonlyargs])
+
+
+def test_more_and_more_functions_say_their_arguments():
+    total = said = 0
+    for path in MODULES:
+        text = path.read_text()
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                count = len([*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs])
+                total += count >= 3
+                said += count >= 3 and says_its_arguments(node, text.splitlines())
+    assert said >= SAID, f"{said} of {total} public functions with three or more arguments say what each of them is"
