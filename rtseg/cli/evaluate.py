@@ -155,7 +155,10 @@ def predict_command(
     option: OptionsOption = None,
     bits: BitsOption = None,
     kinds: Annotated[
-        str | None, typer.Option(help="ids, color, overlay, with commas; all of them for images, overlay for a video.")
+        str | None,
+        typer.Option(
+            help="ids, color, overlay, with commas; all of them for images, overlay for a video, which also has timeline: shares of classes and stability, frame by frame."
+        ),
     ] = None,
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Opacity of the colours in overlays.")] = 0.5,
     inference: InferenceOption = "whole",

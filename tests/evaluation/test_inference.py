@@ -1,5 +1,6 @@
 """Ways of asking a network, boundary IoU, the official evaluation, videos, arrays, and what may go wrong while they run."""
 
+import csv
 import errno
 import gc
 import json
@@ -30,7 +31,7 @@ from rtseg.evaluation.evaluator import evaluate, read_ahead, save_trained
 from rtseg.evaluation.inference import Inference, View, class_scores, predict_ids, view_logits, window_counts, windows
 from rtseg.evaluation.metrics import cityscapes_categories, class_iou, join_classes, mean_iou, report_table
 from rtseg.evaluation.prediction import predict
-from rtseg.evaluation.video import read_frames, video_facts, write_video
+from rtseg.evaluation.video import frames_ahead, read_frames, video_facts, write_video
 from rtseg.models.loading import spec_of
 from rtseg.models.registry import create_model
 
@@ -424,6 +425,20 @@ def test_arrays_images_and_frames_say_the_same(tmp_path, film):
         net, tmp_path / "frame.npy", CITYSCAPES, tmp_path / "array", kinds=["ids"], inference=asked, progress=False
     )
     assert np.array_equal(np.asarray(Image.open(done.files["ids"])), CITYSCAPES.decode(answers[3]))
+
+
+def test_a_video_has_a_time_line_and_is_decoded_ahead(tmp_path, film):
+    assert all(np.array_equal(a, b) for a, b in zip(frames_ahead(film), read_frames(film), strict=True))
+    kinds = ["ids", "timeline"]
+    (done,) = predict(Looking(), film, CITYSCAPES, tmp_path / "video", kinds=kinds, batch_size=2, progress=False)
+    masks = [np.asarray(Image.open(path)) for path in sorted(done.files["ids"].iterdir())]
+    rows = list(csv.DictReader(done.files["timeline"].open()))
+    still = [(one == other).mean() for one, other in zip(masks, masks[1:], strict=False)]
+    assert [float(row["stability"]) for row in rows[1:]] == pytest.approx(still, abs=1e-5) and rows[0][
+        "stability"
+    ] == ""
+    shares = [sum(float(row[name]) for name in CITYSCAPES.classes if name in row) for row in rows]
+    assert shares == pytest.approx([1.0] * 9, abs=1e-4) and float(rows[8]["second"]) == pytest.approx(8 / 12, abs=1e-4)
 
 
 @pytest.mark.parametrize("name", ["seen.mp4", "seen.avi"])
