@@ -20,7 +20,6 @@ from rtseg.models.registry import FACTS, MODELS, family_sizes, resolve_model
 NAMES = smallest_of_families()
 SIZES = [(64, 64), (65, 97), (128, 256)]
 LARGE = [(360, 480), (375, 1242), (721, 1281)]
-TO_COMPUTE = ("hyperseg_s",)  # benchmarks/zoo_sizes.py has it still before it
 
 
 @pytest.fixture(params=NAMES, scope="module")
@@ -47,9 +46,8 @@ def test_large_sizes(name):
 def test_large_sizes_were_computed(root):
     """The committed record holds every network: ONNX Runtime agrees at all sizes; a network that unpools gives at least 99.8 % of the pixels the same class."""
     record = read_json(root / "benchmarks" / "results" / "zoo_sizes.json")["networks"]
-    computed = [name for name in NAMES if name not in TO_COMPUTE]
-    assert set(computed) <= set(record)
-    for name in computed:
+    assert set(NAMES) <= set(record)
+    for name in NAMES:
         assert set(record[name]["onnx"]) >= {"65x97", *(f"{h}x{w}" for h, w in LARGE)}
         beyond = [size for size, value in record[name]["onnx"].items() if value >= 1e-3]
         assert (
