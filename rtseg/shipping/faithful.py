@@ -143,8 +143,8 @@ def evaluate_form(
     before, after = (
         class_ious([labels[i] for i in marked], truth, ignore_index=ignore_index) for labels in (reference, found)
     )
-    means = (float(np.mean(list(ious.values()))) if ious else 0.0 for ious in (before, after))
-    return FormScore(share, len(examples), *means, before, after)
+    mean_before, mean_after = (float(np.mean(list(ious.values()))) if ious else 0.0 for ious in (before, after))
+    return FormScore(share, len(examples), mean_before, mean_after, before, after)
 
 # %% ../../nbs/shipping/02_faithful.ipynb #cell014
 def own_scores(
