@@ -8,7 +8,7 @@ __all__ = ['VIDEO_TYPES', 'CODECS', 'VideoFacts', 'video_facts', 'read_frames', 
 # %% ../../nbs/evaluation/05_video.ipynb #cell002
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from math import isfinite
@@ -66,7 +66,7 @@ def video_facts(path: str | Path) -> VideoFacts:
     return facts
 
 
-def read_frames(path: str | Path) -> Iterator[np.ndarray]:
+def read_frames(path: str | Path) -> Generator[np.ndarray, None, None]:
     "Frames H x W x 3 uint8 RGB, one at a time; `DataError` if the video is no video, or ends before its own number of frames."
     with _opened(path) as capture:
         told, count = _facts(capture).frames, 0
