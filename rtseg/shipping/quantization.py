@@ -37,11 +37,12 @@ CONVOLUTIONS = ("Conv", "ConvTranspose")
 
 
 def layers_of(graph: onnx.ModelProto) -> dict[str, str]:
-    "Convolutions in order: the node's name -> the layer's name, read off its weight."
+    "Convolutions with stored weights in order: the node's name -> the layer's name, read off its weight. Computed weights have nothing to round ahead of time."
+    stored = {weight.name for weight in graph.graph.initializer}
     return {
         node.name: node.input[1].removeprefix("model.").removesuffix(".weight")
         for node in graph.graph.node
-        if node.op_type in CONVOLUTIONS
+        if node.op_type in CONVOLUTIONS and node.input[1] in stored
     }
 
 

@@ -275,3 +275,17 @@ def test_faults_are_one_line(network, graph, monkeypatch):
     monkeypatch.setattr("rtseg.shipping.quantization.find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=r"rtseg\[openvino\]"):
         QUANTISERS["nncf"](graph, [photographs(1)[0][None]], keep=[])
+
+
+def test_a_convolution_with_computed_weights_is_no_layer():
+    """As in SCTNet's attention, whose second convolution takes the first one's kernels transposed."""
+    make = onnx.helper.make_node
+    kernel = onnx.numpy_helper.from_array(np.ones((4, 3, 1, 1), np.float32), "first.weight")
+    value = lambda name: onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)  # noqa: E731
+    nodes = [
+        make("Conv", ["x", "first.weight"], ["y"], name="a"),
+        make("Transpose", ["first.weight"], ["back"], name="b", perm=[1, 0, 2, 3]),
+        make("Conv", ["y", "back"], ["z"], name="c"),
+    ]
+    graph = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", [value("x")], [value("z")], [kernel]))
+    assert layers_of(graph) == {"a": "first"}
