@@ -43,7 +43,8 @@ COMMANDS = {
         "Measure networks on this machine: every runtime, precision and size, resumable, against an earlier record if one is given.",
     ),
     "models": Command(
-        "models:add_models", "List the networks (parameters, operations, published and measured figures), or tell all about one."
+        "models:add_models",
+        "List the networks (parameters, operations, published and measured figures), or tell all about one.",
     ),
     "train": Command(
         "train:add_train",
