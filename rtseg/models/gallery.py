@@ -8,11 +8,11 @@ __all__ = ['COMPARED_AT', 'COLUMNS', 'FORMATS', 'MIOU_SOURCES', 'DESCENDING', 'm
 # %% ../../nbs/models/90_gallery.ipynb #cell002
 from functools import lru_cache
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ..core.errors import ConfigError, check_choice
-from ..core.files import read_yaml
 from .facts import facts_of, known_facts
 
 # %% ../../nbs/models/90_gallery.ipynb #cell004
@@ -47,7 +47,7 @@ MIOU_SOURCES = {"miou_val": "paper, val", "miou_test": "paper, test", "miou_refe
 @lru_cache
 def measured_figures() -> dict[str, Any]:
     """What was measured here: `networks` by name with `camvid`, `camvid_short` (test mIoU, %) and `ms` by runtime, and the `circumstances`."""
-    return read_yaml(Path(str(files("rtseg"))) / "models" / "measured.yaml")
+    return yaml.safe_load((files("rtseg") / "models" / "measured.yaml").read_text(encoding="utf-8"))
 
 
 def gallery_row(name: str) -> dict[str, Any]:

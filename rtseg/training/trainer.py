@@ -202,12 +202,12 @@ class Trainer:
         )
         facts["config"] = config.to_dict()
         self.files = RunFiles(self.train, config, folder, facts=facts, steps=self.total_steps)
-        self.files.info = training_info(model, data, config, val=val)
         self.progress = progress and self.files.main
         if self.progress and why:
             tqdm.write(why)
         self.watcher: Callable[[dict], None] | None = None
         self.files.begin(resume)
+        self.files.info = training_info(model, data, config, val=val)
 
     def fit(self) -> TrainResult:
         "Train to the end; where the run lies and how good it is."
