@@ -113,7 +113,9 @@ def test_the_check_sees_a_wrong_command():
         check_settings(names, context.params)
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if p.name[:2] not in ("03", "10", "11", "12")], ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if p.name[:2] not in ("03", "10", "11", "12")], ids=lambda page: page.stem
+)
 def test_a_guide_has_a_title_a_summary_and_parameters_that_explain_themselves(page):
     first = cells(page, "markdown")[0].source
     assert re.match(r"# [^\n]+\n> [^\n]+\n", first)
