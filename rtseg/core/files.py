@@ -24,7 +24,7 @@ import numpy as np
 import torch
 import yaml
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from .errors import ArtifactError
 
@@ -91,11 +91,21 @@ def sha256_file(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 # %% ../../nbs/core/03_files.ipynb #cell013
+def _in_order(data: bytes) -> bytes:
+    """A safetensors file with its metadata sorted by name: the library writes them in a random order, and equal contents have to have equal checksums."""
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[8 + length :]
+
+
 def save_tensors(path: str | Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> Path:
-    """Write tensors as safetensors, atomically; metadata are strings."""
+    """Write tensors as safetensors, atomically; metadata are strings. The same contents give the same bytes."""
     flat = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with atomic_write(path) as temporary:
-        save_file(flat, temporary, metadata=metadata)
+        temporary.write_bytes(_in_order(save(flat, metadata=metadata)))
     return Path(path)
 
 

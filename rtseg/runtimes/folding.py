@@ -17,10 +17,16 @@ from torch.overrides import TorchFunctionMode
 
 from ..core.environment import evaluating
 from ..core.errors import RtsegError
+from ..layers.blocks import BatchNorm
 
 # %% ../../nbs/runtimes/08_folding.ipynb #cell004
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+NORMS = (
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+    BatchNorm,
+)  # not their subclasses: timm's apply an activation, too
 
 
 class _Uses(TorchFunctionMode):
@@ -72,7 +78,7 @@ def foldable(model: nn.Module, *, size: tuple[int, int] = (64, 128), example: Te
     for module in names:
         if type(module) in CONVOLUTIONS:
             hooks.append(module.register_forward_hook(leaves))
-        elif isinstance(module, NORMS) and module.running_var is not None:
+        elif type(module) in NORMS and module.running_var is not None:
             hooks.append(module.register_forward_pre_hook(takes))
     try:
         with evaluating(model), torch.no_grad(), uses:
