@@ -185,7 +185,10 @@ class Loader:
                 pin_memory=self.device.type == "cuda",
             )
         )
-        return (received(batch).to(self.device) for batch in batches)
+        return map(self._arrived, batches)  # no generator: an error's frames would keep the workers alive
+
+    def _arrived(self, batch: Batch | RtsegError) -> Batch:
+        return received(batch).to(self.device)
 
 # %% ../../nbs/data/07_loading.ipynb #cell015
 def reading_workers(device: torch.device | str | None, processes: int = 1, *, cores: int | None = None) -> int:
