@@ -23,6 +23,7 @@ def run_page(path: Path, log: Path) -> None:
         for stream in (1, 2):
             os.dup2(said.fileno(), stream)
         os.chdir(NOTEBOOKS)
+        multiprocessing.set_start_method("fork", force=True)  # what a page starts sees the page's own definitions
         from nbdev.config import get_config
         from nbdev.test import test_nb
 

@@ -247,12 +247,12 @@ def float_graph(source: nn.Module | str | Path | onnx.ModelProto, shape: tuple[i
     pixels = getattr(source, "image", "float") == "uint8"
     graph = onnx.load_from_string(model_bytes(source, (shape[0], *shape[2:], shape[1]) if pixels else shape))
     opset = next((o.version for o in graph.opset_import if o.domain in ("", "ai.onnx")), 0)
+    if "QuantizeLinear" in {node.op_type for node in graph.graph.node}:
+        raise ConfigError("this graph is quantised already: give the float one that it was made from")
     if opset < 13 or not layers_of(graph):
         raise ConfigError(
             f"a graph of opset {opset} with {len(layers_of(graph))} convolutions cannot be quantised by channel: export it with opset 13 or later"
         )
-    if "QuantizeLinear" in {node.op_type for node in graph.graph.node}:
-        raise ConfigError("this graph is quantised already: give the float one that it was made from")
     if graph.graph.input[0].type.tensor_type.elem_type != TensorProto.UINT8:
         raise ConfigError(
             "this graph takes normalised floats: export a ServingGraph, with pixels at its head, so that the calibration images go in as they are"

@@ -100,7 +100,11 @@ def test_each_row_is_on_disk_before_the_next_is_begun(tmp_path, build, monkeypat
     wanted = cases(sizes=((64, 64), (64, 96), (96, 96), (96, 64)))
     with pytest.raises(KeyboardInterrupt):
         run_bench(wanted, path, build=build, settings=QUICK)
-    assert seen == [0, 1, 2] and len(BenchRecord.load(path).rows) == 2 and not list(tmp_path.glob(".*"))
+    assert (
+        seen == [0, 1, 2]
+        and len(BenchRecord.load(path).rows) == 2
+        and {p.name for p in tmp_path.glob(".*")} <= {".lock"}
+    )
     before = path.read_text()
     record = run_bench(wanted, path, build=build, settings=QUICK)
     assert seen == [0, 1, 2, 2, 3] and [row.case for row in record.rows] == wanted
@@ -293,7 +297,7 @@ def test_models_are_read(tmp_path):
     assert len(read_models("all")) > 40 and read_models("stdc,fastscnn,stdc") == ["stdc", "fastscnn"]
     with pytest.raises(ConfigError, match="did you mean 'stdc'"):
         read_models("stdcc")
-    with pytest.raises(ArtifactError, match=r"search/student\.json is missing"):
+    with pytest.raises(ArtifactError, match="holds no weights"):
         read_models(str(tmp_path))
     with pytest.raises(ArtifactError, match="does not exist"):
         read_models("none.json")

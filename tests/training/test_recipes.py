@@ -373,10 +373,8 @@ def test_an_unknown_recipe_is_refused_with_the_nearest_name():
 
 def test_recipes_are_package_data():
     root = Path(__file__).resolve().parents[2]
-    assert (
-        'package_data={"rtseg": ["**/*.yaml", "**/*.pyi", "search/trained_tables/*/*.json*"]'
-        in (root / "setup.py").read_text()
-    )
+    packed = (root / "setup.py").read_text()
+    assert '"rtseg": ["**/*.yaml", "**/*.pyi", "search/trained_tables/*/*.json*", "web/static/*"]' in packed
     assert RECIPES == root / "rtseg" / "training" / "recipes" and all(
         isinstance(yaml.safe_load(p.read_text()), dict) for p in RECIPES.glob("*.yaml")
     )
