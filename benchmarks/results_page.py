@@ -10,6 +10,7 @@ results/ and benchmarks/results/. Without arguments the page is written again fr
 import argparse
 import base64
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -26,6 +27,7 @@ from shipping_results import (
 )
 
 from rtseg.core.files import atomic_write, read_json, write_json, write_text
+from rtseg.core.results import RunResults
 from rtseg.shipping.bench import BenchRecord
 from rtseg.viz import plot_agreement, render_png
 
@@ -64,40 +66,37 @@ def collect(run: Path) -> None:
             with atomic_write(folder / f"{stage}-{name}.png") as temporary:
                 temporary.write_bytes(picture(item))
             captions[f"{stage}-{name}.png"] = item["caption"]
-    results = read_json(run / "results.json")
-    results["seconds"] = {stage: entry["seconds"] for stage, entry in read_json(run / "manifest.json").items()}
-    write_json(folder / "results.json", results)
+    seconds = {stage: entry["seconds"] for stage, entry in read_json(run / "manifest.json").items()}
+    replace(RunResults.load(run / "results.json"), seconds=seconds).save(folder / "results.json")
     write_json(folder / "captions.json", captions)
 
 
-def networks_table(results: dict) -> list[str]:
+def networks_table(results: RunResults) -> list[str]:
     """The comparison as lines of Markdown."""
     lines = [
         "| network | mIoU | pixel accuracy | parameters | GMAC | predicted ms | measured ms (quartiles) | weights |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for n in results["networks"]:
-        low, high = n["quartiles_ms"]
-        origin = n["origin"]
+    for n in results.networks:
+        low, high = n.quartiles_ms
         lines.append(
-            f"| {n['name']} | {n['miou']:.4f} | {n['pixel_accuracy']:.4f} | {n['params']:,} | {n['gmac']:.3f} | {n['predicted_ms']:.2f} | "
-            f"{n['measured_ms']:.2f} ({low:.2f} to {high:.2f}) | {origin['which']}, epoch {origin['epoch']}, seed {origin['seed']}, "
-            f"sha256 {origin['checkpoint_sha256'][:8]}, pretrained on: {origin['pretrained_on']} |"
+            f"| {n.name} | {n.miou:.4f} | {n.pixel_accuracy:.4f} | {n.params:,} | {n.gmac:.3f} | {n.predicted_ms:.2f} | "
+            f"{n.measured_ms:.2f} ({low:.2f} to {high:.2f}) | {n.origin.which}, epoch {n.origin.epoch}, seed {n.origin.seed}, "
+            f"sha256 {n.origin.checkpoint_sha256[:8]}, pretrained on: {n.origin.pretrained_on} |"
         )
     return lines
 
 
 def run_section(folder: Path) -> list[str]:
     """One run: what it was, the table, the pictures."""
-    results, captions = read_json(folder / "results.json"), read_json(folder / "captions.json")
-    config, machine, record = results["config"], results["environment"], f"results/{folder.name}/results.json"
-    seconds = results["seconds"]
-    height, width = results["size"]
+    results, captions = RunResults.load(folder / "results.json"), read_json(folder / "captions.json")
+    config, machine, record = results.config, results.environment, f"results/{folder.name}/results.json"
+    seconds, (height, width) = results.seconds, results.size
     data = "" if config["data"]["root"] is None else " --data ROOT"
     lines = [
         f"## {folder.name}",
         "",
-        f"{results['dataset']}, {results['split']} split, {results['images']} images, latency at {height} x {width}, {config['latency']['runtime']}, "
+        f"{results.dataset}, {results.split} split, {results.images} images, latency at {height} x {width}, {config['latency']['runtime']}, "
         f"{config['latency']['threads']} thread(s), {machine['device']['name']}, torch {machine['versions']['torch']}. "
         f"The stages' own work took {sum(seconds.values()) / 60:.1f} minutes ({', '.join(f'{k} {v:.0f} s' for k, v in seconds.items())}); "
         "starting ten notebooks comes on top.",
@@ -110,11 +109,11 @@ def run_section(folder: Path) -> list[str]:
         receipt(*(f"{record}:networks.*.{key}" for key in ("predicted_ms", "measured_ms", "quartiles_ms"))),
         "",
     ]
-    deployment = results["deployment"]
+    deployment = results.deployment
     lines += [
-        f"Deployed with {deployment['runtime']}, {deployment['threads']} thread(s): {deployment['measured_ms']:.2f} ms measured "
-        f"({deployment['fps']:.1f} frames/s), {deployment['predicted_ms']:.2f} ms predicted for {deployment['predicted_for']}; "
-        f"{deployment['class_agreement']:.2%} of the pixels get PyTorch's class.",
+        f"Deployed with {deployment.runtime}, {deployment.threads} thread(s): {deployment.measured_ms:.2f} ms measured "
+        f"({deployment.fps:.1f} frames/s), {deployment.predicted_ms:.2f} ms predicted for {deployment.predicted_for}; "
+        f"{deployment.class_agreement:.2%} of the pixels get PyTorch's class.",
         receipt(*(f"{record}:deployment.{key}" for key in ("measured_ms", "fps", "predicted_ms"))),
         "",
     ]

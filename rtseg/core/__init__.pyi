@@ -7,6 +7,8 @@ from .architecture import OpSpec as OpSpec
 from .config import Config as Config
 from .errors import RtsegError as RtsegError
 from .registry import Registry as Registry
+from .results import RunResults as RunResults
+from .results import ScoredNetwork as ScoredNetwork
 from .run_folder import RunFolder as RunFolder
 from .values import EvalReport as EvalReport
 from .values import LabelSet as LabelSet

@@ -12,7 +12,8 @@ from typing import Any
 
 from ..core.architecture import Architecture
 from ..core.errors import ArtifactError, check_choice
-from ..core.files import read_json, read_yaml
+from ..core.files import read_yaml
+from ..core.results import Evaluation
 from ..data.datasets import SegDataset, open_dataset
 from ..core.states import load_checkpoint
 from .architecture_explorer import explore_architecture, explore_pair
@@ -79,8 +80,8 @@ def _architecture(folder: Path, **options: Any) -> Explorer:
 
 def _latency(folder: Path, **options: Any) -> Explorer:
     networks, scores = run_architectures(folder), folder / "evaluate" / "scores.json"
-    entries = read_json(scores)["networks"] if scores.is_file() else []
-    pairs = [(networks[e["name"]], e["measured"]["median_ms"]) for e in entries if e["name"] in networks]
+    scored = Evaluation.load(scores).networks if scores.is_file() else ()
+    pairs = [(networks[n.name], n.measured.median_ms) for n in scored if n.name in networks]
     return explore_latency(run_table(folder), networks=networks, pairs=pairs if len(pairs) > 1 else (), **options)
 
 

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..core.errors import ArtifactError, ConfigError, RtsegError, check_choice
 from ..core.files import read_json, read_yaml
+from ..core.results import Evaluation, NetworkSummary, RunResults
 from ..core.run_folder import RunFolder
 from ..shipping.bench import BenchRecord
 from ..training.logging import flat, read_metrics
@@ -150,62 +151,57 @@ def read_pipeline(folder: Path, name: str) -> RunRecord:
     "A run folder of the pipeline."
     run, config = RunFolder(folder), _config(folder)
     manifest, curves = run.manifest(), _trainings(folder)
-    scores = (
-        read_json(run.path("evaluate/scores.json")) if run.path("evaluate/scores.json").is_file() else {"networks": []}
-    )
-    hero = scores.get("hero", "student")
-    entry = next((network for network in scores["networks"] if network["name"] == hero), None)
+    scores = run.path("evaluate/scores.json")
+    found = Evaluation.load(scores) if scores.is_file() else None
+    hero = found.hero if found else "student"
     numbers = {
         "minutes": sum(stage["seconds"] for stage in manifest.values()) / 60,
         "seed": config.get("seed"),
         "epochs": curves[hero][-1]["epoch"] if hero in curves else None,
     }
-    if entry is not None:
-        numbers |= {
-            "miou": entry["report"]["miou"],
-            "ms": entry["measured"]["median_ms"],
-            "parameters": entry["params"],
-        }
-    note = (
-        f"{hero} of {len(scores['networks'])} networks"
-        if entry
-        else f"done: {', '.join(manifest)}"
-        if manifest
-        else "no stage has finished"
+    done, state = (
+        f"done: {', '.join(manifest)}" if manifest else "no stage has finished",
+        f"{len(manifest)} stages done",
     )
+    if found and (network := found.find(hero)):
+        done, state = f"{hero} of {len(found.networks)} networks", "evaluated"
+        numbers |= _network_numbers(network.summary)
     return RunRecord(
         name,
         "pipeline",
-        "finished" if "report" in manifest else f"{len(manifest)} stages done" if entry is None else "evaluated",
-        note,
+        "finished" if "report" in manifest else state,
+        done,
         numbers,
-        f"{scores['dataset']} {scores['split']}" if entry else "",
+        f"{found.dataset} {found.split}" if found else "",
         flat_settings(config),
         curves,
     )
 
 
+def _network_numbers(network: NetworkSummary) -> dict[str, float]:
+    return {"miou": network.miou, "ms": network.measured_ms, "parameters": network.params}
+
+
 def read_record(folder: Path, name: str) -> RunRecord:
     "A published `results.json` of a run."
-    results = read_json(folder / "results.json")
-    hero, config = results.get("hero", "student"), results.get("config", {})
-    entry = next(network for network in results["networks"] if network["name"] == hero)
+    results = RunResults.load(folder / "results.json")
+    hero = results.find(results.hero)
+    if hero is None:
+        raise ArtifactError(f"results.json has no network '{results.hero}': the run was not evaluated")
     numbers = {
-        "miou": entry["miou"],
-        "ms": entry["measured_ms"],
-        "parameters": entry["params"],
-        "minutes": sum(stage["seconds"] for stage in results["stages"].values()) / 60,
-        "epochs": entry["origin"]["epoch"],
-        "seed": config.get("seed"),
+        **_network_numbers(hero),
+        "minutes": sum(stage["seconds"] for stage in results.stages.values()) / 60,
+        "epochs": hero.origin.epoch if hero.origin else None,
+        "seed": results.config.get("seed"),
     }
     return RunRecord(
         name,
         "record",
         "finished",
-        f"{hero} of {len(results['networks'])} networks",
+        f"{hero.name} of {len(results.networks)} networks",
         numbers,
-        f"{results['dataset']} {results['split']}",
-        flat_settings(config),
+        f"{results.dataset} {results.split}",
+        flat_settings(results.config),
     )
 
 # %% ../../nbs/explore/09_run_records.ipynb #cell014

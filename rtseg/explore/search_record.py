@@ -20,6 +20,7 @@ from ..search.decoding import Decoded, decode
 from ..search.expected import PAIRS
 from ..search.latency_table import LatencyTable
 from ..search.logits import ArchLogits
+from ..search.record import SearchRecord
 from ..search.space import ROLES, SearchSpace
 from ..viz.architecture_layout import SHORT
 from ..viz.figures import INK, SEQUENTIAL, SERIES, new_grid
@@ -30,14 +31,14 @@ from ..viz.supernets import cell_probabilities
 class Recorded:
     "A search by epochs: its records, its space, a latency table or none, and the networks that the run chose in the end (by role)."
 
-    history: Sequence[Mapping]
+    history: Sequence[SearchRecord]
     space: SearchSpace
     table: LatencyTable | None
     num_classes: int
     chosen: Mapping[str, Architecture]
 
     def __post_init__(self) -> None:
-        if not self.history or any("logits" not in record for record in self.history):
+        if not self.history or not all(record.logits for record in self.history):
             raise ConfigError(
                 "the history has no epoch, or epochs without logits: give the records of search/history.json, one an epoch, each with the logits of teacher and student"
             )
@@ -45,26 +46,20 @@ class Recorded:
     @property
     def epochs(self) -> list[int]:
         "The numbers of the epochs."
-        return [record["epoch"] for record in self.history]
+        return [record.epoch for record in self.history]
 
     @cached_property
     def logits(self) -> dict[str, list[ArchLogits]]:
         "Role -> logits of every epoch."
-        return {
-            role: [ArchLogits.from_dict(record["logits"][role]) for record in self.history]
-            for role in self.history[0]["logits"]
-        }
+        return {role: [record.role_logits(role) for record in self.history] for role in self.history[0].logits}
 
     def series(self, key: str) -> list[float | None]:
-        "A number of every epoch's record, None where it is missing."
-        return [record.get(key) for record in self.history]
+        "A number of every epoch's record, None where there is none."
+        return [getattr(record, key) for record in self.history]
 
     def scores(self, lasts: tuple[int, int]) -> list[float | None]:
         "The student supernet's mIoU for a pair of branches at every epoch, None where the record holds none."
-        found = [
-            {tuple(score["lasts"]): score["miou"] for score in record.get("scores", ())} for record in self.history
-        ]
-        return [scores.get(lasts) for scores in found]
+        return [record.score_of(lasts) for record in self.history]
 
     def decode(self, index: int, role: str, lasts: tuple[int, int], ceiling_ms: float | None) -> Decoded:
         "The network that the logits of an epoch (by index) decode to; `RtsegError` where no network meets the ceiling."
@@ -84,7 +79,7 @@ class Recorded:
 def read_search(folder: str | Path) -> Recorded:
     "What a run's search stage left in `folder`; `ArtifactError` names the file that is missing or not a search's."
     folder = Path(folder)
-    config, history = read_yaml(folder / "config.yaml"), read_json(folder / "search" / "history.json")
+    config, records = read_yaml(folder / "config.yaml"), read_json(folder / "search" / "history.json")
     if not isinstance(config, dict) or "space" not in config:
         raise ArtifactError(
             f"{folder / 'config.yaml'} names no search space: give the folder of a run with a search, such as runs/demo"
@@ -96,6 +91,7 @@ def read_search(folder: str | Path) -> Recorded:
         for role in ROLES
         if (folder / "search" / f"{role}.json").is_file()
     }
+    history = [SearchRecord.from_dict(record) for record in records]
     return Recorded(history, SearchSpace.parse(config["space"]), table, table.header.num_classes, chosen)
 
 # %% ../../nbs/explore/12_search_record.ipynb #cell008

@@ -6,7 +6,7 @@
 __all__ = ['epoch_html', 'Moment', 'SearchReplay', 'explore_search']
 
 # %% ../../nbs/explore/04_search_replay.ipynb #cell002
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -18,6 +18,7 @@ from .search_record import Recorded, pair_name, plot_course, plot_epoch, read_se
 from ..search.decoding import Decoded
 from ..search.expected import PAIRS
 from ..search.latency_table import LatencyTable
+from ..search.record import SearchRecord
 from ..search.space import SearchSpace, role_widths
 from ..viz.architectures import plot_architecture
 
@@ -25,15 +26,11 @@ from ..viz.architectures import plot_architecture
 def epoch_html(recorded: Recorded, index: int, decoded: Decoded, role: str, lasts: tuple[int, int]) -> str:
     "An epoch in words: health, losses, latencies, the supernet's score, the weight, and whether the decoded network is the one that the run chose."
     record, score = recorded.history[index], recorded.scores(lasts)[index]
-    parts = [f"<b>epoch {record['epoch']}</b>", record.get("health", {}).get("verdict", "")]
+    parts = [f"<b>epoch {record.epoch}</b>", record.health.verdict]
     parts += [f"{decoded.latency_ms:.2f} ms decoded"] if decoded.latency_ms is not None else []
-    parts += (
-        [f"{record['expected_ms']:.2f} ms expected"]
-        if record.get("expected_ms") is not None and role == "student"
-        else []
-    )
+    parts += [f"{record.expected_ms:.2f} ms expected"] if record.expected_ms is not None and role == "student" else []
     parts += [f"supernet's mIoU {score:.1%}"] if score is not None and role == "student" else []
-    parts += [f"weight of the latency {record['latency_weight']:g}"]
+    parts += [f"weight of the latency {record.latency_weight:g}"]
     parts += ["<b>the network that the run chose</b>"] if recorded.chosen.get(role) == decoded.arch else []
     return f"<div style='font:13px sans-serif'>{' · '.join(part for part in parts if part)}</div>"
 
@@ -195,7 +192,7 @@ class _Controls:
 
 # %% ../../nbs/explore/04_search_replay.ipynb #cell022
 def explore_search(
-    source: str | Path | Sequence[Mapping],
+    source: str | Path | Sequence[SearchRecord],
     *,
     space: SearchSpace | None = None,
     table: LatencyTable | None = None,
@@ -217,7 +214,7 @@ def explore_search(
         )
     else:
         recorded = Recorded(source, space, table, table.header.num_classes if table is not None else num_classes, {})
-    ceiling = recorded.history[-1].get("target_ms") if ceiling_ms is None else ceiling_ms
+    ceiling = recorded.history[-1].target_ms if ceiling_ms is None else ceiling_ms
     if ceiling is not None and recorded.table is None:
         raise ConfigError(f"a ceiling of {ceiling:g} ms needs a latency table: give table")
     return SearchReplay(

@@ -15,6 +15,7 @@ import torch
 from ..compression import PruneResult, PrunedRecord, prune
 from ..compression.saving import record_of
 from ..core.files import sha256_file, write_json
+from ..core.results import Evaluation, ScoredNetwork
 from ..core.values import ScoreOrigin
 from ..data.datasets import SegDataset
 from ..data.loading import make_loader
@@ -110,8 +111,8 @@ def cascade_network(stage: Stage, role: str, classes: int) -> tuple[SegNetwork, 
     return network.eval(), trained.origin
 
 
-def score_cascade(stage: Stage, role: str, data: SegDataset) -> dict:
-    """One network of the run, scored, counted and measured: an entry of `evaluate/scores.json`."""
+def score_cascade(stage: Stage, role: str, data: SegDataset) -> ScoredNetwork:
+    """The network that stage `role` left, scored on `data`, counted and measured."""
     config = stage.config
     network, origin = cascade_network(stage, role, data.labels.num_classes)
     report = evaluate(
@@ -122,23 +123,21 @@ def score_cascade(stage: Stage, role: str, data: SegDataset) -> dict:
         origin=origin,
         progress=True,
     )
-    return {
-        "name": ROLES[role],
-        "architecture": f"{'pspnet' if role == 'pspnet' else 'icnet'}, {config.network.encoder}",
-        "report": report.to_dict(),
-        "params": count_parameters(network),
-        "gmac": count_macs(network, (1, 3, *config.latency.size)) / 1e9,
-        "predicted_ms": None,
-        "measured": measure_network(network, config.latency, tolerance=config.latency.tolerance).to_dict(),
-    }
+    return ScoredNetwork(
+        name=ROLES[role],
+        architecture=f"{'pspnet' if role == 'pspnet' else 'icnet'}, {config.network.encoder}",
+        report=report,
+        params=count_parameters(network),
+        gmac=count_macs(network, (1, 3, *config.latency.size)) / 1e9,
+        predicted_ms=None,
+        measured=measure_network(network, config.latency, tolerance=config.latency.tolerance),
+    )
 
 # %% ../../nbs/runs/08_cascade.ipynb #cell020
-def cascade_verdict(entries: list[dict], facts: dict) -> str:
+def cascade_verdict(found: Evaluation) -> str:
     """What the scored networks say together, in one sentence."""
-    by_name = {entry["name"]: (entry["report"]["miou"], entry["measured"]["median_ms"]) for entry in entries}
-    cut, small = by_name[ROLES["compress"]], by_name[ROLES["retrain"]]
-    full = by_name[ROLES["icnet"]]
-    text = f"The ICNet reaches {full[0]:.3f} mIoU on {facts['dataset']} ({facts['split']}, {facts['images']} images) in {full[1]:.2f} ms"
-    if ROLES["pspnet"] in by_name:
-        text += f", the PSPNet it starts from {by_name[ROLES['pspnet']][0]:.3f} in {by_name[ROLES['pspnet']][1]:.2f} ms"
-    return f"{text}; the compressed one reaches {small[0]:.3f} in {small[1]:.2f} ms, after {cut[0]:.3f} before it was trained again."
+    by_role = {role: found.find(name) for role, name in ROLES.items()}
+    said = {role: f"{n.report.miou:.3f} mIoU in {n.measured.median_ms:.2f} ms" for role, n in by_role.items() if n}
+    text = f"On {found.dataset} ({found.split}, {found.images} images) the ICNet reaches {said['icnet']}"
+    text += f", the PSPNet it starts from {said['pspnet']}" if "pspnet" in said else ""
+    return f"{text}; the compressed one reaches {said['retrain']}, after {said['compress'].split(' in ')[0]} before it was trained again."

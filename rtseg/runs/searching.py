@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['save_checkpoint', 'read_checkpoint', 'supernet_loader', 'Ticking', 'settled_search', 'run_pretraining', 'with_target',
-           'choose_pair', 'run_search', 'score_record', 'final_logits', 'decode_role', 'repeat_search',
-           'variation_rows']
+           'choose_pair', 'run_search', 'final_logits', 'decode_role', 'repeat_search', 'variation_rows']
 
 # %% ../../nbs/runs/06_searching.ipynb #cell002
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -20,11 +21,12 @@ from ..data.datasets import SegDataset
 from ..data.loading import Batch, Loader, make_loader
 from .config import CosearchConfig
 from .stage import Stage
-from ..search.cosearch import PairScore, cosearch, score_pairs, search_variation
+from ..search.cosearch import cosearch, score_pairs, search_variation
 from ..search.config import LatencyGoal
 from ..search.decoding import Decoded, decode
 from ..search.expected import PAIRS, ExpectedLatency
 from ..search.logits import ArchLogits
+from ..search.record import PairScore, SearchRecord
 from ..search.pretraining import Checkpoint, WeightConfig, pretrain, settle_passes
 from ..search.supernet import Supernet
 
@@ -143,10 +145,11 @@ def run_search(
     *,
     seed: int,
     folder: Path,
-) -> list[dict]:
+) -> list[SearchRecord]:
     """Search, resuming what a killed run left in `folder`; one record an epoch, with the target, the scores of the student supernet and the logits of both roles. Leaves `supernet` as the search left it."""
     path = folder / f"search-{seed}.safetensors"
-    state, history = read_checkpoint(path)
+    state, kept = read_checkpoint(path)
+    history = [SearchRecord.from_dict(record) for record in kept]
     loaders = [supernet_loader(half, config, seed=seed) for half in halves]
     with tqdm(
         total=config.epochs * config.steps_per_epoch,
@@ -157,15 +160,9 @@ def run_search(
         for now in cosearch(
             supernet, Ticking(loaders[0], bar), loaders[1], config=config, latency=latency, seed=seed, state=state
         ):
-            logits = {role: logits.to_dict() for role, logits in now.logits.items()}
             scores = choose_pair(supernet, now.logits["student"], "student", halves[1], config, latency)
-            more = {
-                "target_ms": config.goal.target_ms,
-                "scores": [score_record(score) for score in scores],
-                "logits": logits,
-            }
-            history.append(now.record() | more)
-            save_checkpoint(path, now.checkpoint(), history)
+            history.append(replace(now.record(), target_ms=config.goal.target_ms, scores=scores))
+            save_checkpoint(path, now.checkpoint(), [record.to_dict() for record in history])
             bar.set_postfix(
                 expected=f"{now.expected_ms:.2f} ms",
                 decoded=f"{now.decoded_ms:.2f} ms",
@@ -174,14 +171,9 @@ def run_search(
     return history
 
 
-def score_record(score: PairScore) -> dict:
-    """A pair's score as plain data."""
-    return {"lasts": list(score.lasts), "miou": score.miou, "latency_ms": score.latency_ms}
-
-
-def final_logits(history: list[dict], role: str) -> ArchLogits:
+def final_logits(history: Sequence[SearchRecord], role: str) -> ArchLogits:
     """The logits of a role after the last epoch."""
-    return ArchLogits.from_dict(history[-1]["logits"][role])
+    return history[-1].role_logits(role)
 
 # %% ../../nbs/runs/06_searching.ipynb #cell020
 def decode_role(

@@ -22,6 +22,7 @@ from .prediction import fit_predictor as fit_predictor
 from .prediction import judge as judge
 from .pretraining import PretrainConfig as PretrainConfig
 from .pretraining import pretrain as pretrain
+from .record import SearchRecord as SearchRecord
 from .space import Architecture as Architecture
 from .space import SearchSpace as SearchSpace
 from .space import sample_within as sample_within

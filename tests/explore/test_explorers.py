@@ -1,6 +1,7 @@
 """Explorers: what they show are the numbers of the tables, networks, histories and records behind them, whatever is moved."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -18,7 +19,9 @@ from rtseg.models.fasterseg import FasterSeg
 from rtseg.search import ArchLogits, LatencyTable, SearchSpace, compare_tables, decode, fit_predictor
 from rtseg.search.costs import part_cost
 from rtseg.search.expected import PAIRS
+from rtseg.search.health import Health
 from rtseg.search.latency_table import TableHeader
+from rtseg.search.record import PairScore, SearchRecord
 from rtseg.search.table_specs import table_specs
 from rtseg.search.probes import Entry
 from rtseg.explore.architecture_explorer import explore_architecture
@@ -201,7 +204,7 @@ def test_predicted_against_measured_and_two_tables(table, networks):
     assert layer_times(networks["n0"], table)[0].name == "stem"
 
 
-def history(epochs: int = 3, *, scores: bool = True) -> list[dict]:
+def history(epochs: int = 3, *, scores: bool = True) -> list[SearchRecord]:
     """Records as the search stage writes them, with random logits."""
     records = []
     for epoch in range(1, epochs + 1):
@@ -211,28 +214,19 @@ def history(epochs: int = 3, *, scores: bool = True) -> list[dict]:
             ).to_dict()
             for role, widths in (("student", 2), ("teacher", 1))
         }
-        more = (
-            {
-                "scores": [
-                    {"lasts": list(pair), "miou": 0.1 * epoch + 0.01 * i, "latency_ms": 1.0}
-                    for i, pair in enumerate(PAIRS)
-                ],
-                "target_ms": 1.5,
-            }
-            if scores
-            else {}
+        record = SearchRecord(
+            epoch=epoch,
+            step=10 * epoch,
+            weight_losses={"student": 1.0},
+            arch_losses={"student": 1.0},
+            latency_weight=0.01 * 2**epoch,
+            expected_ms=2.0,
+            decoded_ms=1.9,
+            health=Health(0.5, 0.5, 0.5, 0.2, 0.1, 2.0, 1.9, 0.4, f"verdict {epoch}"),
+            logits=logits,
         )
-        records.append(
-            {
-                "epoch": epoch,
-                "latency_weight": 0.01 * 2**epoch,
-                "expected_ms": 2.0,
-                "decoded_ms": 1.9,
-                "health": {"verdict": f"verdict {epoch}"},
-                "logits": logits,
-                **more,
-            }
-        )
+        found = tuple(PairScore(pair, 0.1 * epoch + 0.01 * i, 1.0) for i, pair in enumerate(PAIRS))
+        records.append(replace(record, scores=found, target_ms=1.5) if scores else record)
     return records
 
 
@@ -243,7 +237,7 @@ def test_the_replay_shows_what_each_epoch_decodes_to(table):
         replay.controls.epoch.value = index
         for pair in PAIRS:
             replay.controls.pair.value = pair
-            logits = ArchLogits.from_dict(records[index]["logits"]["student"])
+            logits = records[index].role_logits("student")
             wanted = decode(logits, SPACE, lasts=pair, latency=table.latency, size=SIZE, num_classes=CLASSES)
             assert replay.decoded == wanted and wanted.latency_ms == pytest.approx(table.predict(wanted.arch))
             assert (
@@ -274,7 +268,7 @@ def test_the_replay_without_table_scores_or_a_target(table):
     with pytest.raises(ConfigError, match="need the space"):
         explore_search(history())
     with pytest.raises(ConfigError, match="without logits"):
-        explore_search([{"epoch": 1}], space=SPACE)
+        explore_search([replace(history()[0], logits={})], space=SPACE)
 
 
 def test_a_run_folder_is_replayed(table, tmp_path):
@@ -285,10 +279,10 @@ def test_a_run_folder_is_replayed(table, tmp_path):
         tmp_path / "config.yaml",
         {"space": {**SPACE.to_dict(), "widths": list(SPACE.widths), "operators": list(SPACE.operators)}},
     )
-    write_json(tmp_path / "search" / "history.json", records)
+    write_json(tmp_path / "search" / "history.json", [record.to_dict() for record in records])
     table.save(tmp_path / "latency" / "table.json")
     last = decode(
-        ArchLogits.from_dict(records[-1]["logits"]["student"]),
+        records[-1].role_logits("student"),
         SPACE,
         lasts=PAIRS[0],
         latency=table.latency,

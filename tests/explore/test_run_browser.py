@@ -7,6 +7,8 @@ import torch
 
 from rtseg.core.errors import ConfigError
 from rtseg.core.files import save_tensors, write_json, write_text, write_yaml
+from rtseg.core.results import Evaluation, ScoredNetwork
+from rtseg.core.values import EvalReport, Latency
 from rtseg.training import TrainConfig
 from rtseg.tuning.results import TrialRecord, TuneResult
 from rtseg.tuning.space import Space
@@ -46,13 +48,20 @@ def pipeline(folder, *, stages=("data", "student", "evaluate", "report"), miou=0
         {"metrics": [{"epoch": 1, "step": 9, "lr": 0.1, "losses": {"main": 1.0}, "miou": 0.2}]},
     )
     if miou is not None:
-        networks = [
-            {"name": name, "report": {"miou": score}, "measured": {"median_ms": ms}, "params": 1000}
+        networks = tuple(
+            ScoredNetwork(
+                name=name,
+                architecture="ab12",
+                report=EvalReport(score, (score,), ("road",), 0.9, ((1,),), 4, "camvid", "test"),
+                params=1000,
+                gmac=0.5,
+                predicted_ms=None,
+                measured=Latency(ms, ms, ms, 9, (1, 3, 64, 128), "CPU", "torch", "fp32", 1),
+            )
             for name, score in (("teacher", 0.9), ("student", miou))
-        ]
-        write_json(
-            folder / "evaluate/scores.json",
-            {"dataset": "camvid", "split": "test", "networks": networks, **({"hero": hero} if hero else {})},
+        )
+        Evaluation("camvid", "test", 4, (64, 128), networks, hero=hero or "student").save(
+            folder / "evaluate/scores.json"
         )
 
 

@@ -1,5 +1,6 @@
 """Networks by lot: several of one latency, all different, kept with their checksums."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -7,9 +8,10 @@ import torch
 
 from rtseg.core.errors import ArtifactError, ConfigError
 from rtseg.core.files import read_json, sha256_file, write_json
+from rtseg.core.results import NetworkSummary, RunResults
 from rtseg.evaluation.evaluator import save_trained
 from rtseg.runs.config import load_preset
-from rtseg.runs.networks import draw_random, list_twins, load_network, new_network
+from rtseg.runs.networks import draw_random, list_twins, load_role, new_network
 from rtseg.runs.report import verdict
 
 
@@ -60,23 +62,24 @@ def test_a_twin_comes_back_and_another_file_in_its_place_does_not(stage):
     arch = stage.config.space.sample(torch.Generator().manual_seed(2))
     network, path = write_twin(stage, arch)
     assert list_twins(stage) == ["random-2"]
-    loaded, origin = load_network(stage, "random-2", 5)
+    loaded, origin = load_role(stage, "random-2", 5)
     assert loaded.arch == arch and origin.epoch == 3 and not loaded.training
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), loaded.parameters(), strict=True))
     with pytest.raises(ConfigError, match="random-2"):
-        load_network(stage, "random-7", 5)
+        load_role(stage, "random-7", 5)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ArtifactError, match="not the one that was trained: run stage 'random' again"):
-        load_network(stage, "random-2", 5)
+        load_role(stage, "random-2", 5)
     assert read_json(stage.run.path("random/twins.json"))[0]["name"] == "random-2"
 
 
 def test_the_verdict_compares_with_the_mean_of_all_of_them():
-    row = {"params": 1, "gmac": 1, "predicted_ms": 2.0, "measured_ms": 2.1}
     scores = {"teacher": 0.7, "student": 0.6, "random": 0.5, "random-2": 0.58, "random-3": 0.54}
-    results = {"dataset": "scenes", "split": "val", "images": 4}
-    results["networks"] = [{"name": name, "miou": miou, **row} for name, miou in scores.items()]
+    networks = tuple(
+        NetworkSummary(name, miou, 0.9, 1, 1, 2.0, 2.1, (2.0, 2.2), {}, None, "ab12") for name, miou in scores.items()
+    )
+    results = RunResults(dataset="scenes", split="val", images=4, networks=networks)
     said = verdict(results)
     assert "0.060 above the mean of 3 random architectures" in said and "best of them reaches 0.580" in said
-    results["networks"] = results["networks"][:3]
-    assert "0.100 above a random architecture of" in verdict(results) and "best of them" not in verdict(results)
+    said = verdict(replace(results, networks=networks[:3]))
+    assert "0.100 above a random architecture of" in said and "best of them" not in said

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from rtseg.core.architecture import OPERATORS, Architecture, Branch, OpSpec
 from rtseg.core.errors import ConfigError, DataError, RtsegError
 from rtseg.core.values import EvalReport, LabelSet, Latency
 from rtseg.data.checks import DataReport, SplitStats
+from rtseg.search.health import Health
 from rtseg.search.logits import ArchLogits
+from rtseg.search.record import SearchRecord
 from rtseg.viz import architectures, figures, latency, masks, search, supernets
 
 STUDENT = Architecture(
@@ -129,20 +132,11 @@ def test_supernet_refuses_names_that_do_not_fit():
 
 
 def test_health_takes_flat_and_nested_records_and_leaves_gaps():
-    nested = {
-        "epoch": 0,
-        "weight_losses": {"a": 1.0, "b": 2.0},
-        "expected_ms": None,
-        "decoded_ms": None,
-        "health": {
-            "operator_entropy": 0.9,
-            "beta_entropy": 0.8,
-            "width_entropy": 0.7,
-            "skip_share": 0.2,
-            "verdict": "healthy",
-        },
-    }
-    figure = viz.plot_health([nested, {**nested, "epoch": 1}])
+    health = Health(0.9, 0.8, 0.7, 0.2, 0.1, None, None, None, "healthy")
+    record = SearchRecord(0, 5, {"a": 1.0, "b": 2.0}, {}, 0.0, None, None, health)
+    figure = viz.plot_health([record, replace(record, epoch=1)])
+    flat = {"epoch": 0, "entropy_operators": 0.9, "loss": 3.0}
+    assert [t.name for t in viz.plot_health([flat]).data] == ["operators", "loss"]
     assert [t.name for t in figure.data] == ["operators", "paths", "widths", "skips", "loss"]
     assert list(figure.data[-1].y) == [3.0, 3.0] and "healthy" in figure.layout.title.text
     with pytest.raises(ConfigError):
