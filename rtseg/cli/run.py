@@ -13,13 +13,13 @@ import typer
 
 from ..core.errors import ConfigError, Stopped
 from ..core.run_folder import RunFolder, refuse_foreign
-from ..runs.config import AnyConfig, list_presets, load_preset, parse_run
+from ..runs.config import AnyConfig, list_presets, load_preset
 from ..runs.estimate import estimate_run, estimate_text
 from ..runs.plan import find_stage, notebooks_folder
 from ..runs.plans import PLANS, plan_of
 from ..runs.runner import RunResult, open_run, run_stage
 from ..runs.runner import run as run_pipeline
-from ..runs.stage import find_run
+from ..runs.stage import find_run, run_config
 from .options import read_parameters, read_settings
 
 # %% ../../nbs/cli/15_run.ipynb #cell004
@@ -27,10 +27,8 @@ def chosen_config(
     preset: str | None, out: Path | None, data: Path | None, settings: dict[str, str], seeds: int | None
 ) -> tuple[AnyConfig, Path]:
     """Configuration and run folder for what was typed: a preset, or the folder's own configuration where no preset is named."""
-    if preset is None and out is not None and (out / "config.yaml").is_file():
-        config = parse_run(RunFolder.open(out).config())
-    else:
-        config = load_preset(preset or "demo")
+    begun = preset is None and out is not None and (out / "config.yaml").is_file()
+    config = run_config(out.absolute())[1] if begun else load_preset(preset or "demo")
     extra = {"data.root": str(data.resolve())} if data is not None else {}
     extra |= {"seeds": seeds} if seeds is not None else {}
     return config.with_values({**extra, **settings}), out or Path("runs") / config.preset
@@ -110,12 +108,12 @@ def stage(
     folder = find_run(given.pop("run", "runs/demo"))
     preset = given.pop("preset", None)
     config, _ = chosen_config(preset, folder, None, {}, None)
-    spec = find_stage(name, plan_of(config.to_dict()))
+    spec = find_stage(name, plan_of(config.plan))
     config.with_values(given)  # refuses unknown names before anything starts
     opened = RunFolder(folder)
     refuse_foreign(folder, "config.yaml", "no run folder")
     with opened.lock():
-        opened = open_run(config, folder)
+        open_run(config, opened)
         executed = run_stage(spec, opened, notebooks=notebooks_folder(), settings=given)
     typer.echo(f"{name}: done, executed notebook {executed}")
 

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from .environment import environment_record
 from .errors import ArtifactError, ConfigError, RtsegError
-from .files import read_json, read_yaml, sha256_bytes, sha256_file, write_json, write_yaml
+from .files import FRESH_SECONDS, read_json, read_yaml, sha256_bytes, sha256_file, write_json, write_yaml
 
 # %% ../../nbs/core/09_run_folder.ipynb #cell004
 def checksum(path: Path) -> str:
@@ -101,15 +101,19 @@ class RunFolder:
 
     def __init__(self, path: str | Path):
         self.root = Path(path)
+        self._known: dict[str, tuple[tuple[int, int, int], str]] = {}
 
     @classmethod
     def create(cls, path: str | Path, config: dict) -> "RunFolder":
         """Make the folder (or open it) and write the configuration and the surroundings."""
-        run = cls(path)
-        run.root.mkdir(parents=True, exist_ok=True)
-        write_yaml(run.path("config.yaml"), config)
-        write_json(run.path("environment.json"), environment_record())
-        return run
+        return cls(path).begin(config)
+
+    def begin(self, config: dict) -> "RunFolder":
+        """Make the folder where it is missing, and write the configuration and the surroundings; the run itself."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        write_yaml(self.path("config.yaml"), config)
+        write_json(self.path("environment.json"), environment_record())
+        return self
 
     @classmethod
     def open(cls, path: str | Path) -> "RunFolder":
@@ -126,6 +130,20 @@ class RunFolder:
     def config(self) -> dict:
         """The configuration with which the run was made."""
         return read_yaml(self.path("config.yaml"))
+
+    def checksum(self, name: str) -> str:
+        """SHA-256 of a file (or a folder's listing) of this run; a file is read once while its size and times stay as they are."""
+        path = self.path(name)
+        if not path.is_file():
+            return checksum(path)
+        state = path.stat()
+        stamp = (state.st_mtime_ns, state.st_ctime_ns, state.st_size)
+        if self._known.get(name, (None, ""))[0] == stamp:
+            return self._known[name][1]
+        digest = checksum(path)
+        if max(stamp[:2]) < time.time_ns() - FRESH_SECONDS * 1e9:
+            self._known[name] = stamp, digest
+        return digest
 
     def manifest(self) -> dict:
         """Stage name -> parameters' fingerprint, inputs, outputs (name -> SHA-256), seconds."""
@@ -145,8 +163,8 @@ class RunFolder:
             "params": fingerprint(params),
             "seconds": round(seconds, 1),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "inputs": {name: checksum(self.path(name)) for name in inputs},
-            "outputs": {name: checksum(self.path(name)) for name in outputs},
+            "inputs": {name: self.checksum(name) for name in inputs},
+            "outputs": {name: self.checksum(name) for name in outputs},
         }
         write_json(self.path("manifest.json"), manifest)
 
@@ -156,23 +174,24 @@ class RunFolder:
         if entry is None or entry["params"] != fingerprint(params):
             return False
         files = {**entry["inputs"], **entry["outputs"]}
-        return all(self.path(name).exists() and checksum(self.path(name)) == digest for name, digest in files.items())
+        return all(self.path(name).exists() and self.checksum(name) == digest for name, digest in files.items())
 
     def verify(self, name: str) -> Path:
         """The path of an output; raises `ArtifactError` if it is missing or was changed since it was written."""
-        check_output(self.root, self.manifest(), name)
+        check_output(self, name)
         return self.path(name)
 
 # %% ../../nbs/core/09_run_folder.ipynb #cell011
-def check_output(root: Path, manifest: dict, name: str) -> None:
-    """Raise `ArtifactError` unless the file `name` is as the stage that made it left it."""
+def check_output(run: RunFolder, name: str) -> None:
+    """Raise `ArtifactError` unless the file `name` of the run is as the stage that made it left it."""
+    root, manifest = run.root, run.manifest()
     stage = next((stage for stage, entry in manifest.items() if name in entry["outputs"]), None)
     if stage is None:
         raise ArtifactError(f"{root / name} has not been made yet: run the stage that writes it first")
     again = f"make it again with 'rtseg run --out {root} --resume --stages {stage}'"
     if not (root / name).exists():
         raise ArtifactError(f"{root / name} is missing: {again}")
-    if checksum(root / name) != manifest[stage]["outputs"][name]:
+    if run.checksum(name) != manifest[stage]["outputs"][name]:
         raise ArtifactError(
             f"{root / name} is damaged (its checksum has changed since stage '{stage}' wrote it): {again}"
         )

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'NUMBERS', 'kind_of', 'Parameter', 'read_parameters', 'check_kind', 'declared', 'injected',
-           'check_parameters', 'settled', 'check_stage', 'check_recipe', 'KeyNumbers', 'key_numbers', 'read_numbers']
+           'check_parameters', 'check_stage', 'check_recipe', 'KeyNumbers', 'key_numbers', 'read_numbers']
 
 # %% ../../nbs/runs/13_parameters.ipynb #cell002
 import ast
@@ -17,13 +17,12 @@ import papermill
 from pydantic import TypeAdapter, ValidationError
 
 from ..core.errors import ConfigError, check_choice
-from ..core.run_folder import RunFolder
 from ..data.formats import FORMATS
 from ..data.layouts import LAYOUTS
-from .config import AnyConfig, list_presets, load_preset, parse_run
+from .config import list_presets
 from .plan import find_stage
 from .plans import plan_of
-from .stage import find_run
+from .stage import run_config
 from .steps import data_root
 from .training_runs import training_settings
 from ..training.recipes import list_recipes
@@ -162,19 +161,11 @@ def _items(value: Any) -> list:
     return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
 
 # %% ../../nbs/runs/13_parameters.ipynb #cell016
-def settled(run: str | Path, preset: str, settings: Mapping[str, Any]) -> tuple[Path, AnyConfig]:
-    """The absolute run folder, and the configuration that a stage opened with these would work by."""
-    folder = find_run(run)
-    begun = (folder / "config.yaml").is_file()
-    config = parse_run(RunFolder.open(folder).config()) if begun else load_preset(preset)
-    return folder, config.with_values(dict(settings))
-
-
 def check_stage(name: str, namespace: Mapping[str, Any]) -> None:
     """`ConfigError` (or `DataError`) for parameters `run`, `preset` and `settings` with which the stage `name` cannot work; nothing is written."""
     check_parameters(namespace, choices={"preset": list_presets()})
-    folder, config = settled(namespace["run"], namespace["preset"], namespace["settings"])
-    find_stage(name, plan_of(config.to_dict()))
+    folder, config = run_config(namespace["run"], preset=namespace["preset"], settings=namespace["settings"])
+    find_stage(name, plan_of(config.plan))
     data_root(config.data, folder)
 
 

@@ -6,9 +6,7 @@
 __all__ = ['NETWORK', 'CASCADE', 'CASCADE_PROOF', 'ICNET', 'PLANS', 'without', 'plan_of']
 
 # %% ../../nbs/runs/02_plans.ipynb #cell002
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from ..core.errors import check_choice
 from .plan import STAGES, StageSpec, find_stage
@@ -87,6 +85,6 @@ PLANS: dict[str, tuple[StageSpec, ...]] = {
 }
 
 # %% ../../nbs/runs/02_plans.ipynb #cell015
-def plan_of(config: Mapping[str, Any]) -> tuple[StageSpec, ...]:
-    """The stages of the plan that a configuration, as plain data, names; `ConfigError` with the nearest name where there is none."""
-    return PLANS[check_choice(config.get("plan", "fasterseg"), PLANS, what="plan")]
+def plan_of(name: str) -> tuple[StageSpec, ...]:
+    """The stages of the plan `name`; `ConfigError` with the nearest name where there is none."""
+    return PLANS[check_choice(name, PLANS, what="plan")]

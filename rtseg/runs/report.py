@@ -289,7 +289,7 @@ def _with_deployment(results: RunResults, run: RunFolder) -> RunResults:
 
 def read_shows(run: RunFolder, stages: tuple[StageSpec, ...] | None = None) -> list[dict]:
     """What the finished stages showed, in the order of the run's plan."""
-    manifest, stages = run.manifest(), stages or plan_of(run.config())
+    manifest, stages = run.manifest(), stages or plan_of(run.config().get("plan", "fasterseg"))
     done = [
         stage.name
         for stage in stages

@@ -24,7 +24,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from ..core.errors import ConfigError, RtsegError
 from ..core.files import atomic_write
-from ..core.run_folder import RunFolder, checksum, refuse_foreign
+from ..core.run_folder import RunFolder, refuse_foreign
 from .kernels import kernel_managers
 from .config import AnyConfig, keep_settled, parse_run
 from .plan import StageSpec, check_plan, choose_stages, notebooks_folder
@@ -161,9 +161,10 @@ def changed_settings(old: dict, new: dict, prefix: str = "") -> list[str]:
     return found
 
 
-def open_run(config: AnyConfig, out: str | Path, *, resume: bool = False) -> RunFolder:
+def open_run(config: AnyConfig, out: str | Path | RunFolder, *, resume: bool = False) -> RunFolder:
     """The run folder `out` with this configuration; `ConfigError` where it holds another one and `resume` is False."""
-    run = RunFolder(out)
+    run = out if isinstance(out, RunFolder) else RunFolder(out)
+    out = run.root
     if run.path("config.yaml").is_file():
         begun = run.config()
         if begun.get("plan", "fasterseg") != config.plan:
@@ -182,7 +183,7 @@ def open_run(config: AnyConfig, out: str | Path, *, resume: bool = False) -> Run
                 f"run folder {out} holds another configuration ({'; '.join(changes[:3])}{more}): choose another --out, or go on in this one with --resume"
             )
     refuse_foreign(run.root, "config.yaml", "no run folder")
-    return RunFolder.create(out, config.to_dict())
+    return run.begin(config.to_dict())
 
 # %% ../../nbs/runs/09_runner.ipynb #cell015
 def check_artifacts(run: RunFolder, chosen: tuple[StageSpec, ...], *, remake: bool) -> None:
@@ -191,7 +192,7 @@ def check_artifacts(run: RunFolder, chosen: tuple[StageSpec, ...], *, remake: bo
     for stage, entry in run.manifest().items():
         for name, digest in entry["outputs"].items():
             path = run.path(name)
-            if stage not in excused and path.exists() and checksum(path) != digest:
+            if stage not in excused and path.exists() and run.checksum(name) != digest:
                 run.verify(name)
 
 # %% ../../nbs/runs/09_runner.ipynb #cell017
@@ -247,7 +248,7 @@ def run(
     show_progress: bool = True,
 ) -> RunResult:
     """Run the configuration's plan (or the `stages` of it, or another `plan`) in the folder `out`; `RtsegError` with one line when it cannot go on."""
-    plan = plan or plan_of(config.to_dict())
+    plan = plan or plan_of(config.plan)
     check_plan(plan)
     chosen, started = choose_stages(stages, plan), time.monotonic()
     data_root(config.data, Path(out))  # a missing folder is told at once, not by the first notebook
@@ -255,7 +256,7 @@ def run(
     refuse_foreign(folder.root, "config.yaml", "no run folder")
     with folder.lock():
         check_artifacts(folder, chosen, remake=stages is not None)
-        folder = open_run(config, out, resume=resume)
+        open_run(config, folder, resume=resume)
         config = parse_run(folder.config())
         ran, skipped = run_stages(
             folder,

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OWNER', 'data_outside', 'setting', 'stage_params', 'held_by_runner', 'take_lock', 'Shown', 'Stage', 'work_folder',
-           'finish', 'verify_input', 'forget', 'find_run', 'open_stage']
+           'finish', 'verify_input', 'forget', 'find_run', 'run_config', 'open_stage']
 
 # %% ../../nbs/runs/04_stage.ipynb #cell002
 import atexit
@@ -14,8 +14,10 @@ import os
 import shutil
 import time
 from base64 import b64encode
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import plotly.graph_objects as go
 from IPython.display import Markdown, display
@@ -249,6 +251,16 @@ def find_run(run: str | Path) -> Path:
     return root / run
 
 
+def run_config(
+    run: str | Path, *, preset: str = "demo", settings: Mapping[str, Any] | None = None
+) -> tuple[Path, AnyConfig]:
+    """The absolute run folder, and the configuration by which it works: its own, or that of `preset` where no run has begun there, with `settings` on top."""
+    folder = find_run(run)
+    begun = (folder / "config.yaml").is_file()
+    config = parse_run(RunFolder(folder).config()) if begun else load_preset(preset)
+    return folder, config.with_values(dict(settings)) if settings else config
+
+
 def open_stage(
     name: str,
     run: str | Path,
@@ -258,10 +270,9 @@ def open_stage(
     stages: tuple[StageSpec, ...] | None = None,
 ) -> Stage:
     """Open stage `name` of the run folder `run`; a new folder gets the preset. `settings` are `{"group.key": value}` on top, `stages` another plan than the configuration's."""
-    folder = find_run(run)
-    begun = (folder / "config.yaml").is_file()
-    config = parse_run(RunFolder.open(folder).config()) if begun else load_preset(preset)
-    stages = stages or plan_of(config.to_dict())
+    folder, config = run_config(run, preset=preset)
+    stages, opened = stages or plan_of(config.plan), RunFolder(folder)
     spec = find_stage(name, stages)
-    opened = RunFolder.open(folder) if begun else RunFolder.create(folder, config.to_dict())
-    return Stage(spec, opened, config.with_values(settings or {}), stages=stages)
+    if not opened.path("config.yaml").is_file():
+        opened.begin(config.to_dict())
+    return Stage(spec, opened, config.with_values(settings) if settings else config, stages=stages)

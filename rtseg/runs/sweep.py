@@ -25,11 +25,12 @@ from ..core.files import read_json, sha256_file, write_json
 from ..core.identity import check_identity
 from ..core.run_folder import RunFolder, fingerprint, refuse_foreign
 from .pages import write_page, write_plotly
-from .parameters import read_numbers, read_parameters, settled
+from .config import AnyConfig
+from .parameters import read_numbers, read_parameters
 from .plan import StageSpec, find_stage, maker_of, notebooks_folder
 from .plans import PLANS, plan_of
 from .runner import run_notebook, run_stage
-from .stage import stage_params, verify_input
+from .stage import find_run, run_config, stage_params, verify_input
 
 # %% ../../nbs/runs/15_sweep.ipynb #cell004
 def read_grid(texts: Sequence[str]) -> dict[str, list[str]]:
@@ -152,7 +153,10 @@ class StageTarget:
 
     @property
     def plan(self) -> tuple[StageSpec, ...]:
-        return plan_of(settled(self.base, self.preset, {})[1].to_dict())
+        return plan_of(self.config({}).plan)
+
+    def config(self, values: Mapping[str, str]) -> AnyConfig:
+        return run_config(self.base, preset=self.preset, settings=values)[1]
 
     @property
     def spec(self) -> StageSpec:
@@ -163,7 +167,7 @@ class StageTarget:
         return (self.notebooks or notebooks_folder()) / self.spec.notebook
 
     def check(self, values: Mapping[str, str]) -> None:
-        settled(self.base, self.preset, values)
+        self.config(values)  # refuses what is no setting
         for key in values:
             if not any(f"{key}.".startswith(f"{read}.") for read in self.spec.reads):
                 raise ConfigError(
@@ -173,7 +177,7 @@ class StageTarget:
             verify_input(RunFolder(self.base), name, self.plan)
 
     def inputs(self, values: Mapping[str, str]) -> dict[str, str]:
-        manifest, config = RunFolder(self.base).manifest(), settled(self.base, self.preset, values)[1]
+        manifest, config = RunFolder(self.base).manifest(), self.config(values)
         made = {name: manifest[maker_of(name, self.plan)]["outputs"][name] for name in self.spec.needs}
         return {
             self.notebook.name: sha256_file(self.notebook),
@@ -185,7 +189,7 @@ class StageTarget:
     def run(
         self, values: Mapping[str, str], folder: Path, *, show_progress: bool = True
     ) -> tuple[Path, dict[str, float]]:
-        run = RunFolder.create(folder / "run", settled(self.base, self.preset, values)[1].to_dict())
+        run = RunFolder.create(folder / "run", self.config(values).to_dict())
         manifest, base = run.manifest(), RunFolder(self.base)
         for stage in needed_stages(self.spec, self.plan):
             manifest[stage.name] = base.manifest()[stage.name]
@@ -232,7 +236,7 @@ def find_target(name: str, *, run: str | Path = "runs/demo", preset: str = "demo
         return NotebookTarget(path.stem, path.resolve())
     stages = list(dict.fromkeys(spec.name for plan in PLANS.values() for spec in plan))
     if name in stages:
-        return StageTarget(name, settled(run, preset, {})[0], preset)
+        return StageTarget(name, find_run(run), preset)
     pages = pages_by_name()
     check_choice(name, [*stages, *pages], what="stage")
     return NotebookTarget(name, pages[name])

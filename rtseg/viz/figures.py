@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['INK', 'MUTED', 'GRID', 'PAPER', 'SERIES', 'BRANCH_COLORS', 'OPERATOR_COLORS', 'ROLE_COLORS', 'SEQUENTIAL', 'FONT',
            'TEMPLATE', 'UNPACK', 'rgb', 'rgba', 'tint', 'series_color', 'new_figure', 'new_grid', 'legend_on_top',
-           'render_png', 'squeeze_png', 'mime_bundle', 'show', 'to_html', 'image_html', 'plotly_script',
-           'packed_plotly']
+           'Browser', 'shared_browser', 'render_png', 'squeeze_png', 'mime_bundle', 'show', 'to_html', 'image_html',
+           'plotly_script', 'packed_plotly']
 
 # %% ../../nbs/viz/01_figures.ipynb #cell002
 import asyncio
@@ -17,6 +17,7 @@ import io
 import json
 import threading
 from collections.abc import Sequence
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -152,18 +153,20 @@ def legend_on_top(figure: go.Figure) -> go.Figure:
     return figure.update_layout(legend=dict(orientation="h", x=1, xanchor="right", y=1.01, yanchor="bottom"))
 
 # %% ../../nbs/viz/01_figures.ipynb #cell012
-class _Browser:
-    """One headless browser for this process, started at the first picture; a failure is kept and repeated at once."""
+class Browser:
+    """A headless browser, started at the first picture; a failure is kept and repeated at once, and each is noted once."""
 
     def __init__(self) -> None:
         self.loop: Any = None
         self.kaleido: Any = None
-        self.failure: str | None = None
+        self.failure: str | None = None if find_spec("kaleido") else "the package kaleido is not installed"
+        self.noted: set[str] = set()
 
     def _wait(self, coroutine, seconds: float):
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(seconds)
 
     def start(self) -> None:
+        """Start the browser in a thread of its own; `draw` does it at the first picture."""
         from kaleido import Kaleido  # optional: `pip install kaleido`, and a Chrome or Chromium
 
         self.loop = asyncio.new_event_loop()
@@ -173,25 +176,35 @@ class _Browser:
         atexit.register(self.stop)
 
     def draw(self, figure: go.Figure, options: dict) -> bytes:
+        """A picture of the figure; `options` are those of kaleido (format, scale, width and height in pixels)."""
         if self.kaleido is None:
             self.start()
         return self._wait(self.kaleido.calc_fig(figure.to_dict(), opts=options), 90)
 
     def stop(self) -> None:
+        """End the browser and its thread."""
         self._wait(self.kaleido.close(), 10)
         self.loop.call_soon_threadsafe(self.loop.stop)
 
 
-_BROWSER = _Browser()
+@cache
+def shared_browser() -> Browser:
+    """The one browser of this process."""
+    return Browser()
 
 # %% ../../nbs/viz/01_figures.ipynb #cell013
-def render_png(figure: go.Figure, *, scale: float = 1.4, limit: int = 100_000) -> bytes:
-    """`figure` as a PNG of at most `limit` bytes; RtsegError, at once from the second time on, where nothing can draw it."""
-    if _BROWSER.failure is None and find_spec("kaleido") is None:
-        _BROWSER.failure = "the package kaleido is not installed"
-    if _BROWSER.failure is None:
+def render_png(
+    figure: go.Figure,
+    *,
+    scale: float = 1.4,  # pixels of the picture for one of the figure
+    limit: int = 100_000,  # bytes
+    browser: Browser | None = None,  # the process's own unless given
+) -> bytes:
+    """`figure` as a PNG; RtsegError, at once from the second time on, where nothing can draw it."""
+    browser = browser or shared_browser()
+    if browser.failure is None:
         try:
-            raw = _BROWSER.draw(
+            raw = browser.draw(
                 figure,
                 dict(format="png", scale=scale, width=figure.layout.width or 860, height=figure.layout.height or 380),
             )
@@ -199,10 +212,10 @@ def render_png(figure: go.Figure, *, scale: float = 1.4, limit: int = 100_000) -
             Exception
         ) as error:  # an external program: whatever stops it, the answer is the same, and the reason is kept
             reason = str(error).strip().splitlines() or [""]
-            _BROWSER.failure = f"{type(error).__name__} {reason[0]}".strip()[:120]
-    if _BROWSER.failure is not None:
+            browser.failure = f"{type(error).__name__} {reason[0]}".strip()[:120]
+    if browser.failure is not None:
         raise RtsegError(
-            f"no PNG of the figure ({_BROWSER.failure}): `pip install kaleido` and have Chrome or Chromium on the PATH"
+            f"no PNG of the figure ({browser.failure}): `pip install kaleido` and have Chrome or Chromium on the PATH"
         )
     return squeeze_png(Image.open(io.BytesIO(raw)), limit=limit)
 
@@ -243,9 +256,6 @@ def squeeze_png(image: Image.Image, *, limit: int = 100_000) -> bytes:
         image = image.resize([max(16, round(side * 0.8)) for side in image.size], Image.Resampling.LANCZOS)
 
 # %% ../../nbs/viz/01_figures.ipynb #cell018
-_NOTED: list[str] = []  # one note a process, not one a figure
-
-
 def mime_bundle(figure: go.Figure | Image.Image, *, png: bool = True) -> dict[str, object]:
     """What `show` displays: MIME type -> content, for a plotly figure or a PIL image."""
     if isinstance(figure, Image.Image):
@@ -259,8 +269,8 @@ def mime_bundle(figure: go.Figure | Image.Image, *, png: bool = True) -> dict[st
         try:
             bundle["image/png"] = base64.b64encode(render_png(figure)).decode()
         except RtsegError as error:
-            if str(error) not in _NOTED:
-                _NOTED.append(str(error))
+            if str(error) not in shared_browser().noted:  # one note a process, not one a figure
+                shared_browser().noted.add(str(error))
                 print(error)
     return bundle
 

@@ -1,12 +1,14 @@
 """The run folder's lock: one process at a time, whatever notes lie there."""
 
+import os
 import socket
+import time
 from multiprocessing import get_context
 
 import pytest
 
 from rtseg.core.errors import ConfigError
-from rtseg.core.files import write_json
+from rtseg.core.files import sha256_file, write_json
 from rtseg.core.run_folder import HOLDER, LOCK, RunBusy, RunFolder, holder
 from rtseg.runs.config import load_preset
 from rtseg.runs.runner import run
@@ -107,3 +109,22 @@ def test_a_folder_of_somebody_else_is_refused_and_left_as_it_is(tmp_path):
     with pytest.raises(ConfigError, match="is not empty and no run folder"):
         run(load_preset("smoke"), tmp_path / "mine", say=lambda _: None)
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["work.txt"]
+
+
+def test_a_file_is_read_once_until_it_changes(tmp_path, monkeypatch):
+    run, read = RunFolder.create(tmp_path / "run", {}), []
+    monkeypatch.setattr("rtseg.core.run_folder.sha256_file", lambda path: read.append(path.name) or sha256_file(path))
+    for name in ("old", "young"):
+        run.path(name).write_text(name)
+    hour_ago = time.time() - 3600
+    os.utime(run.path("old"), (hour_ago, hour_ago))
+    monkeypatch.setattr("rtseg.core.run_folder.FRESH_SECONDS", -60.0)  # the time of change cannot be set back
+    run.record("data", params={}, outputs=["old"])
+    assert run.is_current("data", params={}) and run.verify("old") and read == ["old"]
+    run.path("old").write_text("new")
+    assert not run.is_current("data", params={}) and read == ["old"] * 2
+    monkeypatch.setattr(
+        "rtseg.core.run_folder.FRESH_SECONDS", 60.0
+    )  # within a tick of its times a file may change unseen
+    run.record("search", params={}, outputs=["young"])
+    assert run.is_current("search", params={}) and read[2:] == ["young"] * 2

@@ -274,10 +274,10 @@ def test_the_plan_is_sound_and_its_notebooks_are_there():
 
 
 def test_a_preset_names_its_plan_and_a_folder_keeps_it(toys):
-    assert plan_of(load_preset("demo").to_dict()) is STAGES and plan_of(load_preset("icnet").to_dict()) is ICNET
+    assert plan_of(load_preset("demo").plan) is STAGES and plan_of(load_preset("icnet").plan) is ICNET
     for name in list_presets():
         config = load_preset(name)
-        stages = plan_of(config.to_dict())
+        stages = plan_of(config.plan)
         check_plan(stages)
         for spec in stages:
             assert set(stage_params(spec, config)) >= set(spec.reads), f"{name}: {spec.name}"

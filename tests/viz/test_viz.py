@@ -51,7 +51,8 @@ def shape_names(figure) -> list[str]:
 
 @pytest.fixture
 def no_browser(monkeypatch):
-    monkeypatch.setattr(figures._BROWSER, "failure", "no browser in this test")
+    monkeypatch.setattr(figures.shared_browser(), "failure", "no browser in this test")
+    monkeypatch.setattr(figures.shared_browser(), "noted", set())
 
 
 # --- architectures
@@ -242,7 +243,6 @@ def test_tables_refuse_unknown_columns_and_escape_html():
 
 
 def test_without_a_browser_figures_are_shown_all_the_same(no_browser, capsys):
-    figures._NOTED.clear()
     bundles = [figures.mime_bundle(viz.plot_architecture(STUDENT)) for _ in range(2)]
     assert all("image/png" not in b and "application/vnd.plotly.v1+json" in b for b in bundles)
     note = capsys.readouterr().out
@@ -251,18 +251,18 @@ def test_without_a_browser_figures_are_shown_all_the_same(no_browser, capsys):
         viz.render_png(viz.new_figure("x"))
 
 
-def test_a_browser_that_fails_is_tried_once(monkeypatch):
+def test_a_browser_that_fails_is_tried_once():
     calls = []
 
-    class Broken(figures._Browser):
+    class Broken(figures.Browser):
         def start(self):
             calls.append(1)
             raise RuntimeError("cannot start\nsecond line")
 
-    monkeypatch.setattr(figures, "_BROWSER", Broken())
+    broken = Broken()
     for _ in range(3):
         with pytest.raises(RtsegError) as caught:
-            viz.render_png(viz.new_figure("x"))
+            viz.render_png(viz.new_figure("x"), browser=broken)
         assert "\n" not in str(caught.value)
     assert len(calls) == (1 if figures.find_spec("kaleido") else 0)
 
