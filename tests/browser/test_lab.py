@@ -18,8 +18,8 @@ TOKEN = "browser-test"
 PAGES = (
     "index.ipynb",
     "guides/11_from_other_projects.ipynb",
-    "explore/02_architecture_explorer.ipynb",
-    "explore/07_mask_viewer.ipynb",
+    "explore/11_architecture_explorer.ipynb",
+    "explore/23_mask_viewer.ipynb",
 )
 MINUTES = float(os.environ.get("RTSEG_BROWSER_MINUTES", 6))  # how long one page may take to run
 

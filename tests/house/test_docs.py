@@ -183,7 +183,7 @@ def test_a_few_real_notebooks_hold_together(tmp_path):
         "index.ipynb",
         "guides/11_from_other_projects.ipynb",
         "training/01_losses.ipynb",
-        "explore/02_architecture_explorer.ipynb",
+        "explore/11_architecture_explorer.ipynb",
     ]
     count, dead = build_site(ROOT, tmp_path / "site", host=HOST, only=few)
     built = {p.relative_to(tmp_path / "site").as_posix() for p in (tmp_path / "site").rglob("*.html")}

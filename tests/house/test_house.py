@@ -231,3 +231,12 @@ def test_more_and_more_functions_say_their_arguments():
                 total += count >= 3
                 said += count >= 3 and says_its_arguments(node, text.splitlines())
     assert said >= SAID, f"{said} of {total} public functions with three or more arguments say what each of them is"
+
+
+def test_no_two_pages_of_a_room_have_the_same_number():
+    """The tens are chapters: 31 to 39 are one; a page's number says where in the room it stands."""
+    for room in sorted({path.parent for path in NOTEBOOKS} - {ROOT / "nbs"}):
+        numbers = [path.name[:3] for path in NOTEBOOKS if path.parent == room]
+        assert all(re.fullmatch(r"\d\d_", number) for number in numbers), f"{name_of(room)}: two digits and a name"
+        twice = sorted({number[:2] for number in numbers if numbers.count(number) > 1})
+        assert not twice, f"{name_of(room)}: several pages have the numbers {', '.join(twice)}"
