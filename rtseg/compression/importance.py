@@ -31,7 +31,12 @@ def _by_kernel(weight: Tensor, layer: nn.Module, without: Iterable[int] = ()) ->
     return rows.flatten(1)
 
 
-def kernel_norms(layer: nn.Module, *, criterion: str = "l1", without: Iterable[int] = ()) -> Tensor:
+def kernel_norms(
+    layer: nn.Module,  # a convolution or linear layer
+    *,
+    criterion: str = "l1",  # 'l1' or 'l2'
+    without: Iterable[int] = (),  # inputs that do not count, because they are cut as well
+) -> Tensor:
     "The L1 or L2 norm of every kernel of a convolution or linear layer (float64)."
     rows = _by_kernel(layer.weight.detach().double().cpu(), layer, without)
     return (
@@ -40,7 +45,10 @@ def kernel_norms(layer: nn.Module, *, criterion: str = "l1", without: Iterable[i
 
 # %% ../../nbs/compression/03_importance.ipynb #cell008
 def taylor_scores(
-    model: nn.Module, data: Iterable[Batch] | Iterable[tuple[Tensor, Tensor]], *, ignore_index: int = 255
+    model: nn.Module,  # is put back into its mode
+    data: Iterable[Batch] | Iterable[tuple[Tensor, Tensor]],  # batches of a loader, or pairs (normalised images, masks)
+    *,
+    ignore_index: int = 255,  # train id of pixels that do not count
 ) -> dict[str, Tensor]:
     "{layer: |sum of weight x gradient| for every kernel} on `data`: batches of a loader, or pairs (normalised images, masks)."
     was_training, device = model.training, next(model.parameters()).device
@@ -100,12 +108,13 @@ def _layer_scores(
 
 
 def channel_scores(
-    model: nn.Module,
-    coupling: Coupling,
+    model: nn.Module,  # the network
+    coupling: Coupling,  # layers that share their channels
     *,
-    criterion: str = "l1",
-    taylor: Mapping[str, Tensor] | None = None,
-    without: Mapping[str, Iterable[int]] | None = None,
+    criterion: str = "l1",  # how kernels are scored: 'l1', 'l2' or 'taylor'
+    taylor: Mapping[str, Tensor] | None = None,  # what `taylor_scores` found; needed for 'taylor'
+    without: Mapping[str, Iterable[int]]
+    | None = None,  # layer -> inputs that do not count, because they are cut as well
 ) -> Tensor | None:
     "The score of every channel of a coupling (float64, mean 1), or None where the criterion has nothing to read."
     check_choice(criterion, CRITERIA, what="criterion")

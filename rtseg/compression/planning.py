@@ -138,15 +138,15 @@ def leave_alone(couplings: Iterable[Coupling], protect: Iterable[str]) -> list[C
 
 # %% ../../nbs/compression/04_planning.ipynb #cell014
 def plan(
-    model: nn.Module,
+    model: nn.Module,  # stays as it is
     *,
-    ratio: float | Mapping[str, float] = 0.5,
-    criterion: str = "l1",
-    protect: Iterable[str] = (),
-    round_to: int = 1,
-    layerwise: bool = False,
-    data: Iterable[Batch] | None = None,
-    couplings: Sequence[Coupling] | None = None,
+    ratio: float | Mapping[str, float] = 0.5,  # share of the channels that goes, 0 to 1; or layer -> share
+    criterion: str = "l1",  # how kernels are scored: 'l1', 'l2' or 'taylor'
+    protect: Iterable[str] = (),  # names of layers that stay whole, or of what they begin with
+    round_to: int = 1,  # channels that stay are a multiple of this
+    layerwise: bool = False,  # the share of each layer, not of the whole network
+    data: Iterable[Batch] | None = None,  # batches for 'taylor'
+    couplings: Sequence[Coupling] | None = None,  # which layers share their channels; found unless given
 ) -> PruningPlan:
     "Which channels stay when the share `ratio` of every coupling goes (or of those named in a mapping); `data` for taylor. The network stays as it is."
     check_choice(criterion, CRITERIA, what="criterion")
@@ -196,7 +196,10 @@ def _removed(entry: PlanEntry) -> list[int]:
 
 # %% ../../nbs/compression/04_planning.ipynb #cell018
 def apply(
-    model: nn.Module, plan: PruningPlan, *, couplings: Sequence[Coupling] | None = None
+    model: nn.Module,  # is cut in place
+    plan: PruningPlan,  # what stays, from `plan`
+    *,
+    couplings: Sequence[Coupling] | None = None,  # those that the plan was made with; found unless given
 ) -> dict[str, dict[str, list[int]]]:
     "Cut `model` as planned, in place; the table {layer: {'out' | 'into': kept channels}} of this cut. Raises `ConfigError` if the plan is not for this network."
     known = {c.name: c for c in couplings or find_couplings(model)}

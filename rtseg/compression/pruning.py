@@ -144,20 +144,20 @@ def require_reachable(
 
 
 def prune_steps(
-    model: nn.Module,
+    model: nn.Module,  # is cut in place
     *,
-    ratio: float = 0.5,
-    steps: int = 4,
-    start: int = 0,
-    example_size: tuple[int, int] = (512, 1024),
-    criterion: str = "l1",
-    protect: Iterable[str] = (),
-    latency_ms: float | None = None,
-    measure: Measure | None = None,
-    round_to: int = 1,
-    layerwise: bool = False,
-    data: Iterable[Batch] | None = None,
-    rows: Iterable[dict] = (),
+    ratio: float = 0.5,  # share of the channels that goes, 0 to 1
+    steps: int = 4,  # equal cuts in all
+    start: int = 0,  # cuts that lie behind it already
+    example_size: tuple[int, int] = (512, 1024),  # height, width
+    criterion: str = "l1",  # how kernels are scored: 'l1', 'l2' or 'taylor'
+    protect: Iterable[str] = (),  # names of layers that stay whole, or of what they begin with
+    latency_ms: float | None = None,  # median to be reached, in ms
+    measure: Measure | None = None,  # (network, shape) -> Latency; PyTorch on the CPU unless given
+    round_to: int = 1,  # channels that stay are a multiple of this
+    layerwise: bool = False,  # the share of each layer, not of the whole network
+    data: Iterable[Batch] | None = None,  # batches for 'taylor'
+    rows: Iterable[dict] = (),  # what the report says of those
 ) -> Iterator[PruneStep]:
     "Cut `model` in place, in equal shares, and yield after each so that the caller retrains; `start` steps (and their `rows`) lie behind it already."
     measure = measure or (measure_latency if latency_ms else None)
@@ -183,20 +183,20 @@ def prune_steps(
 
 # %% ../../nbs/compression/06_pruning.ipynb #cell014
 def prune(
-    model: nn.Module,
+    model: nn.Module,  # stays as it is
     *,
-    ratio: float = 0.5,
-    example_size: tuple[int, int] = (512, 1024),
-    criterion: str = "l1",
-    protect: Iterable[str] = (),
-    steps: int = 1,
-    latency_ms: float | None = None,
-    measure: Measure | None = None,
-    round_to: int = 1,
-    layerwise: bool = False,
-    data: Iterable[Batch] | None = None,
-    aux: str = "keep",
-    inplace: bool = False,
+    ratio: float = 0.5,  # share of the channels that goes, 0 to 1
+    example_size: tuple[int, int] = (512, 1024),  # height, width
+    criterion: str = "l1",  # how kernels are scored: 'l1', 'l2' or 'taylor'
+    protect: Iterable[str] = (),  # names of layers that stay whole, or of what they begin with
+    steps: int = 1,  # cuts, scored anew before each
+    latency_ms: float | None = None,  # median to be reached, in ms
+    measure: Measure | None = None,  # (network, shape) -> Latency; PyTorch on the CPU unless given
+    round_to: int = 1,  # channels that stay are a multiple of this
+    layerwise: bool = False,  # the share of each layer, not of the whole network
+    data: Iterable[Batch] | None = None,  # batches for 'taylor'
+    aux: str = "keep",  # 'keep', or 'drop' to take auxiliary heads off
+    inplace: bool = False,  # cut `model` itself, no copy
 ) -> PruneResult:
     "Prune a copy of `model` by the share `ratio` of its channels, or until its measured median at `example_size` (H, W) is at most `latency_ms`; aux='drop' takes auxiliary heads off."
     if aux not in ("keep", "drop"):

@@ -112,12 +112,12 @@ def _check(model: nn.Module, shapes: Mapping[str, Any], what: str) -> None:
 
 
 def save_pruned(
-    path: str | Path,
-    model: SegNetwork,
+    path: str | Path,  # a folder, or a file that ends in .safetensors
+    model: SegNetwork,  # a network that was cut
     *,
-    name: str | None = None,
-    options: Mapping[str, Any] | None = None,
-    info: WeightsInfo | None = None,
+    name: str | None = None,  # that it was created with; its own unless given
+    options: Mapping[str, Any] | None = None,  # those that it was created with; its own unless given
+    info: WeightsInfo | None = None,  # what the file says besides its network
 ) -> Path:
     "Write weights and record into a folder (or to x.safetensors and x.json); the path of the weights. `info` is what the file says besides its network."
     weights, where = _files(path)

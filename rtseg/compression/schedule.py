@@ -139,18 +139,18 @@ def stage_training(train: TrainConfig, config: CompressConfig, number: int) -> T
 
 
 def compress(
-    model: SegNetwork,
-    data: SegDataset,
+    model: SegNetwork,  # stays as it is
+    data: SegDataset,  # to retrain on
     *,
-    config: CompressConfig,
-    train: TrainConfig,
-    folder: str | Path,
-    name: str | None = None,
-    options: dict[str, Any] | None = None,
-    val: SegDataset | None = None,
-    measure: Measure | None = None,
-    pretrained_on: str | None = None,
-    progress: bool = True,
+    config: CompressConfig,  # how much is cut, in how many steps
+    train: TrainConfig,  # settings of each retraining
+    folder: str | Path,  # of the whole; called again with it, it goes on
+    name: str | None = None,  # that `model` was created with
+    options: dict[str, Any] | None = None,  # those that it was created with
+    val: SegDataset | None = None,  # to score on after each epoch
+    measure: Measure | None = None,  # (network, shape) -> Latency; PyTorch on the CPU unless given
+    pretrained_on: str | None = None,  # what `model` was trained on, in words
+    progress: bool = True,  # whether a bar is shown
 ) -> CompressResult:
     "Cut and retrain in turn; `name` and `options` are those that `model` was created with. Called again with the same folder it goes on where it stopped."
     folder, (data, val) = Path(folder), trained_data(model, data, val)

@@ -50,7 +50,12 @@ def suggest(given: str, allowed: Iterable[str]) -> str:
     return f"; did you mean '{folded[close[0]]}'?" if close else ""
 
 # %% ../../nbs/core/01_errors.ipynb #cell009
-def check_choice(value: str, allowed: Iterable[str], *, what: str) -> str:
+def check_choice(
+    value: str,  # what was given
+    allowed: Iterable[str],  # the names to choose from
+    *,
+    what: str,  # is being chosen, for the message
+) -> str:
     """Return `value` if it is allowed; raise `ConfigError` with the nearest valid name if not."""
     names = [str(name) for name in allowed]
     if value in names:

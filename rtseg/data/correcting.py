@@ -29,7 +29,12 @@ def class_name(train: int, labels: LabelSet) -> str:
 
 
 def labelme_document(
-    ids: np.ndarray, labels: LabelSet, *, image: str, tolerance: float = 0.5, smallest: int = 1
+    ids: np.ndarray,  # train ids, H x W
+    labels: LabelSet,  # names of the classes
+    *,
+    image: str,  # path of the image relative to the document
+    tolerance: float = 0.5,  # pixels that a polygon may be off
+    smallest: int = 1,  # pixels that a region needs to be kept
 ) -> dict:
     """Train ids (H x W) as labelme's JSON for the image at a path relative to it."""
     shapes = [

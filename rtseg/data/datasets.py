@@ -218,20 +218,20 @@ def data_labels(name: str, root: str | Path | None, labels: str | Path | LabelSe
 
 # %% ../../nbs/data/06_datasets.ipynb #cell036c
 def open_dataset(
-    name: str,
-    root: str | Path | None = None,
-    split: str = "train",
+    name: str,  # a layout ('cityscapes', 'camvid', 'folder' ...) or an annotation tool's format ('coco', 'labelme' ...)
+    root: str | Path | None = None,  # folder of the images; not needed where the name brings its own
+    split: str = "train",  # 'train', 'val' or 'test', as the data set calls them
     *,
-    labels: str | Path | LabelSet | None = None,
-    mask_ids: str | None = None,
-    image_suffix: str = "",
-    mask_suffix: str = "",
-    unpaired: str = "error",
-    background: str = "class",
-    scale: float = 1.0,
-    cache: str | None = None,
-    cache_folder: str | Path | None = None,
-    bits: int | None = None,
+    labels: str | Path | LabelSet | None = None,  # a label set, its name or its file; the data set's own unless given
+    mask_ids: str | None = None,  # 'train' or 'dataset': which ids the masks hold, where a data set comes with both
+    image_suffix: str = "",  # end of an image's name, where a layout pairs files by names
+    mask_suffix: str = "",  # end of a mask's name
+    unpaired: str = "error",  # 'error' or 'skip': what becomes of a file without its partner
+    background: str = "class",  # 'class' or 'ignore': pixels that nobody annotated
+    scale: float = 1.0,  # of the size that is read, 1.0 as it lies there
+    cache: str | None = None,  # None, 'memory' or 'disk'
+    cache_folder: str | Path | None = None,  # of the cache on disk; this user's unless given
+    bits: int | None = None,  # true depth of 16-bit images; None: their full range
 ) -> SegDataset:
     """One split of a data set, by the name of a layout or of an annotation tool's format; `bits` is the true depth of 16-bit images.
 

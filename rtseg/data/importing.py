@@ -161,16 +161,19 @@ class ImportReport(Value):
 
 
 def import_dataset(
-    name: str,
-    source: str | Path,
-    out: str | Path,
+    name: str,  # a format or a layout
+    source: str | Path,  # folder or archive
+    out: str | Path,  # a new folder
     *,
-    labels: str | Path | LabelSet | None = None,
-    background: str = "class",
-    share: float = SHARE,
-    pairing: Pairing | None = None,
-    damaged: str = "error",
-    progress: Callable | None = None,
+    labels: str
+    | Path
+    | LabelSet
+    | None = None,  # a label set, its name or its file; the tool's own classes unless given
+    background: str = "class",  # 'class' or 'ignore': pixels that nobody annotated
+    share: float = SHARE,  # of the images for validation, where the source has no splits, 0 to 1
+    pairing: Pairing | None = None,  # how a layout pairs files
+    damaged: str = "error",  # 'error' or 'skip': a pair that cannot be read or does not fit
+    progress: Callable | None = None,  # wraps the iteration over pairs, such as tqdm
 ) -> ImportReport:
     """Turn what a tool left (a folder or an archive, of a format or a layout) into a plain folder: images, masks, labels.yaml, import.json.
 

@@ -195,18 +195,18 @@ def reading_workers(device: torch.device | str | None, processes: int = 1, *, co
 
 
 def make_loader(
-    dataset: SegDataset,
+    dataset: SegDataset,  # opened split
     *,
-    batch_size: int,
-    augmentation: Augmenter | None = None,
-    seed: int = 0,
-    shuffle: bool,
-    workers: int | str = 0,
-    steps: int | None = None,
-    start_step: int = 0,
-    balanced: bool | str = False,
-    device: torch.device | str | None = None,
-    part: tuple[int, int] = (0, 1),
+    batch_size: int,  # images at once
+    augmentation: Augmenter | None = None,  # None: pictures as they are
+    seed: int = 0,  # of everything that is drawn by lot
+    shuffle: bool,  # a new order in each pass
+    workers: int | str = 0,  # processes that read ahead; 'auto': as many as help here
+    steps: int | None = None,  # batches in all; None: one pass
+    start_step: int = 0,  # the first one, for a run that goes on
+    balanced: bool | str = False,  # True or the name of a rule: rare classes more often
+    device: torch.device | str | None = None,  # where batches arrive; None: the CPU
+    part: tuple[int, int] = (0, 1),  # which of how many processes this is: it reads its share of each batch
 ) -> Loader:
     """Batches of a data set as a pure function of (seed, step); `workers` processes read ahead ('auto': `reading_workers`); `balanced` (True or a rule) favours rare classes;
     `part` (which, of how many) reads only one process's share of each batch."""

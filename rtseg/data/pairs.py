@@ -117,7 +117,11 @@ class PairDataset(SegDataset):
 
 
 def as_dataset(
-    data: Any, *, classes: int | None = None, labels: LabelSet | None = None, split: str = "train"
+    data: Any,  # a `SegDataset`, or anything with a length whose items are (image, mask)
+    *,
+    classes: int | None = None,  # their number, where there are no names
+    labels: LabelSet | None = None,  # names of the classes
+    split: str = "train",  # what to call it
 ) -> SegDataset:
     """`data` if it is a `SegDataset`, else its pairs (image, mask) as one, with `labels` or `classes` numbered ones; `DataError` where it has no length or no samples."""
     if isinstance(data, SegDataset):

@@ -94,7 +94,12 @@ def mapper(workers: int) -> Iterator[Callable]:
 
 # %% ../../nbs/data/24_prepare.ipynb #cell012
 def prepare_cityscapes(
-    root: str | Path, *, workers: int = 1, force: bool = False, separator: str = "\t", progress: Callable | None = None
+    root: str | Path,  # holds gtFine and leftImg8bit
+    *,
+    workers: int = 1,  # processes
+    force: bool = False,  # make again what is there
+    separator: str = "\t",  # between image and label in FasterSeg's lists
+    progress: Callable | None = None,  # wraps the iteration over pictures, such as tqdm
 ) -> PrepareReport:
     """Make labelIds and labelTrainIds images and FasterSeg's lists under root; raises `DataError` naming what is missing.
 

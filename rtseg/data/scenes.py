@@ -277,7 +277,10 @@ CASTS: Mapping[str, tuple[Callable, ...]] = {
 
 # %% ../../nbs/data/44_scenes.ipynb #cell029
 def draw_scene(
-    rng: np.random.Generator, *, size: tuple[int, int] = (128, 256), cast: str = "full"
+    rng: np.random.Generator,  # source of chance
+    *,
+    size: tuple[int, int] = (128, 256),  # height, width
+    cast: str = "full",  # who is in the street: a name in `CASTS`
 ) -> tuple[np.ndarray, np.ndarray]:
     """One street scene with a cast of `CASTS`: picture (H x W x 3 uint8, RGB) and Cityscapes label ids (H x W uint8)."""
     mood = MOODS[list(MOODS)[rng.integers(len(MOODS))]]
@@ -320,12 +323,12 @@ def scene_files(root: Path, split: str, index: int) -> tuple[Path, Path]:
 
 # %% ../../nbs/data/44_scenes.ipynb #cell038
 def make_scenes(
-    root: str | Path,
+    root: str | Path,  # a new folder, or one that holds these scenes already
     *,
-    seed: int = 0,
-    counts: Mapping[str, int] = COUNTS,
-    size: tuple[int, int] = (128, 256),
-    cast: str = "full",
+    seed: int = 0,  # of everything that is drawn by lot
+    counts: Mapping[str, int] = COUNTS,  # split -> number of scenes
+    size: tuple[int, int] = (128, 256),  # height, width
+    cast: str = "full",  # who is in the street: a name in `CASTS`
 ) -> Path:
     """Write scenes in Cityscapes' layout (splits train, val, test) and return root; raises `DataError` if root holds other scenes."""
     root, record = (

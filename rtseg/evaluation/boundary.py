@@ -65,7 +65,12 @@ class BoundaryMeter:
 
 # %% ../../nbs/evaluation/02_boundary.ipynb #cell013
 def boundary_iou(
-    prediction: Tensor, target: Tensor, num_classes: int, *, ignore_index: int = 255, dilation: float = 0.02
+    prediction: Tensor,  # train ids, N x H x W or H x W
+    target: Tensor,  # train ids of the same shape
+    num_classes: int,  # classes of both
+    *,
+    ignore_index: int = 255,  # train id of pixels that do not count
+    dilation: float = 0.02,  # width of the border, as a share of the image's diagonal
 ) -> tuple[float | None, ...]:
     "Boundary IoU of each class between label maps of equal shape (N x H x W or H x W); None for a class in neither."
     meter = BoundaryMeter(num_classes, ignore_index=ignore_index, dilation=dilation)

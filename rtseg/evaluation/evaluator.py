@@ -46,14 +46,14 @@ class Trained(NamedTuple):
 
 
 def save_trained(
-    path: str | Path,
-    weights: dict[str, Tensor],
+    path: str | Path,  # ends in .safetensors
+    weights: dict[str, Tensor],  # a state dictionary
     *,
-    epoch: int,
-    which: str,
-    seed: int,
-    pretrained_on: str = "none",
-    info: WeightsInfo | None = None,
+    epoch: int,  # after which it was taken
+    which: str,  # 'best', 'ema' or 'last'
+    seed: int,  # of the training
+    pretrained_on: str = "none",  # what the training started from, in words
+    info: WeightsInfo | None = None,  # what the file says besides: network, label set, pictures
 ) -> Path:
     "Write weights with their origin, and with what `info` says of them besides, as safetensors, atomically."
     check_choice(which, WHICH, what="checkpoint")
@@ -145,17 +145,17 @@ def _check_folder(folder: str | Path | None) -> Path | None:
 
 # %% ../../nbs/evaluation/03_evaluator.ipynb #cell017
 def evaluate(
-    model: nn.Module,
-    dataset: SegDataset | Dataset,
+    model: nn.Module,  # a network, or any module from normalised images to logits
+    dataset: SegDataset | Dataset,  # an opened split, or pairs (image, mask)
     *,
-    inference: Inference = WHOLE_IMAGE,
-    batch_size: int = 1,
-    precision: str = "fp32",
-    device: str | torch.device | None = None,
-    origin: ScoreOrigin | None = None,
-    predictions: str | Path | None = None,
-    boundary: bool = False,
-    progress: bool = False,
+    inference: Inference = WHOLE_IMAGE,  # views, windows and size that the network is shown
+    batch_size: int = 1,  # images at once
+    precision: str = "fp32",  # 'fp32', 'bf16', 'fp16' where the device has it; see rtseg.core.precision
+    device: str | torch.device | None = None,  # 'cpu', 'cuda'; None: where the network is
+    origin: ScoreOrigin | None = None,  # which weights these are, for the report
+    predictions: str | Path | None = None,  # folder for label-id PNGs
+    boundary: bool = False,  # boundary IoU as well
+    progress: bool = False,  # whether a bar is shown
 ) -> EvalReport:
     "Scores of the network on all images of the data set at the size they are read; `predictions` keeps label-id PNGs there."
     keep, dataset = (

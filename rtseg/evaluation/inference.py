@@ -151,13 +151,13 @@ PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def class_scores(
-    model: nn.Module,
-    images: Tensor,
+    model: nn.Module,  # in evaluation mode
+    images: Tensor,  # N x 3 x H x W uint8
     *,
-    inference: Inference = WHOLE_IMAGE,
-    batch_size: int | None = None,
-    precision: str = "fp32",
-    device: str | torch.device | None = None,
+    inference: Inference = WHOLE_IMAGE,  # views, windows and size that the network is shown
+    batch_size: int | None = None,  # images at once; None: all
+    precision: str = "fp32",  # 'fp32', 'bf16', 'fp16' where the device has it; see rtseg.core.precision
+    device: str | torch.device | None = None,  # 'cpu', 'cuda'; None: where the network is
 ) -> Tensor:
     "Scores N x C x H x W on the device for images N x 3 x H x W uint8: logits of a single view, the mean of class probabilities of several."
     check_choice(precision, PRECISIONS, what="precision")
@@ -174,13 +174,13 @@ def class_scores(
 
 
 def predict_ids(
-    model: nn.Module,
-    images: Tensor,
+    model: nn.Module,  # in evaluation mode
+    images: Tensor,  # N x 3 x H x W uint8
     *,
-    inference: Inference = WHOLE_IMAGE,
-    batch_size: int | None = None,
-    precision: str = "fp32",
-    device: str | torch.device | None = None,
+    inference: Inference = WHOLE_IMAGE,  # views, windows and size that the network is shown
+    batch_size: int | None = None,  # images at once; None: all
+    precision: str = "fp32",  # 'fp32', 'bf16', 'fp16' where the device has it; see rtseg.core.precision
+    device: str | torch.device | None = None,  # 'cpu', 'cuda'; None: where the network is
 ) -> Tensor:
     "Train ids N x H x W (uint8, CPU) for images N x 3 x H x W uint8; the network has to be in evaluation mode."
     scores = class_scores(model, images, inference=inference, batch_size=batch_size, precision=precision, device=device)

@@ -37,7 +37,13 @@ from .timeline import Timeline
 from .video import CODECS, VIDEO_TYPES, frames_ahead, video_facts, writing_video
 
 # %% ../../nbs/evaluation/07_prediction.ipynb #cell005
-def overlay(image: np.ndarray, train_ids: np.ndarray, labels: LabelSet, *, alpha: float = 0.5) -> np.ndarray:
+def overlay(
+    image: np.ndarray,  # H x W x 3 uint8
+    train_ids: np.ndarray,  # H x W
+    labels: LabelSet,  # brings the colours
+    *,
+    alpha: float = 0.5,  # opacity of the colours, 0 to 1
+) -> np.ndarray:
     "Image H x W x 3 uint8 with the label colours laid over it at opacity `alpha`; ignored pixels stay as they are."
     if not 0 <= alpha <= 1:
         raise ConfigError(f"opacity {alpha} is impossible: allowed is 0 (photograph) to 1 (colours)")
@@ -234,20 +240,25 @@ def _predict_video(
 
 # %% ../../nbs/evaluation/07_prediction.ipynb #cell020
 def predict(
-    model: nn.Module,
-    images: str | Path | Sequence[str | Path] | SegDataset | np.ndarray,
-    labels: LabelSet,
-    out: str | Path | None = None,
+    model: nn.Module,  # a network, or any module from normalised images to logits
+    images: str
+    | Path
+    | Sequence[str | Path]
+    | SegDataset
+    | np.ndarray,  # a folder, a file, a video, a list of files, a data set, or an array H x W x 3 uint8
+    labels: LabelSet,  # brings names and colours
+    out: str | Path | None = None,  # folder; not needed for an array
     *,
-    inference: Inference = WHOLE_IMAGE,
-    kinds: Sequence[str] | None = None,
-    alpha: float = 0.5,
-    batch_size: int = 1,
-    precision: str = "fp32",
-    device: str | torch.device | None = None,
-    overwrite: bool = False,
-    progress: bool = True,
-    bits: int | None = None,
+    inference: Inference = WHOLE_IMAGE,  # views, windows and size that the network is shown
+    kinds: Sequence[str]
+    | None = None,  # names in `KINDS` and formats of annotation tools in `SHAPES`; `KINDS` unless given
+    alpha: float = 0.5,  # opacity of the overlay, 0 to 1
+    batch_size: int = 1,  # images at once
+    precision: str = "fp32",  # 'fp32', 'bf16', 'fp16' where the device has it; see rtseg.core.precision
+    device: str | torch.device | None = None,  # 'cpu', 'cuda'; None: where the network is
+    overwrite: bool = False,  # write over pictures that are there
+    progress: bool = True,  # whether a bar is shown
+    bits: int | None = None,  # true depth of 16-bit images; None: their full range
 ) -> tuple[Prediction, ...] | np.ndarray:
     "Predict a folder, a file, a video, a list of files or a data set into pictures of `kinds` below `out`; an array H x W x 3 uint8 gives train ids H x W. `bits` is the true depth of 16-bit images."
     array = isinstance(images, np.ndarray)

@@ -80,13 +80,13 @@ class Suggestion(NamedTuple):
 
 
 def suggest_images(
-    model: nn.Module,
-    images: str | Path | Sequence[str | Path],
+    model: nn.Module,  # trained on what is labelled so far
+    images: str | Path | Sequence[str | Path],  # a folder or a list of files without labels
     *,
-    count: int,
-    labelled: SegDataset | None = None,
-    bits: int | None = None,
-    progress: bool = False,
+    count: int,  # how many to choose
+    labelled: SegDataset | None = None,  # is not chosen again, and what looks like it comes late
+    bits: int | None = None,  # true depth of 16-bit images; None: their full range
+    progress: bool = False,  # whether a bar is shown
 ) -> list[Suggestion]:
     """Of unlabelled images (a folder or a list of files) the `count` worth labelling next, the best first; what is in `labelled` is not chosen again."""
     known = {sample.image.resolve() for sample in labelled.samples} if labelled is not None else set()

@@ -170,7 +170,12 @@ def writing_video(path: str | Path, *, fps: float) -> Iterator[Callable[[np.ndar
         ) from error
 
 
-def write_video(path: str | Path, frames: Iterable[np.ndarray], *, fps: float) -> Path:
+def write_video(
+    path: str | Path,  # ends in .avi or .mp4
+    frames: Iterable[np.ndarray],  # H x W x 3 uint8 RGB, all of one size
+    *,
+    fps: float,  # frames in a second
+) -> Path:
     "Write frames H x W x 3 uint8 RGB as .avi or .mp4, atomically: a whole video or none; raises `ArtifactError` if frames were lost."
     with writing_video(path, fps=fps) as write:
         for frame in frames:

@@ -222,20 +222,20 @@ def keeping_layout(target: object) -> Iterator[None]:
 
 # %% ../../nbs/latency/02_measuring.ipynb #3df04d76
 def measure_latency(
-    target: nn.Module | Runtime,
-    shape: tuple[int, ...],
+    target: nn.Module | Runtime,  # a network or a loaded runtime
+    shape: tuple[int, ...],  # N x C x H x W
     *,
-    tolerance: float = 0.05,
-    rounds: int = 3,
-    min_runs: int = 10,
-    max_runs: int = 1000,
-    max_seconds: float = 20.0,
-    threads: int | None = None,
-    includes: tuple[str, ...] = ("network", "upsampling"),
-    seed: int = 0,
-    launch: str = "eager",
-    settle: Callable[[], object] | None = None,
-    watch: LoadWatch | None = None,
+    tolerance: float = 0.05,  # relative, of the median
+    rounds: int = 3,  # that have to agree
+    min_runs: int = 10,  # in each round
+    max_runs: int = 1000,  # in each round
+    max_seconds: float = 20.0,  # in all
+    threads: int | None = None,  # None: as many as PyTorch uses
+    includes: tuple[str, ...] = ("network", "upsampling"),  # what the record says was inside
+    seed: int = 0,  # of everything that is drawn by lot
+    launch: str = "eager",  # 'eager', or 'graph' for CUDA graphs
+    settle: Callable[[], object] | None = None,  # waits for a target that works in the background
+    watch: LoadWatch | None = None,  # waits for others to leave the machine, and records them
 ) -> Latency:
     """The latency of `target` on a random image of `shape` (N x C x H x W); modes, threads and memory format are restored. `settle` waits for a target that works in the background, `watch` for others.
 

@@ -138,13 +138,13 @@ def _ask_child(parcel: bytes, max_seconds: float) -> dict:
 
 
 def measure_memory(
-    source: nn.Module | str | Path | onnx.ModelProto,
-    shape: tuple[int, ...],
+    source: nn.Module | str | Path | onnx.ModelProto,  # a network or an ONNX file
+    shape: tuple[int, ...],  # N x C x H x W
     *,
-    runtime: str = "torch",
-    threads: int | None = None,
-    precision: str = "fp32",
-    max_seconds: float = 300.0,
+    runtime: str = "torch",  # a name in `RUNTIMES`
+    threads: int | None = None,  # None: as many as PyTorch uses
+    precision: str = "fp32",  # 'fp32', 'bf16', 'fp16' where the device has it; see rtseg.core.precision
+    max_seconds: float = 300.0,  # until the process is given up
 ) -> Memory:
     """Memory of a network (or an ONNX file) on an image of `shape` (N x C x H x W), in a fresh process.
 

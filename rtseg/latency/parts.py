@@ -68,7 +68,12 @@ def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     )
 
 
-def serve(runtime: Runtime, image: np.ndarray, *, size: tuple[int, int] | None = None) -> np.ndarray:
+def serve(
+    runtime: Runtime,  # loaded with a network
+    image: np.ndarray,  # photograph, H x W x 3 uint8
+    *,
+    size: tuple[int, int] | None = None,  # height, width that the network sees; the photograph's own unless given
+) -> np.ndarray:
     """The whole way: a photograph H x W x 3 uint8 -> labels H x W uint8, by a network that sees it at `size` (its own size unless given)."""
     size = tuple(size or image.shape[:2])
     found = runtime.run(for_graph(runtime, resize_pixels(image, size)))

@@ -160,14 +160,14 @@ def measure_protocol(
 
 
 def compare_protocols(
-    model: SegNetwork,
-    size: tuple[int, int] = (512, 1024),
+    model: SegNetwork,  # stays as it is
+    size: tuple[int, int] = (512, 1024),  # height, width
     *,
-    runtimes: Sequence[tuple[str, str]] = (("torch", "fp32"),),
-    protocols: Sequence[Protocol] = PROTOCOLS,
-    threads: int | None = None,
-    rounds: int = 3,
-    max_seconds: float = 10.0,
+    runtimes: Sequence[tuple[str, str]] = (("torch", "fp32"),),  # pairs (runtime, precision)
+    protocols: Sequence[Protocol] = PROTOCOLS,  # ways of measuring, those of the papers
+    threads: int | None = None,  # None: as many as PyTorch uses
+    rounds: int = 3,  # that have to agree
+    max_seconds: float = 10.0,  # for each measurement
 ) -> list[ProtocolRow]:
     """One network under all protocols with every (runtime, precision); a graph runtime folds by itself, so it skips the protocols that differ by folding alone."""
     rows = []

@@ -21,13 +21,13 @@ MeasureNetwork = Callable[[nn.Module, tuple[int, int, int, int]], Latency]
 
 def latency_of(
     *,
-    runtime: str = "torch",
-    precision: str = "fp32",
-    threads: int | None = None,
-    size: tuple[int, int] | None = None,
-    tolerance: float = 0.05,
-    rounds: int = 3,
-    max_seconds: float = 10.0,
+    runtime: str = "torch",  # a name in `RUNTIMES`
+    precision: str = "fp32",  # 'fp32', 'bf16', 'fp16' where the device has it; see rtseg.core.precision
+    threads: int | None = None,  # None: as many as PyTorch uses
+    size: tuple[int, int] | None = None,  # height, width; None: that of the shape it is called with
+    tolerance: float = 0.05,  # relative, of the median
+    rounds: int = 3,  # that have to agree
+    max_seconds: float = 10.0,  # for each measurement
 ) -> MeasureNetwork:
     """A function (network, shape N x C x H x W) -> `Latency` in `runtime`; `size` (height, width) replaces that of the shape.
 

@@ -13,7 +13,13 @@ from torch import Tensor, nn
 from ..core.errors import check_choice
 
 # %% ../../nbs/layers/01_blocks.ipynb #cell005
-def resize(x: Tensor, size: tuple[int, int], *, align_corners: bool = True, mode: str = "bilinear") -> Tensor:
+def resize(
+    x: Tensor,  # N x C x H x W
+    size: tuple[int, int],  # height, width
+    *,
+    align_corners: bool = True,  # corner pixels stay corner pixels (bilinear only)
+    mode: str = "bilinear",  # 'bilinear' or 'nearest'
+) -> Tensor:
     """Resize N x C x H x W to `size` = (height, width); a map that has this size already is returned as it is."""
     height, width = size
     if (x.shape[-2], x.shape[-1]) == (height, width):

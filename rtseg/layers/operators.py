@@ -58,7 +58,12 @@ class ConvOperator(nn.Module):
         return self.act(y)
 
 # %% ../../nbs/layers/02_operators.ipynb #cell012
-def build_operator(op: int | str, in_channels: int, out_channels: int, stride: int = 1) -> nn.Module:
+def build_operator(
+    op: int | str,  # index or name in `OPERATORS`
+    in_channels: int,  # of the map that comes in
+    out_channels: int,  # of the map that goes out
+    stride: int = 1,  # 1 or 2
+) -> nn.Module:
     """The operator `op` (index or name in `OPERATORS`) as a module; unknown operators and strides raise `ConfigError`."""
     name = OPERATORS[op] if isinstance(op, int) and 0 <= op < len(OPERATORS) else op
     if name not in OPERATORS or stride not in (1, 2):

@@ -115,7 +115,12 @@ def _checked(keep: Sequence[int] | None, count: int, side: str) -> list[int] | N
     return keep
 
 
-def keep_channels(layer: nn.Module, *, out: Sequence[int] | None = None, into: Sequence[int] | None = None) -> None:
+def keep_channels(
+    layer: nn.Module,  # is cut in place
+    *,
+    out: Sequence[int] | None = None,  # kernels that stay; None: all
+    into: Sequence[int] | None = None,  # inputs that stay; None: all
+) -> None:
     "Keep the kernels `out` and the inputs `into` of a layer, in place; None keeps all. Raises `ConfigError` for an impossible cut."
     reads, makes = channels_of(layer)
     out, into = _checked(out, makes, "makes"), _checked(into, reads, "reads")

@@ -133,7 +133,13 @@ def _some(keys: list[str], limit: int = 4) -> str:
     return ", ".join(keys[:limit]) + (f" and {len(keys) - limit} more" if len(keys) > limit else "")
 
 # %% ../../nbs/models/03_checkpoints.ipynb #cell016
-def convert_checkpoint(name: str, state: Mapping[str, Tensor], *, source: str, **options: Any) -> dict[str, Tensor]:
+def convert_checkpoint(
+    name: str,  # of the registry
+    state: Mapping[str, Tensor],  # a published state dictionary
+    *,
+    source: str,  # who published it; see `list_sources`
+    **options: Any,  # num_classes and what else `create_model` takes
+) -> dict[str, Tensor]:
     """A published checkpoint of model `name` from `source`, under our keys; `options` (num_classes, ...) go to `create_model`."""
     name, options = resolve_model(name, options)
     model = create_model(name, **options)

@@ -83,7 +83,10 @@ class FeaturesOnly(nn.Module):
 
 
 def features_only(
-    network: nn.Module, *, strides: Sequence[int] | None = None, in_channels: int | None = None
+    network: nn.Module,  # a network, or any module whose maps are found by running it
+    *,
+    strides: Sequence[int] | None = None,  # the maps that are wanted; None: all that it has
+    in_channels: int | None = None,  # bands of the image
 ) -> FeaturesOnly:
     """A network as its maps at `strides` (None: at all that it has); `ConfigError` for one that it does not have."""
     maps = find_features(network, in_channels=in_channels)

@@ -141,12 +141,13 @@ class LoadedNetwork:
 
 
 def load_network(
-    source: str | Path,
+    source: str | Path,  # a file of weights, or a run folder
     *,
-    which: str | None = None,
-    network: SegNetwork | None = None,
-    labels: LabelSet | None = None,
-    what: str = "labels=",
+    which: str
+    | None = None,  # of a folder's files, a name in `PLACES` ('best', 'ema', 'student/model' ...); the first that is there unless given
+    network: SegNetwork | None = None,  # for a file that does not name its network
+    labels: LabelSet | None = None,  # for a file that does not name its classes
+    what: str = "labels=",  # how `labels` were given, for the message
 ) -> LoadedNetwork:
     """The trained network of a file of weights or of a run folder; `network` and `labels` (said by `what`) are for files that do not name theirs.
 

@@ -42,7 +42,14 @@ FACTS = (
 )
 
 
-def register_model(name: str, *, title: str, paper: str, year: int, **facts: Any) -> Callable[[Any], Any]:
+def register_model(
+    name: str,  # what people type
+    *,
+    title: str,  # as the paper writes it
+    paper: str,  # address
+    year: int,  # of the paper
+    **facts: Any,  # names in `FACTS`: what the paper and the measurements say
+) -> Callable[[Any], Any]:
     """Decorator that enters a network under `name` with its facts (names in `FACTS`); unknown facts raise `ConfigError`."""
     for fact in facts:
         check_choice(fact, FACTS, what=f"fact of model '{name}'")
@@ -95,7 +102,13 @@ def resolve_model(name: str, options: Mapping[str, Any]) -> tuple[str, dict[str,
     return sizes[size], {key: value for key, value in options.items() if key != "size"}
 
 # %% ../../nbs/models/02_registry.ipynb #cell014
-def create_model(name: str, num_classes: int = 19, *, in_channels: int = 3, **options: Any) -> "SegNetwork":
+def create_model(
+    name: str,  # of a network, or of a family (then with `size`)
+    num_classes: int = 19,  # classes that it tells apart
+    *,
+    in_channels: int = 3,  # bands of the image
+    **options: Any,  # the network's own: aux, detail, pretrained, encoder ...
+) -> "SegNetwork":
     """Build a network with fresh weights, by its name or by its family's and `size`; unknown names and options raise `ConfigError` with the nearest one."""
     name, options = resolve_model(name, options)
     build = MODELS.get(name)

@@ -285,14 +285,14 @@ def _state(search: _Search, weight_losses: dict[str, float], arch_losses: dict[s
 
 
 def cosearch(
-    supernet: Supernet,
-    weight_data: BatchSource,
-    arch_data: BatchSource,
+    supernet: Supernet,  # is trained in place
+    weight_data: BatchSource,  # moves the weights
+    arch_data: BatchSource,  # moves the logits
     *,
-    config: SearchConfig,
-    latency: ExpectedLatency | None,
-    seed: int = 0,
-    state: Checkpoint | None = None,
+    config: SearchConfig,  # of the search
+    latency: ExpectedLatency | None,  # expected latency of logits; None: accuracy alone
+    seed: int = 0,  # of everything that is drawn by lot
+    state: Checkpoint | None = None,  # a `checkpoint()` to go on from
 ) -> Iterator[SearchState]:
     """Search teacher and student together (FasterSeg, 2020); yields after each epoch, resumes exactly from `checkpoint()`."""
     search = _Search(supernet, config, latency, seed, state)

@@ -75,11 +75,11 @@ def _verdict(
 
 # %% ../../nbs/search/25_health.ipynb #cell010
 def assess(
-    logits: ArchLogits,
-    space: SearchSpace,
+    logits: ArchLogits,  # of the student
+    space: SearchSpace,  # that is searched
     *,
-    latency: ExpectedLatency | None = None,
-    decoded: Sequence[float] | None = None,
+    latency: ExpectedLatency | None = None,  # None: without milliseconds
+    decoded: Sequence[float] | None = None,  # milliseconds of the networks that would be decoded now
 ) -> Health:
     """The health of a set of logits; `decoded` are the milliseconds of the networks that would be decoded now."""
     skip = space.operators.index("skip") if "skip" in space.operators else None

@@ -70,7 +70,11 @@ def kept_layers(space: SearchSpace, branch: Branch) -> tuple[int, ...]:
 
 @torch.no_grad()
 def inherit(
-    network: FasterSeg, supernet: Supernet, *, role: str = "student", kept: Sequence[Sequence[int]] | None = None
+    network: FasterSeg,  # gets the weights, in place
+    supernet: Supernet,  # that it was found in
+    *,
+    role: str = "student",  # 'student' or 'teacher'
+    kept: Sequence[Sequence[int]] | None = None,  # channels that stay of each cell; the first ones unless given
 ) -> tuple[str, ...]:
     """Copy the supernet's weights into a derived network; returns the names of the parts that keep their own weights."""
     arch, ends = network.arch, supernet.ends[role]
@@ -103,13 +107,13 @@ def _copy_ends(network: FasterSeg, ends: nn.Module) -> None:
 
 # %% ../../nbs/search/06_inherit.ipynb #cell016
 def derive(
-    arch: Architecture,
-    num_classes: int = 19,
+    arch: Architecture,  # what was found
+    num_classes: int = 19,  # classes that the network tells apart
     *,
-    supernet: Supernet | None = None,
-    role: str = "student",
-    in_channels: int = 3,
-    aux: bool = True,
+    supernet: Supernet | None = None,  # to inherit weights from; None: fresh ones
+    role: str = "student",  # 'student' or 'teacher'
+    in_channels: int = 3,  # bands of the image
+    aux: bool = True,  # with the auxiliary heads that a training has
 ) -> FasterSeg:
     """The ordinary network of an architecture, with fresh weights or with a supernet's."""
     network = FasterSeg(arch, num_classes, in_channels=in_channels, aux=aux)

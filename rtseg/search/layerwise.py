@@ -132,12 +132,12 @@ class LayerPrices(Value):
 
 
 def fit_prices(
-    features: np.ndarray,
-    measured: np.ndarray,
-    calibration: tuple[np.ndarray, np.ndarray],
+    features: np.ndarray,  # networks x `FEATURES`
+    measured: np.ndarray,  # milliseconds of each
+    calibration: tuple[np.ndarray, np.ndarray],  # features and milliseconds that the fit has not seen
     *,
-    coverage: float = 0.9,
-    source: str = "records",
+    coverage: float = 0.9,  # share of networks that the interval should hold
+    source: str = "records",  # where the measurements come from, in words
 ) -> LayerPrices:
     """Prices from `features` (rows x `FEATURES`) and milliseconds, and the interval from `calibration` (features, milliseconds) that the fit has not seen."""
     prices, seen = prices_of(features, measured), features.any(axis=0)

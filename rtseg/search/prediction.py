@@ -140,7 +140,13 @@ class Predictor:
 Measured = Sequence[tuple[Architecture, float]]
 
 
-def fit_predictor(table: LatencyTable, fit: Measured, calibration: Measured, *, coverage: float = 0.9) -> Predictor:
+def fit_predictor(
+    table: LatencyTable,  # of the operators
+    fit: Measured,  # networks with measured milliseconds, for the correction
+    calibration: Measured,  # others, for the interval
+    *,
+    coverage: float = 0.9,  # share of networks that the interval should hold
+) -> Predictor:
     """A predictor from networks with measured milliseconds: the correction from `fit`, the interval from `calibration` (none may be in both).
 
     Raises `ConfigError` where the calibration is too small for the coverage, or a network is in both."""

@@ -293,7 +293,12 @@ def _pretrain_passes(supernet: Supernet, config: PretrainConfig, generator: torc
 
 # %% ../../nbs/search/07_pretraining.ipynb #cell025
 def pretrain(
-    supernet: Supernet, data: BatchSource, *, config: PretrainConfig, seed: int = 0, state: Checkpoint | None = None
+    supernet: Supernet,  # is trained in place
+    data: BatchSource,  # endless batches
+    *,
+    config: PretrainConfig,  # of the pretraining
+    seed: int = 0,  # of everything that is drawn by lot
+    state: Checkpoint | None = None,  # a `checkpoint()` to go on from
 ) -> Iterator[PretrainState]:
     """Train the supernet without architecture updates; yields after each epoch, resumes exactly (in the same precision) from a `checkpoint()`."""
     config, _ = settle_passes(config, supernet, state)

@@ -120,7 +120,11 @@ def _remove_skips(ops: list[int], path: tuple[int, ...], widths: list[int], busy
 
 # %% ../../nbs/search/01_space.ipynb #cell019
 def sample(
-    space: SearchSpace, generator: Generator, *, role: str = "student", lasts: tuple[int, ...] = (2, 1)
+    space: SearchSpace,  # to draw from
+    generator: Generator,  # source of chance
+    *,
+    role: str = "student",  # 'student' or 'teacher'
+    lasts: tuple[int, ...] = (2, 1),  # scale on which each branch ends: 0 is 1/8, 2 is 1/32
 ) -> Architecture:
     """A random architecture with one branch for each scale of `lasts`; the role fixes widths, stem and head."""
     options, allowed = [OPERATORS.index(name) for name in space.operators], role_widths(space, role)
@@ -188,14 +192,14 @@ class InfeasibleError(RtsegError):
 
 
 def sample_within(
-    space: SearchSpace,
-    latency: Callable[[Architecture], float],
-    target_ms: float,
+    space: SearchSpace,  # to draw from
+    latency: Callable[[Architecture], float],  # architecture -> ms
+    target_ms: float,  # milliseconds
     *,
-    tolerance: float = 0.05,
-    generator: Generator,
-    patience: int = 400,
-    lasts: tuple[int, ...] = (2, 1),
+    tolerance: float = 0.05,  # relative, of the target
+    generator: Generator,  # source of chance
+    patience: int = 400,  # draws at most
+    lasts: tuple[int, ...] = (2, 1),  # scale on which each branch ends: 0 is 1/8, 2 is 1/32
 ) -> Architecture:
     """A random architecture within `tolerance` (relative) of `target_ms`; raises `InfeasibleError` after `patience` draws."""
     closest, best = None, float("inf")

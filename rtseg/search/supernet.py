@@ -258,7 +258,13 @@ def branch_maps(
     return finals
 
 # %% ../../nbs/search/05_supernet.ipynb #cell033
-def run_path(supernet: Supernet, x: Tensor, arch: Architecture, *, role: str = "student") -> Tensor:
+def run_path(
+    supernet: Supernet,  # holds the weights
+    x: Tensor,  # images, N x C x H x W
+    arch: Architecture,  # branches of full length
+    *,
+    role: str = "student",  # 'student' or 'teacher'
+) -> Tensor:
     """The supernet's own logits at 1/8 for a decided architecture (branches of full length): N x classes x H/8 x W/8."""
     maps = {
         b.last: branch_maps(supernet, x, branch_weights(supernet.space, b, role), (b.last,))[b.last]

@@ -49,12 +49,12 @@ def unmeasured(table: TrainedTable, targets: Sequence[Target]) -> list[tuple[str
 
 
 def measure_table(
-    folder: str | Path,
-    targets: Sequence[Target],
+    folder: str | Path,  # of the table
+    targets: Sequence[Target],  # what is measured of each network
     *,
-    minutes: float | None = None,
-    max_seconds: float = 1.5,
-    log: Callable[[str], None] | None = None,
+    minutes: float | None = None,  # at most; None: until all are done
+    max_seconds: float = 1.5,  # for each network
+    log: Callable[[str], None] | None = None,  # is told each line
 ) -> int:
     """Measure the networks of a table's folder that lack a latency, for at most `minutes`; appends to the folder as it goes, returns how many are left."""
     folder, started = Path(folder), time.perf_counter()

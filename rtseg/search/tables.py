@@ -23,12 +23,12 @@ from .space import SearchSpace
 
 # %% ../../nbs/search/15_tables.ipynb #cell005
 def extend_table(
-    table: LatencyTable,
-    more: SearchSpace | Sequence[OpSpec],
+    table: LatencyTable,  # stays as it is
+    more: SearchSpace | Sequence[OpSpec],  # a space, or operators
     *,
-    size: tuple[int, int] | None = None,
-    path: str | Path | None = None,
-    log: Callable[[str], None] | None = None,
+    size: tuple[int, int] | None = None,  # height, width; needed for a space
+    path: str | Path | None = None,  # is written as it grows
+    log: Callable[[str], None] | None = None,  # is told each line
 ) -> LatencyTable:
     """`table` with what it lacks of `more` (a space for images of `size`, or operators), measured here; old rows are kept, a `path` is written as it grows.
 
@@ -68,7 +68,11 @@ def check_same(a: TableHeader, b: TableHeader, names: Sequence[str]) -> None:
 
 
 def merge_tables(
-    a: LatencyTable, b: LatencyTable, *, conflict: str = "refuse", tolerance: float = 0.15
+    a: LatencyTable,  # one table
+    b: LatencyTable,  # the other
+    *,
+    conflict: str = "refuse",  # rows that differ: 'refuse' or 'quieter'
+    tolerance: float = 0.15,  # relative difference that is none
 ) -> LatencyTable:
     """The rows of both; of rows in both the quieter, and where they differ by more than `tolerance`, `conflict`: "refuse" (`ConfigError`) or "quieter".
 
@@ -143,7 +147,12 @@ class Comparison(Value):
         return f"{len(self.keys)} rows, rank correlation {self.rank_correlation:.3f}, second / first {middle:.2f} (quartiles {low:.2f} to {high:.2f})"
 
 
-def compare_tables(first: LatencyTable, second: LatencyTable, *, same: Sequence[str] = ()) -> Comparison:
+def compare_tables(
+    first: LatencyTable,  # one table
+    second: LatencyTable,  # the other
+    *,
+    same: Sequence[str] = (),  # fields of the header that must agree
+) -> Comparison:
     """Two tables side by side over the rows that both have (above 0 ms); fields of the header named in `same` must agree, or `DeviceMismatch`."""
     check_same(first.header, second.header, same)
     keys = [key for key, ms in first.ms.items() if ms > 0 and second.ms.get(key, 0) > 0]

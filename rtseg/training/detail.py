@@ -83,7 +83,12 @@ def detail_levels(masks: Tensor, *, kind: str = "any", ignore_index: int | None 
     return torch.cat(seen, dim=1)
 
 
-def detail_target(masks: Tensor, config: DetailConfig | None = None, *, ignore_index: int | None = 255) -> Tensor:
+def detail_target(
+    masks: Tensor,  # train ids, N x H x W
+    config: DetailConfig | None = None,  # strides and threshold; the paper's unless given
+    *,
+    ignore_index: int | None = 255,  # its borders are no detail; None: they are
+) -> Tensor:
     "The detail that a head has to find: labels N x H x W -> N x H x W of zeros and ones, float32."
     config = config or DetailConfig()
     levels = detail_levels(masks, kind=config.boundary, ignore_index=ignore_index)

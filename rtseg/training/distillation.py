@@ -75,7 +75,12 @@ def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
 
 
 def kl_distillation(
-    student: Tensor, teacher: Tensor, *, temperature: float = 1.0, valid: Tensor | None = None, toward: str = "teacher"
+    student: Tensor,  # logits, N x C x H x W
+    teacher: Tensor,  # logits, N x C x H x W
+    *,
+    temperature: float = 1.0,  # softens both
+    valid: Tensor | None = None,  # N x H x W boolean: the pixels that count; None: all
+    toward: str = "teacher",  # 'teacher': KL(teacher || student), 'student': the other way
 ) -> Tensor:
     "Mean KL divergence per pixel, times temperature squared (Hinton et al., 2015); logits N x C x H x W, valid N x H x W boolean."
     check_choice(toward, ("teacher", "student"), what="direction of the divergence")
@@ -93,7 +98,12 @@ def kl_distillation(
     return divergence.sum() / max(1, divergence.numel()) * temperature**2
 
 # %% ../../nbs/training/05_distillation.ipynb #cell021
-def mse_distillation(student: Tensor, teacher: Tensor, *, valid: Tensor | None = None) -> Tensor:
+def mse_distillation(
+    student: Tensor,  # logits, N x C x H x W
+    teacher: Tensor,  # logits, N x C x H x W
+    *,
+    valid: Tensor | None = None,  # N x H x W boolean: the pixels that count; None: all
+) -> Tensor:
     "Mean squared difference of logits N x C x H x W over classes and the pixels of `valid`, N x H x W boolean (Ba and Caruana, 2014)."
     student, teacher, valid = on_one_grid(student, teacher, valid)
     error = (student - teacher).square().mean(1)
@@ -103,7 +113,11 @@ def mse_distillation(student: Tensor, teacher: Tensor, *, valid: Tensor | None =
 
 # %% ../../nbs/training/05_distillation.ipynb #cell024
 def cwd_distillation(
-    student: Tensor, teacher: Tensor, *, temperature: float = 4.0, valid: Tensor | None = None
+    student: Tensor,  # logits, N x C x H x W
+    teacher: Tensor,  # logits, N x C x H x W
+    *,
+    temperature: float = 4.0,  # softens both
+    valid: Tensor | None = None,  # N x H x W boolean: the pixels that count; None: all
 ) -> Tensor:
     "Channel-wise distillation of logits N x C x H x W: KL of each channel's softmax over positions, times T^2 / C, mean over images (Shu et al., 2021)."
     student, teacher, valid = on_one_grid(student, teacher, valid)
@@ -241,13 +255,13 @@ def _own_logits(teacher: nn.Module, images: Tensor) -> Tensor:
 
 # %% ../../nbs/training/05_distillation.ipynb #cell041
 def build_distiller(
-    config: DistillationConfig,
-    teacher: nn.Module,
+    config: DistillationConfig,  # the group `distillation` of a training
+    teacher: nn.Module,  # frozen, in evaluation mode
     *,
-    student: nn.Module | None = None,
-    stride: int = 1,
-    augmented: bool = True,
-    folder: str | Path | None = None,
+    student: nn.Module | None = None,  # needed where features are distilled
+    stride: int = 1,  # of the logits that are compared, relative to the image
+    augmented: bool = True,  # whether the images are random: then nothing can be kept
+    folder: str | Path | None = None,  # of a cache on disk
 ) -> Distiller:
     "The distiller of a configuration; `augmented` says whether the images are random, `folder` is where a cache on disk lies."
     taught, learnt = (getattr(network, "num_classes", None) for network in (teacher, student))
@@ -279,7 +293,12 @@ def build_distiller(
 
 # %% ../../nbs/training/05_distillation.ipynb #cell044
 def load_teacher(
-    network: str | Architecture, weights: str | Path, *, num_classes: int = 19, which: str = "best", **options: object
+    network: str | Architecture,  # a name of the registry, or an architecture
+    weights: str | Path,  # a training folder or a checkpoint
+    *,
+    num_classes: int = 19,  # classes that the network tells apart
+    which: str = "best",  # 'best', 'ema' or 'last'
+    **options: object,  # those that the network was created with
 ) -> SegNetwork:
     "A frozen network in evaluation with the weights of a training folder (`which` of its files) or a checkpoint; misfits raise `ArtifactError`."
     state = load_trained(weights, which).weights if Path(weights).is_dir() else find_state(weights).state

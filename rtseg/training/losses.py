@@ -65,12 +65,12 @@ def _smoothed(
 
 # %% ../../nbs/training/01_losses.ipynb #cell014
 def cross_entropy(
-    logits: Tensor,
-    target: Tensor,
+    logits: Tensor,  # N x C x H x W
+    target: Tensor,  # train ids, N x H x W
     *,
-    ignore_index: int = 255,
-    class_weights: Tensor | None = None,
-    label_smoothing: float = 0.0,
+    ignore_index: int = 255,  # train id of pixels that do not count
+    class_weights: Tensor | None = None,  # C weights; None: all alike
+    label_smoothing: float = 0.0,  # share of the label that is spread over all classes, 0 to 1
 ) -> Tensor:
     "Mean cross entropy over the valid pixels; logits N x C x H x W, target N x H x W, class_weights C."
     check_class_weights(class_weights, logits.shape[1])
@@ -95,14 +95,14 @@ def hard_pixels(nll: Tensor, valid: Tensor, *, threshold: float = 0.7, min_fract
 
 # %% ../../nbs/training/01_losses.ipynb #cell021
 def ohem_cross_entropy(
-    logits: Tensor,
-    target: Tensor,
+    logits: Tensor,  # N x C x H x W
+    target: Tensor,  # train ids, N x H x W
     *,
-    threshold: float = 0.7,
-    min_fraction: float = 1 / 16,
-    ignore_index: int = 255,
-    class_weights: Tensor | None = None,
-    label_smoothing: float = 0.0,
+    threshold: float = 0.7,  # pixels whose class has less probability are hard
+    min_fraction: float = 1 / 16,  # of the valid pixels that count at least
+    ignore_index: int = 255,  # train id of pixels that do not count
+    class_weights: Tensor | None = None,  # C weights; None: all alike
+    label_smoothing: float = 0.0,  # share of the label that is spread over all classes, 0 to 1
 ) -> Tensor:
     "Cross entropy over the hard pixels (OHEM; Shrivastava et al., 2016); logits N x C x H x W, target N x H x W."
     if not 0 < threshold <= 1 or not 0 <= min_fraction <= 1:
@@ -118,7 +118,12 @@ def ohem_cross_entropy(
 
 # %% ../../nbs/training/01_losses.ipynb #cell029
 def focal_loss(
-    logits: Tensor, target: Tensor, *, gamma: float = 2.0, ignore_index: int = 255, class_weights: Tensor | None = None
+    logits: Tensor,  # N x C x H x W
+    target: Tensor,  # train ids, N x H x W
+    *,
+    gamma: float = 2.0,  # 0 is cross entropy; the higher, the less do easy pixels count
+    ignore_index: int = 255,  # train id of pixels that do not count
+    class_weights: Tensor | None = None,  # C weights; None: all alike
 ) -> Tensor:
     "Mean of (1 - p)^gamma times the cross entropy over the valid pixels (Lin et al., 2017); logits N x C x H x W, target N x H x W."
     check_class_weights(class_weights, logits.shape[1])

@@ -68,16 +68,16 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 # %% ../../nbs/training/12_optimizers.ipynb #cell014
 def build_optimizer(
-    model: nn.Module,
+    model: nn.Module,  # its parameters
     *,
-    optimizer: str = "sgd",
-    lr: float = 0.01,
-    momentum: float = 0.9,
-    nesterov: bool = False,
-    betas: tuple[float, float] = (0.9, 0.999),
-    weight_decay: float = 5e-4,
-    decay_norms: bool = True,
-    head_lr_factor: float = 1.0,
+    optimizer: str = "sgd",  # 'sgd', 'adam' or 'adamw'
+    lr: float = 0.01,  # learning rate
+    momentum: float = 0.9,  # of SGD
+    nesterov: bool = False,  # of SGD
+    betas: tuple[float, float] = (0.9, 0.999),  # of Adam and AdamW
+    weight_decay: float = 5e-4,  # L2 for SGD and Adam, decoupled for AdamW
+    decay_norms: bool = True,  # whether norms and biases decay, too
+    head_lr_factor: float = 1.0,  # learning rate of the heads over that of the encoder
 ) -> torch.optim.Optimizer:
     "SGD, Adam (Kingma and Ba, 2015) or AdamW (Loshchilov and Hutter, 2019) over the groups of `param_groups`, at learning rate `lr`."
     check_choice(optimizer, ("sgd", "adam", "adamw"), what="optimizer")

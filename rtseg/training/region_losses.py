@@ -33,7 +33,11 @@ def valid_pixels(logits: Tensor, target: Tensor, *, ignore_index: int = 255) -> 
 
 # %% ../../nbs/training/02_region_losses.ipynb #cell008
 def dice_loss(
-    logits: Tensor, target: Tensor, *, ignore_index: int = 255, class_weights: Tensor | None = None
+    logits: Tensor,  # N x C x H x W
+    target: Tensor,  # train ids, N x H x W
+    *,
+    ignore_index: int = 255,  # train id of pixels that do not count
+    class_weights: Tensor | None = None,  # C weights; None: all alike
 ) -> Tensor:
     "One minus the soft Dice coefficient, mean over the classes present (after Milletari et al., 2016, without squares); logits N x C x H x W, target N x H x W."
     check_class_weights(class_weights, logits.shape[1])
@@ -48,7 +52,12 @@ def dice_loss(
     return (loss * weights).sum() / weights.sum().clamp_min(torch.finfo(p.dtype).tiny)
 
 # %% ../../nbs/training/02_region_losses.ipynb #cell014
-def lovasz_loss(logits: Tensor, target: Tensor, *, ignore_index: int = 255) -> Tensor:
+def lovasz_loss(
+    logits: Tensor,  # N x C x H x W
+    target: Tensor,  # train ids, N x H x W
+    *,
+    ignore_index: int = 255,  # train id of pixels that do not count
+) -> Tensor:
     "Lovász-softmax (Berman et al., 2018) over the classes present, by SMP; logits N x C x H x W, target N x H x W; `MissingExtra` without SMP."
     try:
         from segmentation_models_pytorch.losses import LovaszLoss

@@ -42,7 +42,11 @@ class TrainResult:
 
 # %% ../../nbs/training/28_runfiles.ipynb #cell007b
 def training_info(
-    model: nn.Module, data: SegDataset, config: TrainConfig, *, val: SegDataset | None = None
+    model: nn.Module,  # the network
+    data: SegDataset,  # it is trained on
+    config: TrainConfig,  # of the training
+    *,
+    val: SegDataset | None = None,  # its first picture gives the size; that of `data` unless given
 ) -> WeightsInfo:
     "What the weights of a training say about themselves besides their origin: network, label set, the pictures they see (as large as the first one of `val`, or else of `data`), and the data set."
     size = (val or data).read(0)[0].shape[:2]

@@ -61,7 +61,14 @@ def _one_cycle(step: int, warm: float, total_steps: int, schedule: ScheduleConfi
     return end + (1 - end) / 2 * (1 + math.cos(math.pi * min(1.0, (step - peak) / (last - peak))))
 
 # %% ../../nbs/training/11_schedules.ipynb #cell009
-def learning_rate(step: int, *, lr: float, total_steps: int, steps_per_epoch: int, schedule: ScheduleConfig) -> float:
+def learning_rate(
+    step: int,  # counted from 0
+    *,
+    lr: float,  # the highest
+    total_steps: int,  # of the training
+    steps_per_epoch: int,  # for what is counted in epochs
+    schedule: ScheduleConfig,  # warm-up and decay
+) -> float:
     "Learning rate of step `step` (counted from 0) of `total_steps`."
     warm = schedule.warmup_steps or schedule.warmup_epochs * steps_per_epoch
     if warm and warm >= total_steps:

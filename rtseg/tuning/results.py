@@ -219,7 +219,12 @@ METHODS = ("ped-anova", "fanova")
 QUARTER, FEWEST = 0.25, 8
 
 
-def importance(result: TuneResult, *, objective: str = "miou", method: str = "ped-anova") -> dict[str, float]:
+def importance(
+    result: TuneResult,  # of a study
+    *,
+    objective: str = "miou",  # 'miou', 'latency' ...
+    method: str = "ped-anova",  # 'ped-anova' or 'fanova'
+) -> dict[str, float]:
     """Setting -> its share of the importance for `objective`, largest first; `DataError` for fewer than 8 complete trials."""
     check_choice(objective, result.objectives, what="objective")
     check_choice(method, METHODS, what="method")

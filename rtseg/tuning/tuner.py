@@ -174,25 +174,25 @@ def say(text: str) -> None:
 
 # %% ../../nbs/tuning/05_tuner.ipynb #cell012
 def tune(
-    model: str | Build,
-    data: SegDataset,
-    val: SegDataset,
+    model: str | Build,  # a name of the registry, or options -> network
+    data: SegDataset,  # to train on
+    val: SegDataset,  # to score on
     *,
-    space: Space | str | Path | dict,
-    config: TrainConfig,
-    folder: str | Path,
-    trials: int = 20,
-    storage: str | Path | None = None,
-    study: str | None = None,
-    objectives: tuple[str, ...] = ("miou",),
-    sampler: str = "tpe",
-    pruner: Any = "median",
-    seed: int = 0,
-    workers: int = 1,
-    latency_size: tuple[int, int] | None = None,
-    resume: bool = False,
-    progress: bool = True,
-    command: tuple[str, ...] = (),
+    space: Space | str | Path | dict,  # what may vary: a `Space`, its name, its file or its content
+    config: TrainConfig,  # of each training
+    folder: str | Path,  # of the study; called again with `resume` it goes on
+    trials: int = 20,  # in all, those of earlier calls included
+    storage: str | Path | None = None,  # optuna's journal; in the folder unless given
+    study: str | None = None,  # its name; the folder's unless given
+    objectives: tuple[str, ...] = ("miou",),  # 'miou', 'latency' or both
+    sampler: str = "tpe",  # 'tpe' or 'random'
+    pruner: Any = "median",  # 'median', 'halving', 'none', or one of optuna's
+    seed: int = 0,  # of everything that is drawn by lot
+    workers: int = 1,  # processes that try at once
+    latency_size: tuple[int, int] | None = None,  # height, width; those of the first image of `val` unless given
+    resume: bool = False,  # go on in a folder that holds this study
+    progress: bool = True,  # whether a bar is shown
+    command: tuple[str, ...] = (),  # what a command line says of network and data
 ) -> TuneResult:
     """Search `space` around `config` with `trials` runs in all; `model` is a name of the registry, or builds a network from options.
 

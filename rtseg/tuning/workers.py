@@ -98,7 +98,13 @@ def lives(trial: Any, trials: list[Any]) -> int:
     return 1 if before is None else 1 + lives(trials[before], trials)
 
 
-def finish(study: Any, number: int, values: list[float] | None = None, *, state: str = "COMPLETE") -> bool:
+def finish(
+    study: Any,  # optuna's
+    number: int,  # of the trial
+    values: list[float] | None = None,  # one for each objective; None where it failed
+    *,
+    state: str = "COMPLETE",  # optuna's word for how it ended
+) -> bool:
     """Tell how a trial ended; False if it had been ended by another worker before."""
     optuna = load_optuna()
     try:
