@@ -27,7 +27,11 @@ def round_channels(value: float, multiple: int = 8) -> int:
     return rounded + multiple if rounded < 0.9 * value else rounded
 
 
-def channels(base_width: int, scale: int, width: int) -> int:
+def channels(
+    base_width: int,  # channels of one twelfth at 1/8
+    scale: int,  # 0: 1/8, 1: 1/16, 2: 1/32
+    width: int,  # twelfths
+) -> int:
     """Channels of a map at `scale` (0: 1/8, 1: 1/16, 2: 1/32) with `width` twelfths."""
     return round_channels(base_width * STRIDES[scale] * width / 12)
 
@@ -244,7 +248,11 @@ def climbs(arch: Architecture, branch: int) -> tuple[Climb, ...]:
     )
 
 # %% ../../nbs/core/31_architecture.ipynb #cell027
-def op_specs(arch: Architecture, size: tuple[int, int], num_classes: int) -> list[OpSpec]:
+def op_specs(
+    arch: Architecture,  # the network
+    size: tuple[int, int],  # height, width of the image
+    num_classes: int,  # that its last layer gives
+) -> list[OpSpec]:
     """The operators whose times add up to the latency for an image of `size` (height, width)."""
     height, width = size
     at = {stride: (-(-height // stride), -(-width // stride)) for stride in (1, 2, 4, *STRIDES)}

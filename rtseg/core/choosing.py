@@ -23,11 +23,11 @@ HOPELESS = 4.0
 
 
 def time_ways(
-    ways: Mapping[str, Callable[[], object]],
+    ways: Mapping[str, Callable[[], object]],  # name -> what is timed
     *,
-    budget: float = 1.5,
-    rounds: tuple[int, int] = (3, 15),
-    clock: Callable[[], float] = time.perf_counter,
+    budget: float = 1.5,  # seconds for all together
+    rounds: tuple[int, int] = (3, 15),  # least and most runs of each
+    clock: Callable[[], float] = time.perf_counter,  # tells the seconds
 ) -> dict[str, float]:
     """Seconds of the fastest run of each way: in turns, for `budget` seconds within `rounds` (least, most), hopeless ones once.
 
@@ -98,7 +98,12 @@ def pick(seconds: Mapping[str, float], *, tie: float = 0.05) -> str:
     return next(name for name, taken in seconds.items() if taken <= least * (1 + tie))
 
 # %% ../../nbs/core/23_choosing.ipynb #cell010
-def put_aside(path: Path, reason: str, *, say: Callable[[str], object] = print) -> Path:
+def put_aside(
+    path: Path,  # a file that cannot be used
+    reason: str,  # why, for the line
+    *,
+    say: Callable[[str], object] = print,  # is told a line
+) -> Path:
     """Keep a file that cannot be used under its name with `.old` behind it, and say so in one line; its new path."""
     old = path.with_name(f"{path.name}.old")
     with suppress(FileNotFoundError):  # another process was first
@@ -133,12 +138,12 @@ def read_choice(path: Path, ways: Sequence[str]) -> Choice | None:
 
 
 def choose(
-    ways: Mapping[str, Callable[[], object]],
+    ways: Mapping[str, Callable[[], object]],  # name -> what is timed, in order of preference
     *,
-    asked: Mapping,
-    folder: Path | None = None,
-    say: Callable[[str], object] = print,
-    timer: Callable[[Mapping[str, Callable[[], object]]], dict[str, float]] = time_ways,
+    asked: Mapping,  # what the answer depends on: the key under which it is remembered
+    folder: Path | None = None,  # of the cache; this user's unless given
+    say: Callable[[str], object] = print,  # is told a line
+    timer: Callable[[Mapping[str, Callable[[], object]]], dict[str, float]] = time_ways,  # how they are timed
 ) -> Choice:
     """The fastest of `ways` (in order of preference), timed now or remembered under `asked`; `say` gets one line where a file had to be put aside."""
     path = choice_path(asked, folder)

@@ -19,7 +19,11 @@ def scales_of(steps: tuple[int, ...], layers: int) -> tuple[int, ...]:
     return tuple(sum(layer > step for step in steps) for layer in range(layers))
 
 # %% ../../nbs/core/32_editing.ipynb #cell008
-def companions(arch: Architecture, branch: int, layer: int) -> tuple[int, ...]:
+def companions(
+    arch: Architecture,  # stays as it is
+    branch: int,  # its index
+    layer: int,  # counted from 0
+) -> tuple[int, ...]:
     "The branches that share the cell of `branch` at `layer`, itself among them; `ConfigError` where there is no such cell."
     if not 0 <= branch < len(arch.branches):
         raise ConfigError(f"branch is {branch}: the architecture has branches 0 to {len(arch.branches) - 1}")
@@ -34,7 +38,13 @@ def _with_branches(arch: Architecture, changed: dict[int, Branch]) -> Architectu
     return Architecture(branches, arch.base_width, arch.stem_width, arch.head_width)
 
 
-def with_operator(arch: Architecture, branch: int, *, layer: int, operator: str) -> Architecture:
+def with_operator(
+    arch: Architecture,  # stays as it is
+    branch: int,  # its index
+    *,
+    layer: int,  # counted from 0
+    operator: str,  # a name in `OPERATORS`
+) -> Architecture:
     "The architecture with another operator in one cell, for every branch that shares it."
     number = OPERATORS.index(check_choice(operator, OPERATORS, what="operator"))
     group = companions(arch, branch, layer)
@@ -44,7 +54,13 @@ def with_operator(arch: Architecture, branch: int, *, layer: int, operator: str)
     )
 
 
-def with_width(arch: Architecture, branch: int, *, layer: int, width: int) -> Architecture:
+def with_width(
+    arch: Architecture,  # stays as it is
+    branch: int,  # its index
+    *,
+    layer: int,  # counted from 0
+    width: int,  # twelfths
+) -> Architecture:
     "The architecture with another output width (twelfths) of one cell, for every branch that shares it; the last layer's width is the head's."
     group = companions(arch, branch, layer)
     if not 1 <= width <= 12:
@@ -60,7 +76,13 @@ def with_width(arch: Architecture, branch: int, *, layer: int, width: int) -> Ar
     )
 
 # %% ../../nbs/core/32_editing.ipynb #cell011
-def with_step(arch: Architecture, branch: int, *, step: int, layer: int) -> Architecture:
+def with_step(
+    arch: Architecture,  # stays as it is
+    branch: int,  # its index
+    *,
+    step: int,  # which of the branch's steps to a coarser scale, counted from 0
+    layer: int,  # behind which it goes
+) -> Architecture:
     "The architecture with one step of a branch moved behind `layer`; `ConfigError` where steps would meet or pass one another."
     companions(arch, branch, 0)
     b = arch.branches[branch]

@@ -105,7 +105,11 @@ def _in_order(data: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + data[8 + length :]
 
 
-def save_tensors(path: str | Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> Path:
+def save_tensors(
+    path: str | Path,  # ends in .safetensors
+    tensors: dict[str, torch.Tensor],  # by name
+    metadata: dict[str, str] | None = None,  # strings that travel with them
+) -> Path:
     """Write tensors as safetensors, atomically; metadata are strings. The same contents give the same bytes."""
     flat = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with atomic_write(path) as temporary:

@@ -24,7 +24,11 @@ class Difference(NamedTuple):
     now: Any
 
 
-def differences(begun: Any, now: Any, name: str = "") -> Iterator[Difference]:
+def differences(
+    begun: Any,  # the first
+    now: Any,  # the second
+    name: str = "",  # of what is compared, before the dot
+) -> Iterator[Difference]:
     """Where two pieces of plain data differ, in the order of the first, then what only the second has; a fact that is missing counts as None."""
     if isinstance(begun, dict) and isinstance(now, dict):
         for key in [*begun, *(key for key in now if key not in begun)]:
@@ -50,7 +54,14 @@ def fact_text(value: Any) -> str:
     return f"{text[:57]}..." if isinstance(value, str) else f"{len(value)} entries"
 
 
-def check_identity(begun: dict, now: dict, *, folder: str | Path, what: str, free: Sequence[str] = ()) -> None:
+def check_identity(
+    begun: dict,  # facts that the folder was begun with
+    now: dict,  # facts of today
+    *,
+    folder: str | Path,  # for the message
+    what: str,  # lies in it, for the message
+    free: Sequence[str] = (),  # names of facts that may differ, with all below them
+) -> None:
     """Raise `ConfigError` naming the first fact in which `now` is not what `begun` says; names in `free` (and all below them) may differ."""
     begun, now = json.loads(json.dumps([begun, now]))
     found = [
@@ -83,7 +94,14 @@ def read_identity(folder: str | Path) -> dict:
     return read_json(path)
 
 
-def claim(folder: str | Path, facts: dict, *, what: str, free: Sequence[str] = (), begun: bool = False) -> bool:
+def claim(
+    folder: str | Path,  # where the results go
+    facts: dict,  # what they are made of
+    *,
+    what: str,  # lies in it, for the message
+    free: Sequence[str] = (),  # names of facts that may differ, with all below them
+    begun: bool = False,  # whether something is in it already
+) -> bool:
     """Begin in a folder that says nothing about itself yet (False), or go on in one that was begun with the same `facts` (True); `ConfigError` for any other.
 
     `begun` says that there is something in it already: then it has to say what that was made of."""

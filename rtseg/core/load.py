@@ -61,7 +61,12 @@ def cores_taken(earlier: Reading, later: Reading) -> float:
 LIMIT = 0.1
 
 
-def busy_text(taken: float, cores: int, *, limit: float = LIMIT) -> str:
+def busy_text(
+    taken: float,  # cores that others use
+    cores: int,  # that this process may use
+    *,
+    limit: float = LIMIT,  # share of the cores that others may have
+) -> str:
     """Whether a measurement now would be disturbed by others who use `taken` of `cores`, in a few words."""
     used = f"other processes use {taken:.1f} of {cores} cores"
     return f"busy: {used}, measurements will be disturbed" if taken > limit * cores else f"quiet: {used}"

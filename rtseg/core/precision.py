@@ -35,7 +35,10 @@ class Way(Value):
 
 
 def cpu_ways(
-    precision: str = "auto", channels_last: bool | str = "auto", *, wrong: Iterable[Way] = ()
+    precision: str = "auto",  # 'fp32', 'bf16' or 'auto'
+    channels_last: bool | str = "auto",  # True, False or 'auto'
+    *,
+    wrong: Iterable[Way] = (),  # ways whose results were found to be wrong
 ) -> tuple[Way, ...]:
     """The ways that are left where a precision or a layout (or both) is given, without those whose results are `wrong`; `ConfigError` if there are none."""
     precisions = ("fp32", "bf16") if precision == "auto" else (precision,)
@@ -55,19 +58,19 @@ def gpu_way(precision: str = "auto", channels_last: bool | str = "auto") -> Way:
 
 # %% ../../nbs/core/24_precision.ipynb #cell007
 def answer(
-    precision: str,
-    channels_last: bool | str,
-    step: Callable[[Way], Callable[[], object]],
+    precision: str,  # 'fp32', 'bf16', 'fp16' or 'auto'
+    channels_last: bool | str,  # True, False or 'auto'
+    step: Callable[[Way], Callable[[], object]],  # way -> what is timed
     *,
-    asked: Mapping,
-    device: str | torch.device = "cpu",
-    wrong: Iterable[Way] = (),
-    emulate: bool = False,
-    native: bool | None = None,
-    how: str = "set emulate_bf16=true",
-    folder: Path | None = None,
-    say: Callable[[str], object] = print,
-    timer: Callable[[Mapping], dict[str, float]] = time_ways,
+    asked: Mapping,  # what the answer depends on: the key under which it is remembered
+    device: str | torch.device = "cpu",  # 'cpu', 'cuda'
+    wrong: Iterable[Way] = (),  # ways whose results were found to be wrong
+    emulate: bool = False,  # take bf16 even where it is emulated
+    native: bool | None = None,  # whether bf16 has instructions; found out unless given
+    how: str = "set emulate_bf16=true",  # what to do to insist, for the message
+    folder: Path | None = None,  # of the cache; this user's unless given
+    say: Callable[[str], object] = print,  # is told a line
+    timer: Callable[[Mapping], dict[str, float]] = time_ways,  # how ways are timed
 ) -> tuple[Way, str]:
     """The way to compute `step`, and why, in one line; `asked` names the step in the cache, `native` is whether bf16 has instructions (found out unless given).
 

@@ -121,7 +121,13 @@ def _some(names: list[str], limit: int = 5) -> str:
     )
 
 
-def require_same_classes(info: WeightsInfo, labels: LabelSet, *, weights: str | Path, what: str) -> None:
+def require_same_classes(
+    info: WeightsInfo,  # what the weights say
+    labels: LabelSet,  # what is there now
+    *,
+    weights: str | Path,  # their file, for the message
+    what: str,  # where `labels` come from, for the message
+) -> None:
     """Raise `ConfigError` showing the difference where `labels`, which come from `what` (--labels, the data), count other classes than the weights do."""
     difference = classes_difference(info.labels, labels) if info.labels is not None else ""
     if difference:

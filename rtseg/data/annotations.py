@@ -56,7 +56,11 @@ def read_colour(text: str) -> Colour:
     return tuple(bytes.fromhex(digits).ljust(3, b"\0")[:3])
 
 
-def named_labels(name: str, classes: Sequence[str], colours: Mapping[str, Colour] | None = None) -> LabelSet:
+def named_labels(
+    name: str,  # of the label set
+    classes: Sequence[str],  # their names, numbered from 1
+    colours: Mapping[str, Colour] | None = None,  # class -> colour; from a palette unless given
+) -> LabelSet:
     """The label set of numbers 1, 2, ... for `classes`, and 0 for what nobody annotated; raises `DataError` on more classes than a byte counts."""
     if len(classes) >= VOID:
         raise DataError(f"{name} has {len(classes)} classes: a mask counts up to {VOID - 1} beside the background")

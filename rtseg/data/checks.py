@@ -134,7 +134,11 @@ class DataReport(Value):
         return "\n".join(lines)
 
 # %% ../../nbs/data/21_checks.ipynb #cell014
-def split_stats(dataset: SegDataset, split: str, findings: list[Finding]) -> SplitStats:
+def split_stats(
+    dataset: SegDataset,  # opened
+    split: str,  # its name in the report
+    findings: list[Finding],  # one for each sample
+) -> SplitStats:
     """Sum up the findings of one split."""
     counts = [f.counts for f in findings if f.counts is not None]
     table = np.stack(counts) if counts else np.zeros((0, 256), np.int64)
@@ -193,7 +197,10 @@ NEAR = 32
 
 
 def near_duplicates(
-    splits: Mapping[str, SegDataset], findings: Mapping[str, list[Finding]], *, bits: int = NEAR
+    splits: Mapping[str, SegDataset],  # by name
+    findings: Mapping[str, list[Finding]],  # by name, one for each sample
+    *,
+    bits: int = NEAR,  # of 256 in which two hashes may differ
 ) -> list[tuple[str, str]]:
     """Pairs of pictures (paths) from two splits whose hashes differ in at most `bits` of 256 and whose pixels are not the same."""
     pairs = []

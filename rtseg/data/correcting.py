@@ -52,7 +52,13 @@ def labelme_document(
     return head | {"imageHeight": ids.shape[0], "imageWidth": ids.shape[1]}
 
 
-def coco_annotations(ids: np.ndarray, *, image_id: int, tolerance: float = 0.5, smallest: int = 1) -> list[dict]:
+def coco_annotations(
+    ids: np.ndarray,  # train ids, H x W
+    *,
+    image_id: int,  # of the image in the document
+    tolerance: float = 0.5,  # pixels that a polygon may be off
+    smallest: int = 1,  # pixels that a region needs to be kept
+) -> list[dict]:
     """Train ids (H x W) as COCO's polygons; the category of train id k is k + 1."""
     found = []
     for outline in outlines_of(ids, tolerance=tolerance, smallest=smallest):

@@ -121,7 +121,11 @@ class SegDataset:
 
 # %% ../../nbs/data/06_datasets.ipynb #cell017
 def read_pair(
-    sample: Sample, labels: LabelSet, scale: float = 1.0, *, bits: int | None = None
+    sample: Sample,  # where picture and mask lie
+    labels: LabelSet,  # with which the mask is read
+    scale: float = 1.0,  # of the size that is read
+    *,
+    bits: int | None = None,  # true depth of 16-bit images; None: all 16
 ) -> tuple[np.ndarray, np.ndarray]:
     """Picture and train ids of a sample, checked against each other and scaled; raises `DataError` naming the file."""
     picture = read_image(sample.image, bits=bits)
@@ -137,7 +141,11 @@ def read_pair(
     return picture, train
 
 
-def check_sizes(sample: Sample, picture: np.ndarray, mask: np.ndarray) -> None:
+def check_sizes(
+    sample: Sample,  # where picture and mask lie
+    picture: np.ndarray,  # H x W x 3
+    mask: np.ndarray,  # H x W
+) -> None:
     """Raise `DataError` unless a picture and its mask have one size."""
     if mask.shape != picture.shape[:2]:
         turned = (
@@ -151,7 +159,12 @@ def check_sizes(sample: Sample, picture: np.ndarray, mask: np.ndarray) -> None:
 
 
 def read_through(
-    disk: DiskCache, sample: Sample, labels: LabelSet, scale: float = 1.0, *, bits: int | None = None
+    disk: DiskCache,  # the cache
+    sample: Sample,  # where picture and mask lie
+    labels: LabelSet,  # with which the mask is read
+    scale: float = 1.0,  # of the size that is read
+    *,
+    bits: int | None = None,  # true depth of 16-bit images; None: all 16
 ) -> tuple[np.ndarray, np.ndarray]:
     """`read_pair`, or what a cache on disk has kept of it."""
     try:
@@ -170,11 +183,11 @@ def masks_hold_train_ids(samples: Iterable[Sample]) -> bool:
 
 # %% ../../nbs/data/06_datasets.ipynb #cell035
 def fitting_labels(
-    name: str,
-    own: LabelSet | None,
-    labels: str | Path | LabelSet | None,
-    samples: Sequence[Sample],
-    mask_ids: str | None,
+    name: str,  # of the layout or format
+    own: LabelSet | None,  # label set of the data set, if it has one
+    labels: str | Path | LabelSet | None,  # what was given: a set, its name or its file
+    samples: Sequence[Sample],  # their names say which ids the masks hold
+    mask_ids: str | None,  # 'train', 'dataset', or None where nobody said
 ) -> LabelSet:
     """The label set that the masks are read with: what was given, else the data set's own; raises `DataError` where there is none.
 
@@ -206,7 +219,11 @@ def own_labels(root: Path) -> Path | None:
     return found if found.is_file() else None
 
 
-def data_labels(name: str, root: str | Path | None, labels: str | Path | LabelSet | None = None) -> LabelSet:
+def data_labels(
+    name: str,  # of the layout or format
+    root: str | Path | None,  # folder of the data set
+    labels: str | Path | LabelSet | None = None,  # what was given: a set, its name or its file
+) -> LabelSet:
     """The label set that a data set is read with, without reading an image; raises `DataError` where it has none and none is given."""
     kind, told = named_options(name)
     check_choice(kind, (*LAYOUTS, *FORMATS), what="data set")

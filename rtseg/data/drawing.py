@@ -89,7 +89,13 @@ def blank_canvas(camera: Camera, **settings) -> Canvas:
     return Canvas(np.zeros((*shape, 3), np.uint8), np.zeros(shape, np.uint8), camera, **settings)
 
 # %% ../../nbs/data/41_drawing.ipynb #cell014
-def cloud_noise(rng: np.random.Generator, height: int, width: int, cells: int = 4, octaves: int = 4) -> np.ndarray:
+def cloud_noise(
+    rng: np.random.Generator,  # source of chance
+    height: int,  # pixels
+    width: int,  # pixels
+    cells: int = 4,  # of the coarsest grid, in each direction
+    octaves: int = 4,  # number of grids
+) -> np.ndarray:
     """Smooth noise (H x W float32, mean near 0, mostly within -1..1): random grids, each finer and weaker than the last."""
     total = np.zeros((height, width), np.float32)
     for octave in range(octaves):
@@ -99,7 +105,14 @@ def cloud_noise(rng: np.random.Generator, height: int, width: int, cells: int = 
     return total
 
 # %% ../../nbs/data/41_drawing.ipynb #cell017
-def paint_sky(canvas: Canvas, rng: np.random.Generator, *, zenith, glow, cloudiness: float) -> None:
+def paint_sky(
+    canvas: Canvas,  # is painted on, in place
+    rng: np.random.Generator,  # source of chance
+    *,
+    zenith,  # colour overhead
+    glow,  # colour near the sun
+    cloudiness: float,  # 0 none to 1 covered
+) -> None:
     """Fill the canvas with sky (id 23): gradient, clouds (0 none .. 1 covered) and a glow on the sun's side."""
     height, width = int(canvas.camera.horizon) // 2 + 4, canvas.ids.shape[1] // 2  # soft things need half the pixels
     t = np.linspace(0, 1, height, dtype=np.float32)[:, None, None]
@@ -132,7 +145,11 @@ class Profile:
     grass: tuple[float, float, float] = (112, 138, 66)
 
 # %% ../../nbs/data/41_drawing.ipynb #cell020
-def ground_ids(profile: Profile, x: np.ndarray, z: np.ndarray) -> np.ndarray:
+def ground_ids(
+    profile: Profile,  # how wide road and pavements are, and where they bend
+    x: np.ndarray,  # metres to the right, R x W
+    z: np.ndarray,  # metres ahead, R x 1
+) -> np.ndarray:
     """Label ids of ground points x (R x W), z (R x 1): road 7, pavement 8, terrain 22."""
     ids = np.full(x.shape, 22, np.uint8)
     ids[(x > profile.left - profile.pavement) & (x < profile.right + profile.pavement)] = 8
@@ -144,7 +161,11 @@ def ground_ids(profile: Profile, x: np.ndarray, z: np.ndarray) -> np.ndarray:
     return ids
 
 # %% ../../nbs/data/41_drawing.ipynb #cell021
-def lane_marks(profile: Profile, x: np.ndarray, z: np.ndarray) -> np.ndarray:
+def lane_marks(
+    profile: Profile,  # how wide road and pavements are, and where they bend
+    x: np.ndarray,  # metres to the right, R x W
+    z: np.ndarray,  # metres ahead, R x 1
+) -> np.ndarray:
     """Where the road is painted white: a dashed middle line, edge lines and a zebra crossing (bool H x W)."""
     marks = (np.abs(x - profile.lane) < 0.09) & (np.mod(z, 7.0) < 3.5)  # x is R x W, z is R x 1
     marks |= np.abs(x - profile.left - 0.35) < 0.07
@@ -158,7 +179,11 @@ def lane_marks(profile: Profile, x: np.ndarray, z: np.ndarray) -> np.ndarray:
     return marks
 
 # %% ../../nbs/data/41_drawing.ipynb #cell022
-def paint_ground(canvas: Canvas, rng: np.random.Generator, profile: Profile) -> None:
+def paint_ground(
+    canvas: Canvas,  # is painted on, in place
+    rng: np.random.Generator,  # source of chance
+    profile: Profile,  # how wide road and pavements are, and where they bend
+) -> None:
     """Paint road, pavements and grass with lane marks, kerbs, slabs and texture in perspective."""
     x, z, top = canvas.camera.ground()
     ids, near = ground_ids(profile, x, z), np.exp(-z / 18)
@@ -182,7 +207,11 @@ def paint_ground(canvas: Canvas, rng: np.random.Generator, profile: Profile) -> 
     canvas.ids[top:] = ids
 
 # %% ../../nbs/data/41_drawing.ipynb #cell025
-def cast_shadows(canvas: Canvas, outlines: list[np.ndarray], strength: float) -> None:
+def cast_shadows(
+    canvas: Canvas,  # is painted on, in place
+    outlines: list[np.ndarray],  # each P x 3 points in metres
+    strength: float,  # 0 to 1
+) -> None:
     """Darken the ground inside outlines (each P x 3 points in metres) by `strength` (0..1), with soft edges."""
     if not outlines or strength <= 0:
         return
@@ -201,7 +230,11 @@ ROUGHNESS[[7, 8, 11, 12, 13, 21, 22, 26, 24, 25]] = (3, 4, 5, 6, 6, 12, 9, 2, 3,
 
 # %% ../../nbs/data/41_drawing.ipynb #cell029
 def develop(
-    canvas: Canvas, rng: np.random.Generator, *, warmth: float = 0.0, grain: float = 3.0
+    canvas: Canvas,  # at double size; stays as it is
+    rng: np.random.Generator,  # source of chance
+    *,
+    warmth: float = 0.0,  # of the colours, -1 cold to 1 warm
+    grain: float = 3.0,  # standard deviation of the noise, of 255
 ) -> tuple[np.ndarray, np.ndarray]:
     """Picture (H/2 x W/2 x 3 uint8) and label ids (H/2 x W/2): surface texture by class, colour cast, vignette, grain."""
     height, width = canvas.ids.shape[0] // 2, canvas.ids.shape[1] // 2

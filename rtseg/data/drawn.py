@@ -44,13 +44,21 @@ class Runs(NamedTuple):
 Layer = Outline | Runs
 
 
-def runs_of(number: int, pixels: np.ndarray, corner: tuple[int, int] = (0, 0)) -> Runs:
+def runs_of(
+    number: int,  # of the class in the mask
+    pixels: np.ndarray,  # H x W, not zero where the class is
+    corner: tuple[int, int] = (0, 0),  # x, y of the upper left one
+) -> Runs:
     """Pixels (H x W, not zero where the class is) at `corner` (x, y) as a layer."""
     packed = coco_mask.encode(np.asfortranarray(pixels != 0, np.uint8))
     return Runs(number, corner, tuple(packed["size"]), packed["counts"])
 
 
-def ellipse(centre: tuple[float, float], axes: tuple[float, float], degrees: float = 0.0) -> np.ndarray:
+def ellipse(
+    centre: tuple[float, float],  # x, y in pixels
+    axes: tuple[float, float],  # half axes in pixels
+    degrees: float = 0.0,  # turned clockwise
+) -> np.ndarray:
     """The outline (P x 2) of an ellipse with half axes `axes`, turned clockwise; corners less than a tenth of a pixel off it; `ValueError` on what is no number."""
     if not all(map(math.isfinite, (*centre, *axes, degrees))):
         raise ValueError("an ellipse without middle or size")
@@ -60,7 +68,12 @@ def ellipse(centre: tuple[float, float], axes: tuple[float, float], degrees: flo
     return np.stack([x * np.cos(turn) - y * np.sin(turn), x * np.sin(turn) + y * np.cos(turn)], 1) + centre
 
 
-def rectangle(x0: float, y0: float, x1: float, y1: float) -> np.ndarray:
+def rectangle(
+    x0: float,  # left
+    y0: float,  # top
+    x1: float,  # right
+    y1: float,  # bottom
+) -> np.ndarray:
     """The outline (4 x 2) of a rectangle; raises `ValueError` on a side that is no number."""
     ring = np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], float)
     if not np.isfinite(ring).all():
@@ -96,7 +109,12 @@ def _paint_runs(ids: np.ndarray, layer: Runs) -> None:
         ids[top:bottom, left:right][pixels[top - y : bottom - y, left - x : right - x]] = layer.number
 
 
-def paint_layers(size: tuple[int, int], layers: tuple[Layer, ...], *, ground: int = 0) -> np.ndarray:
+def paint_layers(
+    size: tuple[int, int],  # height, width
+    layers: tuple[Layer, ...],  # from the lowest
+    *,
+    ground: int = 0,  # number where nothing is painted
+) -> np.ndarray:
     """Layers painted one after another onto `ground`: numbers, H x W uint8."""
     ids = np.full(size, ground, np.uint8)
     for layer in layers:
@@ -157,7 +175,12 @@ def _regions(ids: np.ndarray, smallest: int) -> Iterator[tuple[int, np.ndarray]]
                 yield number, outlines[0] + (2 * x - 1, 2 * y - 1)
 
 
-def outlines_of(ids: np.ndarray, *, tolerance: float = 0.5, smallest: int = 1) -> list[Outline]:
+def outlines_of(
+    ids: np.ndarray,  # numbers, H x W uint8
+    *,
+    tolerance: float = 0.5,  # pixels that a polygon may be off
+    smallest: int = 1,  # pixels that a region needs to be kept
+) -> list[Outline]:
     """Numbers (H x W uint8) as one outline a region, the largest first; painted in this order they give the numbers again.
 
     Corners may lie `tolerance` pixels off the outline; regions of fewer than `smallest` pixels are left to what surrounds them."""

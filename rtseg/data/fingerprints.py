@@ -43,7 +43,12 @@ def read_known(path: Path) -> dict[str, list]:
     return known if isinstance(known, dict) else {}
 
 
-def keep_known(path: Path, known: dict[str, list], *, say: Callable[[str], object] = print) -> None:
+def keep_known(
+    path: Path,  # of the cache
+    known: dict[str, list],  # file -> stamp and checksum
+    *,
+    say: Callable[[str], object] = print,  # is told a line
+) -> None:
     """Write the cache; a folder that cannot be written costs time, not the run."""
     try:
         write_json(path, known)
@@ -52,7 +57,10 @@ def keep_known(path: Path, known: dict[str, list], *, say: Callable[[str], objec
 
 
 def file_checksums(
-    files: Sequence[str], *, cache: Path | None = None, say: Callable[[str], object] = print
+    files: Sequence[str],  # paths
+    *,
+    cache: Path | None = None,  # its file; this user's unless given
+    say: Callable[[str], object] = print,  # is told a line
 ) -> list[str]:
     """The SHA-256 of each file; those whose size and times are as they were when they were read last are not read again."""
     base = os.path.dirname(os.path.commonprefix([os.path.abspath(files[0]), os.path.abspath(files[-1])]))

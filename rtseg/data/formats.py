@@ -37,7 +37,12 @@ GROUNDS = ("class", "ignore")
 
 
 def read_source(
-    name: str, root: str | Path, *, labels: LabelSet | None = None, background: str = "class", share: float = SHARE
+    name: str,  # a format
+    root: str | Path,  # its folder, or COCO's file
+    *,
+    labels: LabelSet | None = None,  # a label set; the tool's own classes unless given
+    background: str = "class",  # 'class' or 'ignore': pixels that nobody annotated
+    share: float = SHARE,  # of the images for validation, where there are no splits
 ) -> Source:
     """What the format `name` finds at `root` (a folder, or COCO's file), with its splits (`share` of the images is val where it has none).
 

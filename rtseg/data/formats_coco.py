@@ -38,7 +38,11 @@ def unpacked_total(counts: str) -> int:
     return sum(runs)
 
 
-def read_runs(number: int, segmentation: dict, size: tuple[int, int]) -> Runs:
+def read_runs(
+    number: int,  # of the class in the mask
+    segmentation: dict,  # run lengths, a list or packed
+    size: tuple[int, int],  # height, width
+) -> Runs:
     """COCO's run lengths, a list or packed, as a layer; raises `ValueError` where they do not fit the image's `size` (H, W)."""
     counts, (height, width) = segmentation["counts"], (int(v) for v in segmentation["size"])
     if isinstance(counts, list):
@@ -52,7 +56,11 @@ def read_runs(number: int, segmentation: dict, size: tuple[int, int]) -> Runs:
     return Runs(number, (0, 0), size, counts.encode())
 
 
-def coco_layers(annotation: dict, number: int, size: tuple[int, int]) -> list[tuple[float, Layer]]:
+def coco_layers(
+    annotation: dict,  # as the document has it
+    number: int,  # of the class in the mask
+    size: tuple[int, int],  # height, width
+) -> list[tuple[float, Layer]]:
     """The layers of an annotation, each with the object's area; none for a box alone."""
     segmentation = annotation.get("segmentation")
     if isinstance(segmentation, dict):
@@ -91,7 +99,11 @@ def coco_split(path: Path, root: Path) -> str:
 
 
 def coco_samples(
-    path: Path, document: dict, pictures: Pictures, numbers: dict[str, int], skipped: Counter
+    path: Path,  # of the document
+    document: dict,  # its content
+    pictures: Pictures,  # the images that annotations may name
+    numbers: dict[str, int],  # class name -> number in the masks
+    skipped: Counter,  # counts by reason what could not be used
 ) -> list[Sample]:
     """The samples of one file."""
     names = {category["id"]: numbers[str(category["name"])] for category in document["categories"]}

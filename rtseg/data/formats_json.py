@@ -126,7 +126,10 @@ def supervisely_layer(item: dict, number: int) -> Layer | None:
 
 
 def supervisely_sample(
-    path: Path, pictures: Pictures, numbers: dict[str, int], skipped: Counter
+    path: Path,  # of the annotation file
+    pictures: Pictures,  # the images that annotations may name
+    numbers: dict[str, int],  # class name -> number in the masks
+    skipped: Counter,  # counts by reason what could not be used
 ) -> tuple[str, Sample] | None:
     """Split and sample of one annotation file; None where its image is missing."""
     document, image = read_document(path), pictures.find(path.name.removesuffix(".json"), path.parent.parent / "img")

@@ -50,7 +50,11 @@ def cvat_runs(number: int, item: dict[str, str]) -> Layer:
     return runs_of(number, pixels.reshape(height, width), (int(float(item["left"])), int(float(item["top"]))))
 
 
-def cvat_layer(kind: str, item: dict[str, str], number: int) -> Layer | None:
+def cvat_layer(
+    kind: str,  # 'polygon', 'box', 'mask' ...
+    item: dict[str, str],  # the element's attributes
+    number: int,  # of the class in the mask
+) -> Layer | None:
     """A shape of CVAT as a layer; None for one without area."""
     degrees = float(item.get("rotation", 0))
     if kind == "mask":
@@ -66,7 +70,7 @@ def cvat_layer(kind: str, item: dict[str, str], number: int) -> Layer | None:
         return Outline(number, (ring,)) if len(ring) > 2 else None
     return None
 
-
+# %% ../../nbs/data/35_formats_text.ipynb #cell004b
 def cvat_labels(document: Any) -> dict[str, tuple[int, int, int] | None]:
     """Label names of the task, job or project, with their colours."""
     found = {}
@@ -97,7 +101,11 @@ def read_cvat(root: Path) -> Source:
 
 
 def cvat_sample(
-    image: Any, path: Path, pictures: Pictures, numbers: dict[str, int], skipped: Counter
+    image: Any,  # the element
+    path: Path,  # of the document
+    pictures: Pictures,  # the images that annotations may name
+    numbers: dict[str, int],  # class name -> number in the masks
+    skipped: Counter,  # counts by reason what could not be used
 ) -> tuple[str, list[Sample]]:
     """The split of an image element and its sample; none where the image is missing."""
     found, layers = pictures.find(image.attrib["name"], path.parent / "images", path.parent), []
@@ -130,7 +138,12 @@ def yolo_names(root: Path) -> list[str]:
         return [str(names[k]) for k in range(max(names) + 1)]
 
 
-def yolo_layers(path: Path, size: tuple[int, int], classes: int, skipped: Counter) -> list[Layer]:
+def yolo_layers(
+    path: Path,  # of the text file
+    size: tuple[int, int],  # height, width
+    classes: int,  # their number
+    skipped: Counter,  # counts by reason what could not be used
+) -> list[Layer]:
     """The objects of a text file, the largest first; raises `DataError` naming file and line."""
     found = []
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):

@@ -74,7 +74,11 @@ SPLITS = ("train", "val", "test", "train_extra")
 
 
 def layout_source(
-    name: str, root: Path, *, labels: str | Path | LabelSet | None = None, pairing: Pairing | None = None
+    name: str,  # a layout
+    root: Path,  # folder of the data set
+    *,
+    labels: str | Path | LabelSet | None = None,  # a label set, its name or its file
+    pairing: Pairing | None = None,  # how files find their partners; the layout's own way unless given
 ) -> Source:
     """All splits of a data set in one of the layouts."""
     (layout, own), pairing, splits, missing = LAYOUTS[name], pairing or Pairing(), {}, None
@@ -112,7 +116,11 @@ def kept_inside(samples: list[Sample], root: Path) -> list[Sample]:
     return apart
 
 
-def save_train_ids(path: Path, train: np.ndarray, labels: LabelSet) -> None:
+def save_train_ids(
+    path: Path,  # of the PNG
+    train: np.ndarray,  # train ids, H x W
+    labels: LabelSet,  # brings the colours
+) -> None:
     """Write train ids (H x W) as a PNG, with the label set's colours as palette where they tell the classes apart."""
     picture = Image.fromarray(train)
     if len(set(labels.palette)) == labels.num_classes:
@@ -121,7 +129,13 @@ def save_train_ids(path: Path, train: np.ndarray, labels: LabelSet) -> None:
         picture.save(temporary, format="PNG")
 
 
-def import_pair(job: tuple[str, Sample], *, labels: LabelSet, out: Path, damaged: str) -> tuple[int, int] | str:
+def import_pair(
+    job: tuple[str, Sample],  # name and sample
+    *,
+    labels: LabelSet,  # with which the mask is read
+    out: Path,  # folder of the import
+    damaged: str,  # 'error' or 'skip'
+) -> tuple[int, int] | str:
     """Copy an image and write its mask; the pixels in all and of class background, or why the pair was skipped."""
     split, sample = job
     name = sample.name

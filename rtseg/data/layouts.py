@@ -97,7 +97,11 @@ def split_names(split: str) -> tuple[str, ...]:
     return (split, *(name for name in others if name != split))
 
 
-def check_split(root: Path, split: str, found: Iterable[str]) -> None:
+def check_split(
+    root: Path,  # folder of the data set
+    split: str,  # 'train', 'val' or 'test', as the data set calls them
+    found: Iterable[str],  # splits that are there
+) -> None:
     """Raise `DataError` unless root is a folder and split is one of those found in it."""
     if not root.is_dir():
         raise DataError(f"data folder {root} does not exist: give the folder that holds the data set")
@@ -113,7 +117,11 @@ def subfolders(folder: Path) -> list[str]:
 
 # %% ../../nbs/data/04_layouts.ipynb #cell013
 def cityscapes_samples(
-    root: Path, split: str, pairing: Pairing | None = None, *, labels: str = "gtFine"
+    root: Path,  # folder of the data set
+    split: str,  # 'train', 'val' or 'test', as the data set calls them
+    pairing: Pairing | None = None,  # how files find their partners; the layout's own way unless given
+    *,
+    labels: str = "gtFine",  # 'gtFine' or 'gtCoarse'
 ) -> list[Sample]:
     """Samples of Cityscapes' layout with the labelIds of `labels` (gtFine or gtCoarse), or its labelTrainIds where they are asked for or alone."""
     pairing = pairing or Pairing()
@@ -140,7 +148,11 @@ def cityscapes_samples(
     return samples
 
 
-def coarse_samples(root: Path, split: str, pairing: Pairing | None = None) -> list[Sample]:
+def coarse_samples(
+    root: Path,  # folder of the data set
+    split: str,  # 'train', 'val' or 'test', as the data set calls them
+    pairing: Pairing | None = None,  # how files find their partners; the layout's own way unless given
+) -> list[Sample]:
     """Samples of Cityscapes with its coarse labels (gtCoarse): train, val and train_extra."""
     return cityscapes_samples(root, split, pairing, labels="gtCoarse")
 
@@ -187,7 +199,11 @@ def read_list(root: Path, list_file: Path) -> list[Sample]:
 LIST_SUFFIXES = (".txt", ".lst", ".csv")
 
 
-def list_samples(root: Path, split: str, pairing: Pairing | None = None) -> list[Sample]:
+def list_samples(
+    root: Path,  # folder of the data set
+    split: str,  # 'train', 'val' ..., or the path of a list
+    pairing: Pairing | None = None,  # how files find their partners; the layout's own way unless given
+) -> list[Sample]:
     """Samples of `<split>.txt`, `<name>_<split>.txt` or `<name>_<split>_fine.txt` (also .lst, .csv) in root; split may also be a list file's path."""
     if split.endswith(LIST_SUFFIXES):
         return read_list(root, Path(split) if Path(split).is_absolute() else root / split)
@@ -210,7 +226,13 @@ def stem_of(name: str, suffix: str) -> str | None:
     return stem.removesuffix(suffix) if stem.endswith(suffix) else None
 
 
-def by_stem(folder: Path, *, suffix: str = "", ending: str = "", apart: str = "") -> dict[str, Path]:
+def by_stem(
+    folder: Path,  # is searched with all below it
+    *,
+    suffix: str = "",  # end of the names that count, before the file type
+    ending: str = "",  # is taken off as well, where a name has it
+    apart: str = "",  # end of names that do not count
+) -> dict[str, Path]:
     """The images under a folder whose names end with `suffix` (and not with `apart`), by their path without it (and without `ending`).
 
     Raises `DataError` where none does, or where two have one name."""
@@ -232,7 +254,11 @@ def by_stem(folder: Path, *, suffix: str = "", ending: str = "", apart: str = ""
     return found
 
 # %% ../../nbs/data/04_layouts.ipynb #cell022
-def paired_samples(images: Path, masks: Path, pairing: Pairing | None = None) -> list[Sample]:
+def paired_samples(
+    images: Path,  # folder
+    masks: Path,  # folder, or the same one
+    pairing: Pairing | None = None,  # how files find their partners; the layout's own way unless given
+) -> list[Sample]:
     """Samples of two folders (or one) paired by stem; an image without label or a label without image is an error, or skipped."""
     pairing, one = pairing or Pairing(), images == masks
     pictures = by_stem(images, suffix=pairing.image_suffix, apart=pairing.mask_suffix if one else "")
@@ -264,7 +290,12 @@ def first_folder(root: Path, choices: Iterable[str]) -> Path:
     raise DataError(f"data folder {root} {where}: check the data folder")
 
 # %% ../../nbs/data/04_layouts.ipynb #cell023
-def image_folder(root: Path, split: str, *, mixed: bool) -> Path:
+def image_folder(
+    root: Path,  # folder of the data set
+    split: str,  # 'train', 'val' or 'test', as the data set calls them
+    *,
+    mixed: bool,  # whether images and masks lie in one folder
+) -> Path:
     """The folder of a split's images: images/<split>, <split>/images, or with `mixed` <split> itself; raises `DataError` naming the splits there are."""
     names = [f"{part}{name}{end}" for name in split_names(split) for part, end in (("images/", ""), ("", "/images"))]
     names += split_names(split) if mixed else ()
@@ -277,7 +308,11 @@ def image_folder(root: Path, split: str, *, mixed: bool) -> Path:
     return found
 
 
-def folder_samples(root: Path, split: str, pairing: Pairing | None = None) -> list[Sample]:
+def folder_samples(
+    root: Path,  # folder of the data set
+    split: str,  # 'train', 'val' or 'test', as the data set calls them
+    pairing: Pairing | None = None,  # how files find their partners; the layout's own way unless given
+) -> list[Sample]:
     """Samples of images/<split> and masks/<split>, of <split>/images and <split>/masks (or labels, annotations), or of one folder with suffixes."""
     pairing = pairing or Pairing()
     images = image_folder(root, split, mixed=bool(pairing.image_suffix or pairing.mask_suffix))
@@ -291,7 +326,11 @@ def folder_samples(root: Path, split: str, pairing: Pairing | None = None) -> li
     return paired_samples(images, masks or first_folder(above, names), pairing)
 
 # %% ../../nbs/data/04_layouts.ipynb #cell028
-def bdd100k_samples(root: Path, split: str, pairing: Pairing | None = None) -> list[Sample]:
+def bdd100k_samples(
+    root: Path,  # folder of the data set
+    split: str,  # 'train', 'val' or 'test', as the data set calls them
+    pairing: Pairing | None = None,  # how files find their partners; the layout's own way unless given
+) -> list[Sample]:
     """Samples of BDD100K: images/10k with labels/sem_seg/masks, or the older seg/images with seg/labels."""
     images = first_folder(root, ("images/10k", "seg/images"))
     masks = first_folder(root, ("labels/sem_seg/masks", "seg/labels"))
@@ -301,12 +340,20 @@ def bdd100k_samples(root: Path, split: str, pairing: Pairing | None = None) -> l
     return paired_samples(images / split, masks / split, pairing)
 
 
-def camvid_samples(root: Path, split: str, pairing: Pairing | None = None) -> list[Sample]:
+def camvid_samples(
+    root: Path,  # folder of the data set
+    split: str,  # 'train', 'val' or 'test', as the data set calls them
+    pairing: Pairing | None = None,  # how files find their partners; the layout's own way unless given
+) -> list[Sample]:
     """Samples of the SegNet tutorial's CamVid: train.txt, val.txt, test.txt."""
     return list_samples(root, split, pairing)
 
 
-def synthetic_samples(root: Path, split: str, pairing: Pairing | None = None) -> list[Sample]:
+def synthetic_samples(
+    root: Path,  # folder of the data set
+    split: str,  # 'train', 'val' or 'test', as the data set calls them
+    pairing: Pairing | None = None,  # how files find their partners; the layout's own way unless given
+) -> list[Sample]:
     """Samples of the drawn scenes, drawn now with the default seed and counts if root is missing or empty."""
     if not (root / "scenes.json").exists():
         make_scenes(root)

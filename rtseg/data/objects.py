@@ -13,7 +13,15 @@ from .drawing import Camera, Canvas
 
 # %% ../../nbs/data/42_objects.ipynb #cell008
 def wall_grid(
-    camera: Camera, start, end, bottom: float, top: float, *, columns: int, rows: int, fill=(0.5, 0.6)
+    camera: Camera,  # from which the street is seen
+    start,  # x, z in metres
+    end,  # x, z in metres
+    bottom: float,  # metres above the ground
+    top: float,  # metres above the ground
+    *,
+    columns: int,  # of rectangles
+    rows: int,  # of rectangles
+    fill=(0.5, 0.6),  # share of a cell that each takes, across and up
 ) -> np.ndarray:
     """Rectangles (columns * rows x 4 x 2 pixels) on an upright wall between two ground points (x, z); fill = share of a cell that each takes."""
     c, r = np.meshgrid((np.arange(columns) + 0.5) / columns, (np.arange(rows) + 0.5) / rows)
@@ -35,7 +43,15 @@ FACADES = (
 )
 
 # %% ../../nbs/data/42_objects.ipynb #cell012
-def paint_house(canvas: Canvas, rng: np.random.Generator, *, x: float, near: float, far: float, height: float) -> None:
+def paint_house(
+    canvas: Canvas,  # is painted on, in place
+    rng: np.random.Generator,  # source of chance
+    *,
+    x: float,  # metres to the right where the facade stands
+    near: float,  # metres along the street where it begins
+    far: float,  # metres along the street where it ends
+    height: float,  # metres
+) -> None:
     """A house (id 11) whose facade runs along the street at x (metres) from z = near to z = far."""
     cam, side = canvas.camera, np.sign(x)
     base = np.array(FACADES[rng.integers(len(FACADES))], float) + rng.uniform(-14, 14, 3)
@@ -67,16 +83,16 @@ def paint_house(canvas: Canvas, rng: np.random.Generator, *, x: float, near: flo
 
 # %% ../../nbs/data/42_objects.ipynb #cell013
 def paint_windows(
-    canvas: Canvas,
-    rng: np.random.Generator,
+    canvas: Canvas,  # is painted on, in place
+    rng: np.random.Generator,  # source of chance
     *,
-    x: float,
-    near: float,
-    far: float,
-    height: float,
-    floors: int,
-    depth: float,
-    facade: float,
+    x: float,  # metres to the right where the facade stands
+    near: float,  # metres along the street where it begins
+    far: float,  # metres along the street where it ends
+    height: float,  # metres
+    floors: int,  # their number
+    depth: float,  # metres from the facade to the back, negative on the left
+    facade: float,  # brightness of the facade, 1.0 in the sun
 ) -> None:
     """Windows, sills and a ground floor on a house's facade and gable end; the label stays building."""
     cam, middle = canvas.camera, (near + far) / 2
@@ -100,15 +116,15 @@ def paint_windows(
 
 # %% ../../nbs/data/42_objects.ipynb #cell016
 def paint_leaves(
-    canvas: Canvas,
-    rng: np.random.Generator,
+    canvas: Canvas,  # is painted on, in place
+    rng: np.random.Generator,  # source of chance
     *,
-    x: float,
-    y: float,
-    z: float,
-    radius: tuple[float, float],
-    colour=(74, 104, 44),
-    blobs: int = 42,
+    x: float,  # metres to the right of the camera
+    y: float,  # metres above the ground
+    z: float,  # metres ahead
+    radius: tuple[float, float],  # half axes across and up, metres
+    colour=(74, 104, 44),  # red, green, blue
+    blobs: int = 42,  # of leaves
 ) -> None:
     """A clump of leaves (id 21) around (x, y, z) with half axes `radius` in metres."""
     scale = canvas.camera.focal / z
@@ -122,7 +138,14 @@ def paint_leaves(
         canvas.disc(centres[i], (sizes[i] * radius[0], sizes[i] * radius[1]), canvas.shade(colour, z, tones[i]), 21)
 
 # %% ../../nbs/data/42_objects.ipynb #cell017
-def paint_tree(canvas: Canvas, rng: np.random.Generator, *, x: float, z: float, height: float) -> None:
+def paint_tree(
+    canvas: Canvas,  # is painted on, in place
+    rng: np.random.Generator,  # source of chance
+    *,
+    x: float,  # metres to the right of the camera
+    z: float,  # metres ahead
+    height: float,  # metres
+) -> None:
     """A tree (id 21) of the given height in metres: trunk and crown."""
     trunk, crown = 0.16 + height * 0.012, height * rng.uniform(0.26, 0.34)
     colour = np.array(((70, 104, 42), (92, 116, 48), (58, 92, 50), (128, 118, 46))[rng.integers(4)], float)
@@ -134,7 +157,13 @@ def paint_tree(canvas: Canvas, rng: np.random.Generator, *, x: float, z: float, 
 
 # %% ../../nbs/data/42_objects.ipynb #cell020
 def paint_pole(
-    canvas: Canvas, *, x: float, z: float, height: float, width: float = 0.22, colour=(104, 108, 110)
+    canvas: Canvas,  # is painted on, in place
+    *,
+    x: float,  # metres to the right of the camera
+    z: float,  # metres ahead
+    height: float,  # metres
+    width: float = 0.22,  # metres
+    colour=(104, 108, 110),  # red, green, blue
 ) -> None:
     """An upright pole (id 17) with a lit edge."""
     canvas.fill(
@@ -149,7 +178,14 @@ def paint_pole(
     )
 
 # %% ../../nbs/data/42_objects.ipynb #cell021
-def paint_lamp(canvas: Canvas, rng: np.random.Generator, *, x: float, z: float, height: float = 6.0) -> None:
+def paint_lamp(
+    canvas: Canvas,  # is painted on, in place
+    rng: np.random.Generator,  # source of chance
+    *,
+    x: float,  # metres to the right of the camera
+    z: float,  # metres ahead
+    height: float = 6.0,  # metres
+) -> None:
     """A street lamp (id 17): pole, arm over the road, head."""
     paint_pole(canvas, x=x, z=z, height=height, width=rng.uniform(0.26, 0.34))
     reach = -np.sign(x) * 1.5
@@ -163,7 +199,14 @@ def paint_lamp(canvas: Canvas, rng: np.random.Generator, *, x: float, z: float, 
     canvas.fill(head, canvas.shade((216, 214, 196), z), 17)
 
 # %% ../../nbs/data/42_objects.ipynb #cell022
-def paint_sign(canvas: Canvas, rng: np.random.Generator, *, x: float, z: float, size: float = 0.5) -> None:
+def paint_sign(
+    canvas: Canvas,  # is painted on, in place
+    rng: np.random.Generator,  # source of chance
+    *,
+    x: float,  # metres to the right of the camera
+    z: float,  # metres ahead
+    size: float = 0.5,  # metres across
+) -> None:
     """A traffic sign (id 20) on a pole: round with a red ring, a warning triangle, or a blue disc."""
     top, cam = 2.7, canvas.camera
     paint_pole(canvas, x=x, z=z, height=top, width=0.18)
@@ -183,7 +226,13 @@ def paint_sign(canvas: Canvas, rng: np.random.Generator, *, x: float, z: float, 
     canvas.disc(centre, (size * scale * 0.72, size * scale * 0.72), canvas.shade(inner, z), 20)
 
 # %% ../../nbs/data/42_objects.ipynb #cell023
-def paint_traffic_light(canvas: Canvas, rng: np.random.Generator, *, x: float, z: float) -> None:
+def paint_traffic_light(
+    canvas: Canvas,  # is painted on, in place
+    rng: np.random.Generator,  # source of chance
+    *,
+    x: float,  # metres to the right of the camera
+    z: float,  # metres ahead
+) -> None:
     """A traffic light (id 19) on its pole (id 17); one of three lamps is on."""
     cam, low, high, half = canvas.camera, 2.3, 3.6, 0.27
     paint_pole(canvas, x=x, z=z, height=low, width=0.22)
@@ -205,7 +254,15 @@ def paint_traffic_light(canvas: Canvas, rng: np.random.Generator, *, x: float, z
         )
 
 # %% ../../nbs/data/42_objects.ipynb #cell026
-def paint_barrier(canvas: Canvas, rng: np.random.Generator, *, x: float, near: float, far: float, kind: str) -> None:
+def paint_barrier(
+    canvas: Canvas,  # is painted on, in place
+    rng: np.random.Generator,  # source of chance
+    *,
+    x: float,  # metres to the right of the camera
+    near: float,  # metres along the street where it begins
+    far: float,  # metres along the street where it ends
+    kind: str,  # 'fence' or 'wall'
+) -> None:
     """A fence (id 13: posts and rails) or a wall (id 12: courses of brick) along the street at x."""
     cam, middle = canvas.camera, (near + far) / 2
     if kind == "wall":

@@ -40,7 +40,12 @@ def cut_short(data: bytes) -> bool:
     return False
 
 
-def decode_image(data: bytes, *, name: str, bits: int | None = None) -> np.ndarray:
+def decode_image(
+    data: bytes,  # of the file
+    *,
+    name: str,  # for messages
+    bits: int | None = None,  # true depth of 16-bit images; None: all 16
+) -> np.ndarray:
     """The bytes of an image file as H x W x 3 uint8 RGB, upright as EXIF says; grey becomes three equal bands.
 
     `bits` is the true depth of a picture stored in 16 (10, 12, 14; 16 unless given). Raises `DataError` naming the file where it is damaged, has a fourth band that says something, or other numbers."""
@@ -67,7 +72,12 @@ def _decode_any(coded: np.ndarray, name: str) -> np.ndarray | None:
     return cv2.imdecode(coded, UPRIGHT)
 
 # %% ../../nbs/data/03_pictures.ipynb #cell005
-def to_eight_bits(picture: np.ndarray, *, name: str, bits: int | None = None) -> np.ndarray:
+def to_eight_bits(
+    picture: np.ndarray,  # uint8 or uint16
+    *,
+    name: str,  # for messages
+    bits: int | None = None,  # true depth of 16-bit images; None: all 16
+) -> np.ndarray:
     """uint8 as it is; uint16 scaled so that the brightest possible value of `bits` (16 unless given) becomes 255.
 
     Raises `DataError` where a value lies beyond `bits`; warns where the upper twelve bits of sixteen are all that is used of nothing."""
@@ -152,7 +162,12 @@ def read_mask(path: str | Mask) -> np.ndarray:
     return check_numbers(ids, path)
 
 # %% ../../nbs/data/03_pictures.ipynb #cell011
-def colours_to_train_ids(pixels: np.ndarray, labels: LabelSet, *, name: str) -> np.ndarray:
+def colours_to_train_ids(
+    pixels: np.ndarray,  # H x W x 3
+    labels: LabelSet,  # brings the colours
+    *,
+    name: str,  # for messages
+) -> np.ndarray:
     """H x W x 3 colours to train ids (H x W uint8): each the nearest class within `NEAR`, black and what matches nothing ignored.
 
     Raises `DataError` naming the colours where more than `LOST` of the pixels match nothing."""
@@ -171,7 +186,11 @@ def colours_to_train_ids(pixels: np.ndarray, labels: LabelSet, *, name: str) -> 
     return np.where(known, far.argmin(1), VOID).astype(np.uint8)[where.reshape(codes.shape)]
 
 
-def palette_speaks(palette: np.ndarray, used: np.ndarray, labels: LabelSet) -> bool:
+def palette_speaks(
+    palette: np.ndarray,  # colours by number
+    used: np.ndarray,  # numbers that occur
+    labels: LabelSet,  # brings the colours
+) -> bool:
     """Whether a palette image says its classes by colour: the colours of its `used` numbers are the label set's, at other numbers."""
     colours = palette.astype(np.int32)[used]
     coloured = colours.max(1) > NEAR  # black is the colour of what is ignored
@@ -188,7 +207,12 @@ def read_train_ids(path: str | Mask, labels: LabelSet) -> np.ndarray:
     return train_ids_of(open_mask(path), labels, path=path)
 
 
-def train_ids_of(picture: PILImage.Image, labels: LabelSet, *, path: str | Mask) -> np.ndarray:
+def train_ids_of(
+    picture: PILImage.Image,  # an opened mask
+    labels: LabelSet,  # with which it is read
+    *,
+    path: str | Mask,  # for messages
+) -> np.ndarray:
     """`read_train_ids` of a mask that is open already; `path` names it in errors."""
     ids = grey_numbers(picture)
     if ids is None:

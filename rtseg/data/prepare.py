@@ -54,7 +54,12 @@ def save_mask(path: Path, ids: np.ndarray) -> None:
         Image.fromarray(ids).save(temporary, format="PNG")
 
 
-def prepare_one(image: Path, *, root: Path, force: bool = False) -> str | None:
+def prepare_one(
+    image: Path,  # path of the picture
+    *,
+    root: Path,  # of Cityscapes
+    force: bool = False,  # make again what is there
+) -> str | None:
     """Make the id and train-id images of one picture; returns their source ("polygons", "labelIds", "present") or None without labels."""
     split, city = image.parent.parent.name, image.parent.name
     stem = root / "gtFine" / split / city / image.name.replace("_leftImg8bit" + image.suffix, "_gtFine_")
@@ -129,7 +134,13 @@ def prepare_cityscapes(
     return PrepareReport(images, sources, tuple(lists))
 
 # %% ../../nbs/data/24_prepare.ipynb #cell013
-def list_line(image: Path, root: Path, separator: str, *, labelled: bool) -> str:
+def list_line(
+    image: Path,  # path of the picture
+    root: Path,  # of Cityscapes
+    separator: str,  # between the two
+    *,
+    labelled: bool,  # whether there is a train-id image
+) -> str:
     """One line of FasterSeg's list: the image and its train-id image, relative to root."""
     first = image.relative_to(root).as_posix()
     second = first.replace("leftImg8bit/", "gtFine/", 1).replace(

@@ -61,7 +61,12 @@ class Needs:
     group: str = ""
 
 
-def check_crop(data: SegDataset, needs: Needs, *, looks: int = 8) -> None:
+def check_crop(
+    data: SegDataset,  # to train on
+    needs: Needs,  # of the training
+    *,
+    looks: int = 8,  # images that are tried
+) -> None:
     """Raise `ConfigError` where the crop fits no size of network that may be cut so, or where none of `looks` images can fill it."""
     if needs.crop is None:
         return
@@ -81,7 +86,12 @@ def check_crop(data: SegDataset, needs: Needs, *, looks: int = 8) -> None:
         )
 
 
-def check_count(data: SegDataset, needs: Needs, *, parts: int = 1) -> None:
+def check_count(
+    data: SegDataset,  # to train on
+    needs: Needs,  # of the training
+    *,
+    parts: int = 1,  # that `data` is split into
+) -> None:
     """Raise `DataError` where `data` has fewer images than a batch, each of `parts` that it is split into."""
     images, setting = len(data) // parts, f"{needs.group}batch_size"
     if images == 0:
@@ -95,7 +105,12 @@ def check_count(data: SegDataset, needs: Needs, *, parts: int = 1) -> None:
         )
 
 # %% ../../nbs/data/22_readiness.ipynb #cell011
-def check_ready(train: SegDataset, val: SegDataset | None, *needs: Needs, parts: int = 1) -> None:
+def check_ready(
+    train: SegDataset,  # to train on
+    val: SegDataset | None,  # to score on
+    *needs: Needs,  # of each training
+    parts: int = 1,  # that `train` is split into
+) -> None:
     """Raise `DataError` or `ConfigError` for what would make the trainings of `needs` on `train` (split into `parts` by a search) worthless, naming file and setting."""
     for need in needs:
         check_count(train, need, parts=parts if need.group == "search." else 1)

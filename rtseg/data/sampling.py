@@ -62,7 +62,11 @@ def sampling_probabilities(counts: np.ndarray, *, rule: str = "rcs") -> np.ndarr
 
 # %% ../../nbs/data/12_sampling.ipynb #cell011
 @lru_cache(maxsize=8)
-def balanced_order(seed: int, number: int, probabilities: tuple[float, ...]) -> tuple[int, ...]:
+def balanced_order(
+    seed: int,  # of everything that is drawn by lot
+    number: int,  # of the pass, counted from 0
+    probabilities: tuple[float, ...],  # of each sample
+) -> tuple[int, ...]:
     """The samples of pass `number`, as many as there are probabilities."""
     generator, length = np.random.default_rng([seed, 2, number]), len(probabilities)
     edges = np.cumsum(probabilities) / np.sum(probabilities)

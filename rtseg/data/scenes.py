@@ -101,7 +101,11 @@ class Placement:
     options: dict = field(default_factory=dict)
 
 # %% ../../nbs/data/44_scenes.ipynb #cell014
-def plan_plots(rng: np.random.Generator, profile: Profile, side: int) -> list[Placement]:
+def plan_plots(
+    rng: np.random.Generator,  # source of chance
+    profile: Profile,  # how wide road and pavements are, and where they bend
+    side: int,  # -1 left, 1 right
+) -> list[Placement]:
     """Houses, greens, fences and walls on one side (-1 left, 1 right), from 6 to about 90 metres."""
     edge = side * ((profile.right if side > 0 else -profile.left) + profile.pavement)
     built, near, plan = rng.uniform(0.25, 0.75), rng.uniform(3, 7), []
@@ -150,7 +154,11 @@ def plan_green(rng: np.random.Generator, edge: float, side: int, near: float, fa
     return plan
 
 # %% ../../nbs/data/44_scenes.ipynb #cell017
-def plan_pavement(rng: np.random.Generator, profile: Profile, side: int) -> list[Placement]:
+def plan_pavement(
+    rng: np.random.Generator,  # source of chance
+    profile: Profile,  # how wide road and pavements are, and where they bend
+    side: int,  # -1 left, 1 right
+) -> list[Placement]:
     """Lamps, signs, traffic lights, street trees, bicycles and people on one pavement."""
     kerb = side * (profile.right if side > 0 else -profile.left)
     plan, z = [], rng.uniform(6, 11)
@@ -312,7 +320,11 @@ CITIES: Mapping[str, str] = {"train": "lindenau", "val": "marwick", "test": "ost
 COUNTS: Mapping[str, int] = {"train": 160, "val": 40, "test": 40}
 
 
-def scene_files(root: Path, split: str, index: int) -> tuple[Path, Path]:
+def scene_files(
+    root: Path,  # folder of the data set
+    split: str,  # 'train', 'val' or 'test', as the data set calls them
+    index: int,  # of the scene
+) -> tuple[Path, Path]:
     """Paths of picture and label ids of scene `index` of a split."""
     city = CITIES[split]
     stem = f"{city}_{index:06d}_000019"
@@ -369,7 +381,15 @@ def make_scenes(
     return root
 
 # %% ../../nbs/data/44_scenes.ipynb #cell039
-def write_scene(root: Path, split: str, index: int, *, seed: int, size: tuple[int, int], cast: str) -> None:
+def write_scene(
+    root: Path,  # folder of the data set
+    split: str,  # 'train', 'val' or 'test', as the data set calls them
+    index: int,  # of the scene
+    *,
+    seed: int,  # of everything that is drawn by lot
+    size: tuple[int, int],  # height, width
+    cast: str,  # a name in `CASTS`
+) -> None:
     """Draw and write scene `index` of a split; (seed, split, index) decides its content."""
     picture, ids = draw_scene(np.random.default_rng([seed, list(CITIES).index(split), index]), size=size, cast=cast)
     picture_path, ids_path = scene_files(root, split, index)

@@ -24,7 +24,14 @@ PAINTS = (
 )
 
 # %% ../../nbs/data/43_traffic.ipynb #cell030
-def paint_car(canvas: Canvas, rng: np.random.Generator, *, x: float, z: float, oncoming: bool) -> None:
+def paint_car(
+    canvas: Canvas,  # is painted on, in place
+    rng: np.random.Generator,  # source of chance
+    *,
+    x: float,  # metres to the right of the camera
+    z: float,  # metres ahead
+    oncoming: bool,  # whether it comes towards the camera
+) -> None:
     """A car (id 26) whose near end stands at z, centred on x: side, near end, glass, wheels, lamps."""
     cam, half, length = canvas.camera, 0.9, rng.uniform(3.8, 4.5)
     colour = np.array(PAINTS[rng.integers(len(PAINTS))], float) + rng.uniform(-10, 10, 3)
@@ -59,7 +66,14 @@ def paint_car(canvas: Canvas, rng: np.random.Generator, *, x: float, z: float, o
     paint_car_front(canvas, x=x, z=z, half=half, oncoming=oncoming)
 
 # %% ../../nbs/data/43_traffic.ipynb #cell031
-def paint_car_front(canvas: Canvas, *, x: float, z: float, half: float, oncoming: bool) -> None:
+def paint_car_front(
+    canvas: Canvas,  # is painted on, in place
+    *,
+    x: float,  # metres to the right of the camera
+    z: float,  # metres ahead
+    half: float,  # metres from its middle to its side
+    oncoming: bool,  # whether it comes towards the camera
+) -> None:
     """Bumper, plate, tyres and lamps on a car's near end; all of it is car (id 26)."""
     cam = canvas.camera
     lamp = (250, 246, 220) if oncoming else (214, 30, 26)
@@ -86,7 +100,14 @@ def paint_car_front(canvas: Canvas, *, x: float, z: float, half: float, oncoming
     )
 
 # %% ../../nbs/data/43_traffic.ipynb #cell032
-def paint_bus(canvas: Canvas, rng: np.random.Generator, *, x: float, z: float, truck: bool = False) -> None:
+def paint_bus(
+    canvas: Canvas,  # is painted on, in place
+    rng: np.random.Generator,  # source of chance
+    *,
+    x: float,  # metres to the right of the camera
+    z: float,  # metres ahead
+    truck: bool = False,  # a truck instead
+) -> None:
     """A bus (id 28: band of windows) or a truck (id 27: plain box) with its near end at z."""
     cam, half, length, top = canvas.camera, 1.25, rng.uniform(8, 11), 3.1
     label, colour = (
@@ -121,14 +142,14 @@ def paint_bus(canvas: Canvas, rng: np.random.Generator, *, x: float, z: float, t
 
 # %% ../../nbs/data/43_traffic.ipynb #cell035
 def paint_person(
-    canvas: Canvas,
-    rng: np.random.Generator,
+    canvas: Canvas,  # is painted on, in place
+    rng: np.random.Generator,  # source of chance
     *,
-    x: float,
-    z: float,
-    height: float = 1.75,
-    label: int = 24,
-    lift: float = 0.0,
+    x: float,  # metres to the right of the camera
+    z: float,  # metres ahead
+    height: float = 1.75,  # metres
+    label: int = 24,  # 24 a person, 25 a rider
+    lift: float = 0.0,  # metres of the feet above the ground
 ) -> None:
     """A person (id 24, or 25 for a rider) of the given height in metres, feet `lift` above the ground."""
     cam, s = canvas.camera, height / 1.75
@@ -160,7 +181,13 @@ def paint_person(
     canvas.disc(cam.project(x, lift + 1.69 * s, z), (0.13 * scale, 0.09 * scale), canvas.shade((52, 40, 34), z), label)
 
 # %% ../../nbs/data/43_traffic.ipynb #cell036
-def paint_bicycle(canvas: Canvas, rng: np.random.Generator, *, x: float, z: float) -> None:
+def paint_bicycle(
+    canvas: Canvas,  # is painted on, in place
+    rng: np.random.Generator,  # source of chance
+    *,
+    x: float,  # metres to the right of the camera
+    z: float,  # metres ahead
+) -> None:
     """A bicycle (id 33) seen from its side, 1.8 m long; as in Cityscapes, the wheels count as filled discs."""
     cam, scale = canvas.camera, canvas.camera.focal / z
     frame = PAINTS[rng.integers(len(PAINTS))]
@@ -182,7 +209,13 @@ def paint_bicycle(canvas: Canvas, rng: np.random.Generator, *, x: float, z: floa
         )
 
 # %% ../../nbs/data/43_traffic.ipynb #cell037
-def paint_rider(canvas: Canvas, rng: np.random.Generator, *, x: float, z: float) -> None:
+def paint_rider(
+    canvas: Canvas,  # is painted on, in place
+    rng: np.random.Generator,  # source of chance
+    *,
+    x: float,  # metres to the right of the camera
+    z: float,  # metres ahead
+) -> None:
     """A cyclist seen from behind or ahead: bicycle (id 33) below, rider (id 25) above."""
     scale, cam = canvas.camera.focal / z, canvas.camera
     canvas.fill(

@@ -31,7 +31,11 @@ def widened(weight: Tensor, kernel: int = 3) -> Tensor:
     return F.pad(weight, [(kernel - 1) // 2] * 4)
 
 
-def convolution(like: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
+def convolution(
+    like: nn.Conv2d,  # gives stride, padding, groups and precision
+    weight: Tensor,  # out x in / groups x kH x kW
+    bias: Tensor,  # one for each kernel
+) -> nn.Conv2d:
     """A convolution with the stride, padding and groups of `like` and these weights, in its precision."""
     made = nn.Conv2d(
         like.in_channels,

@@ -53,7 +53,11 @@ def max_pool_indices(x: Tensor) -> tuple[Tensor, Tensor]:
     return F.max_pool2d(x, 2, 2, ceil_mode=True, return_indices=True)
 
 
-def max_unpool(x: Tensor, indices: Tensor, size: tuple[int, int]) -> Tensor:
+def max_unpool(
+    x: Tensor,  # N x C x h x w
+    indices: Tensor,  # from `max_pool_indices`, of the same shape
+    size: tuple[int, int],  # height, width of the result
+) -> Tensor:
     """Values at the positions that `max_pool_indices` gave, zeros elsewhere: N x C x h x w -> N x C x `size`."""
     flat = x.new_zeros(*x.shape[:2], size[0] * size[1])
     return flat.scatter(2, indices.flatten(2), x.flatten(2)).unflatten(2, size)

@@ -12,12 +12,12 @@ from .blocks import ConvBNAct
 
 # %% ../../nbs/layers/08_separable.ipynb #cell005
 def depthwise(
-    channels: int,
-    kernel: int | tuple[int, int] = 3,
+    channels: int,  # in and out
+    kernel: int | tuple[int, int] = 3,  # side, or height and width
     *,
-    stride: int = 1,
-    dilation: int | tuple[int, int] = 1,
-    act: str = "relu",
+    stride: int = 1,  # 1 or 2
+    dilation: int | tuple[int, int] = 1,  # in pixels
+    act: str = "relu",  # 'relu', 'none' ...
 ) -> ConvBNAct:
     """One filter a channel, batch norm, activation: N x C x H x W -> N x C x ceil(H/stride) x ceil(W/stride)."""
     return ConvBNAct(channels, channels, kernel, stride=stride, dilation=dilation, groups=channels, act=act)
@@ -71,7 +71,11 @@ class InvertedResidual(nn.Module):
         return x + y if self.adds else y
 
 # %% ../../nbs/layers/08_separable.ipynb #cell011
-def inverted_residuals(in_channels: int, channels: int, blocks: tuple[tuple[int, int], ...]) -> nn.Sequential:
+def inverted_residuals(
+    in_channels: int,  # of the map that comes in
+    channels: int,  # of the map that goes out
+    blocks: tuple[tuple[int, int], ...],  # (kernel, expansion) of each
+) -> nn.Sequential:
     """One `InvertedResidual` for each (kernel, expansion), the first with stride 2: N x C x H x W -> N x channels x ceil(H/2) x ceil(W/2)."""
     return nn.Sequential(
         *(

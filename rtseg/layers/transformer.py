@@ -12,7 +12,14 @@ from .blocks import ConvBNAct, activation, resize
 from .upsampling import size_of
 
 # %% ../../nbs/layers/12_transformer.ipynb #cell005
-def attend(query: Tensor, key: Tensor, value: Tensor, *, heads: int, scale: float = 1.0) -> Tensor:
+def attend(
+    query: Tensor,  # N x C x L
+    key: Tensor,  # N x C x L
+    value: Tensor,  # N x D x L
+    *,
+    heads: int,  # divides C and D
+    scale: float = 1.0,  # of the products before the softmax
+) -> Tensor:
     """Softmax attention in `heads` heads: queries and keys N x C x L, values N x D x L -> N x D x L (Vaswani et al., 2017)."""
     q, k, v = (t.unflatten(1, (heads, t.shape[1] // heads)) for t in (query, key, value))
     weights = (q.transpose(2, 3) @ k * scale).softmax(-1)

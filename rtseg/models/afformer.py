@@ -213,7 +213,12 @@ class AFFormer(SegNetwork):
     params_paper=2.2,
     notes="mIoU recalled, not checked",
 )
-def afformer_t(num_classes: int = 19, *, in_channels: int = 3, aux: bool = False) -> AFFormer:
+def afformer_t(
+    num_classes: int = 19,  # classes that the network tells apart
+    *,
+    in_channels: int = 3,  # bands of the image
+    aux: bool = False,  # with auxiliary heads, which a training has
+) -> AFFormer:
     """AFFormer of the size "t"."""
     return AFFormer(num_classes, in_channels=in_channels, size="t", aux=aux)
 
@@ -232,7 +237,12 @@ def afformer_t(num_classes: int = 19, *, in_channels: int = 3, aux: bool = False
     miou_val=78.7,
     params_paper=3.0,
 )
-def afformer_b(num_classes: int = 19, *, in_channels: int = 3, aux: bool = False) -> AFFormer:
+def afformer_b(
+    num_classes: int = 19,  # classes that the network tells apart
+    *,
+    in_channels: int = 3,  # bands of the image
+    aux: bool = False,  # with auxiliary heads, which a training has
+) -> AFFormer:
     """AFFormer of the size "b"."""
     return AFFormer(num_classes, in_channels=in_channels, size="b", aux=aux)
 

@@ -21,7 +21,11 @@ from .registry import register_model
 ACT = "shared_prelu"
 
 
-def crossed(in_channels: int, out_channels: int, dilation: int) -> nn.Sequential:
+def crossed(
+    in_channels: int,  # of the map that comes in
+    out_channels: int,  # of the map that goes out
+    dilation: int,  # in pixels
+) -> nn.Sequential:
     """Column and row with one dilation: N x in_channels x H x W -> N x out_channels x H x W."""
     return nn.Sequential(
         ConvBNAct(in_channels, out_channels, (3, 1), dilation=(dilation, 1), act=ACT),

@@ -40,7 +40,14 @@ class ContextGuided(nn.Module):
         return x + y if self.adds else y
 
 # %% ../../nbs/models/21_cgnet.ipynb #cell010
-def blocks_of(in_channels: int, channels: int, count: int, *, dilation: int, squeeze: int) -> nn.Sequential:
+def blocks_of(
+    in_channels: int,  # of the map that comes in
+    channels: int,  # of the map that goes out
+    count: int,  # number of blocks
+    *,
+    dilation: int,  # in pixels
+    squeeze: int,  # factor by which the gate narrows the channels
+) -> nn.Sequential:
     """`count` blocks; the first may change the channels."""
     first = ContextGuided(in_channels, channels, dilation=dilation, squeeze=squeeze)
     return nn.Sequential(

@@ -60,7 +60,12 @@ PYRAMID_RULES: tuple[Rule, ...] = (
 )
 
 
-def rename_keys(model: SegNetwork, rules: Sequence[Rule], *, unused: tuple[str, ...] = ()) -> KeyTable:
+def rename_keys(
+    model: SegNetwork,  # whose keys are renamed
+    rules: Sequence[Rule],  # (pattern, replacement), applied in order
+    *,
+    unused: tuple[str, ...] = (),  # patterns of published keys that we have no use for
+) -> KeyTable:
     """The table that comes from applying `rules` (pattern, replacement) in order to every key of `model`."""
     names: dict[str, str] = {}
     for key in model.state_dict():
@@ -88,7 +93,11 @@ def below(state: Mapping[str, Tensor], prefix: str) -> tuple[dict[str, Tensor], 
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}, tuple(beside)
 
 # %% ../../nbs/models/03_checkpoints.ipynb #cell011c
-def convert_state(model: SegNetwork, state: Mapping[str, Tensor], table: KeyTable) -> dict[str, Tensor]:
+def convert_state(
+    model: SegNetwork,  # stays as it is
+    state: Mapping[str, Tensor],  # a published state dictionary
+    table: KeyTable,  # our key -> theirs
+) -> dict[str, Tensor]:
     """Rename `state` to the keys of `model`; keys that are missing, unexpected or of another shape raise `ArtifactError` by name."""
     given, _ = below(state, common_prefix(state, table.names.values()))
     own = {k: v for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
@@ -168,7 +177,11 @@ class Match(NamedTuple):
         return "; ".join(words)
 
 
-def match_names(model: SegNetwork, state: Mapping[str, Tensor], name: str | None = None) -> Match:
+def match_names(
+    model: SegNetwork,  # stays as it is
+    state: Mapping[str, Tensor],  # somebody's state dictionary
+    name: str | None = None,  # of the registry; None: only the network's own keys are tried
+) -> Match:
     """Under whose names `state` fits `model`, which is a `name` (None: only its own names are tried), best."""
     tables = {"rtseg": KeyTable({key: key for key in model.state_dict() if not key.endswith("num_batches_tracked")})}
     for source in list_sources(name) if name is not None else ():
@@ -180,7 +193,11 @@ def match_names(model: SegNetwork, state: Mapping[str, Tensor], name: str | None
     return max(found, key=lambda match: sum(key in match.state for key in set(match.table.names.values())))
 
 
-def fit_checkpoint(name: str | None, state: Mapping[str, Tensor], model: SegNetwork) -> str:
+def fit_checkpoint(
+    name: str | None,  # of the registry; None: only the network's own keys are tried
+    state: Mapping[str, Tensor],  # somebody's state dictionary
+    model: SegNetwork,  # gets the weights
+) -> str:
     """Load `state` into `model`, which is a `name`, converting it if needed; returns its source ("rtseg" for our own keys)."""
     match = match_names(model, state, name)
     own = match.source == "rtseg"

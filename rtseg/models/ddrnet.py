@@ -59,7 +59,13 @@ class Residual(nn.Module):
 
 
 def residuals(
-    in_channels: int, out_channels: int, *, stride: int = 1, depth: int = 2, act: str = "relu", **conv: Any
+    in_channels: int,  # of the map that comes in
+    out_channels: int,  # of the map that goes out
+    *,
+    stride: int = 1,  # 1 or 2
+    depth: int = 2,  # number of blocks
+    act: str = "relu",  # activation of the last block
+    **conv: Any,  # goes to every `ConvBNAct`
 ) -> nn.Sequential:
     """`depth` basic blocks, the first with the stride; `act` is the last one's activation, `conv` goes to every `ConvBNAct`."""
     shapes = [(in_channels, stride), *[(out_channels, 1)] * (depth - 1)]

@@ -110,7 +110,12 @@ FACTS = dict(
     notes="the authors' network",
     **FACTS,
 )
-def ddrnet_23_slim(num_classes: int = 19, *, in_channels: int = 3, aux: bool = True) -> DDRNetAuthors:
+def ddrnet_23_slim(
+    num_classes: int = 19,  # classes that the network tells apart
+    *,
+    in_channels: int = 3,  # bands of the image
+    aux: bool = True,  # with auxiliary heads, which a training has
+) -> DDRNetAuthors:
     """DDRNet-23-slim with fresh weights."""
     return DDRNetAuthors(num_classes, in_channels=in_channels, size="23_slim", aux=aux)
 
@@ -126,7 +131,12 @@ def ddrnet_23_slim(num_classes: int = 19, *, in_channels: int = 3, aux: bool = T
     notes="the authors' network",
     **FACTS,
 )
-def ddrnet_23(num_classes: int = 19, *, in_channels: int = 3, aux: bool = True) -> DDRNetAuthors:
+def ddrnet_23(
+    num_classes: int = 19,  # classes that the network tells apart
+    *,
+    in_channels: int = 3,  # bands of the image
+    aux: bool = True,  # with auxiliary heads, which a training has
+) -> DDRNetAuthors:
     """DDRNet-23 with fresh weights."""
     return DDRNetAuthors(num_classes, in_channels=in_channels, size="23", aux=aux)
 
@@ -142,7 +152,12 @@ def ddrnet_23(num_classes: int = 19, *, in_channels: int = 3, aux: bool = True) 
     notes="the authors' network",
     **FACTS,
 )
-def ddrnet_39(num_classes: int = 19, *, in_channels: int = 3, aux: bool = True) -> DDRNetAuthors:
+def ddrnet_39(
+    num_classes: int = 19,  # classes that the network tells apart
+    *,
+    in_channels: int = 3,  # bands of the image
+    aux: bool = True,  # with auxiliary heads, which a training has
+) -> DDRNetAuthors:
     """DDRNet-39 with fresh weights."""
     return DDRNetAuthors(num_classes, in_channels=in_channels, size="39", aux=aux)
 

@@ -35,7 +35,11 @@ class XceptionBlock(nn.Module):
         return self.mix(self.spread(self.second(self.first(x)))).relu() + self.carry(x)
 
 
-def xception_stage(in_channels: int, out_channels: int, depth: int) -> nn.Sequential:
+def xception_stage(
+    in_channels: int,  # of the map that comes in
+    out_channels: int,  # of the map that goes out
+    depth: int,  # number of blocks
+) -> nn.Sequential:
     """`depth` blocks, the first of stride 2."""
     return nn.Sequential(
         XceptionBlock(in_channels, out_channels, stride=2),

@@ -143,7 +143,12 @@ class DSNet(SegNetwork):
     gmacs=55.6269,
     gmacs_size=(512, 1024),
 )
-def dsnet_head64(num_classes: int = 19, *, in_channels: int = 3, aux: bool = False) -> DSNet:
+def dsnet_head64(
+    num_classes: int = 19,  # classes that the network tells apart
+    *,
+    in_channels: int = 3,  # bands of the image
+    aux: bool = False,  # with auxiliary heads, which a training has
+) -> DSNet:
     """DSNet with 64 channels in its last layers."""
     return DSNet(num_classes, in_channels=in_channels, size="head64", aux=aux)
 
@@ -166,7 +171,12 @@ def dsnet_head64(num_classes: int = 19, *, in_channels: int = 3, aux: bool = Fal
     fps_note="1024 x 2048, RTX 3090, PyTorch",
     notes="the paper's Cityscapes configuration",
 )
-def dsnet_head128(num_classes: int = 19, *, in_channels: int = 3, aux: bool = False) -> DSNet:
+def dsnet_head128(
+    num_classes: int = 19,  # classes that the network tells apart
+    *,
+    in_channels: int = 3,  # bands of the image
+    aux: bool = False,  # with auxiliary heads, which a training has
+) -> DSNet:
     """DSNet with 128 channels in its last layers."""
     return DSNet(num_classes, in_channels=in_channels, size="head128", aux=aux)
 

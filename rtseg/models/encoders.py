@@ -86,11 +86,11 @@ def read_classifier(path: str | Path) -> tuple[dict[str, Tensor], str]:
 
 
 def load_classifier(
-    body: nn.Module,
-    state: Mapping[str, Tensor],
+    body: nn.Module,  # gets the weights
+    state: Mapping[str, Tensor],  # of a classification network
     *,
-    source: str,
-    classifier: tuple[str, ...] = ("fc.", "classifier.", "conv_head.", "bn2."),
+    source: str,  # its file, for messages
+    classifier: tuple[str, ...] = ("fc.", "classifier.", "conv_head.", "bn2."),  # beginnings of keys that are left out
 ) -> None:
     """Load classification weights, below whatever prefix, into a feature extractor, dropping the classifier; raises `ArtifactError` by name if they do not fit."""
     own = body.state_dict()

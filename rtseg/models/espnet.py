@@ -71,7 +71,13 @@ class PyramidUp(nn.Module):
         return self.blend(torch.cat([self.grow(x, size_of(encoded)), self.skip(encoded)], dim=1))
 
 # %% ../../nbs/models/18_espnet.ipynb #cell014
-def check_depths(depths: tuple[int, ...], *, count: int = 2, least: int = 0, what: str = "depths") -> tuple[int, ...]:
+def check_depths(
+    depths: tuple[int, ...],  # what was given
+    *,
+    count: int = 2,  # numbers that are needed
+    least: int = 0,  # each of them
+    what: str = "depths",  # is checked, for the message
+) -> tuple[int, ...]:
     """`depths` as a tuple of `count` whole numbers of at least `least`; anything else raises `ConfigError`."""
     given = tuple(depths)
     if len(given) != count or any(not isinstance(d, int) or isinstance(d, bool) or d < least for d in given):

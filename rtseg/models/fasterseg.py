@@ -227,11 +227,15 @@ def _duplicates(model: FasterSeg) -> tuple[str, ...]:
     notes="the published student, branches to 1/32 and 1/16",
 )
 def fasterseg(
-    num_classes: int = 19,
+    num_classes: int = 19,  # classes that the network tells apart
     *,
-    in_channels: int = 3,
-    aux: bool = True,
-    arch: Architecture | dict | str | Path | None = None,
+    in_channels: int = 3,  # bands of the image
+    aux: bool = True,  # with auxiliary heads, which a training has
+    arch: Architecture
+    | dict
+    | str
+    | Path
+    | None = None,  # a value, its dictionary or its file; the published student unless given
 ) -> FasterSeg:
     """The network of a searched architecture (a value, its dictionary, or its file), or the published student, with fresh weights."""
     if isinstance(arch, str | Path):

@@ -106,7 +106,12 @@ FACTS = dict(
     notes="input 512 x 1024, made from 1024 x 2048",
     **FACTS,
 )
-def ffnet46ns(num_classes: int = 19, *, in_channels: int = 3, aux: bool = False) -> FFNet:
+def ffnet46ns(
+    num_classes: int = 19,  # classes that the network tells apart
+    *,
+    in_channels: int = 3,  # bands of the image
+    aux: bool = False,  # with auxiliary heads, which a training has
+) -> FFNet:
     """FFNet-46NS (mobile, C-B-B) with fresh weights."""
     return FFNet(num_classes, in_channels=in_channels, size="46ns", aux=aux)
 
@@ -120,7 +125,12 @@ def ffnet46ns(num_classes: int = 19, *, in_channels: int = 3, aux: bool = False)
     notes="input 512 x 1024, made from 1024 x 2048",
     **FACTS,
 )
-def ffnet78s(num_classes: int = 19, *, in_channels: int = 3, aux: bool = False) -> FFNet:
+def ffnet78s(
+    num_classes: int = 19,  # classes that the network tells apart
+    *,
+    in_channels: int = 3,  # bands of the image
+    aux: bool = False,  # with auxiliary heads, which a training has
+) -> FFNet:
     """FFNet-78S (mobile, B-B-B) with fresh weights."""
     return FFNet(num_classes, in_channels=in_channels, size="78s", aux=aux)
 

@@ -78,7 +78,11 @@ DESCENDING = ("miou", "fps", "year", "camvid", "camvid_short")
 
 
 def gallery(
-    *, sort: str = "year", max_params: float | None = None, max_gmacs: float | None = None, since: int | None = None
+    *,
+    sort: str = "year",  # a column
+    max_params: float | None = None,  # millions
+    max_gmacs: float | None = None,  # GMAC at 512 x 1024
+    since: int | None = None,  # year
 ) -> list[dict[str, Any]]:
     """Rows of all networks, sorted by a column; limits in millions of parameters, GMAC at 512 x 1024, and year. Unknown columns raise `ConfigError`."""
     check_choice(sort, COLUMNS, what="column")

@@ -26,7 +26,12 @@ from .encoders import Encoder
 from .registry import register_model
 
 # %% ../../nbs/models/75_hyperseg.ipynb #cell005
-def blocks_of(x: Tensor, grid: tuple[int, int], *, border: int = 0) -> Tensor:
+def blocks_of(
+    x: Tensor,  # N x C x H x W
+    grid: tuple[int, int],  # rows, columns
+    *,
+    border: int = 0,  # pixels, reflected or shared with the neighbours
+) -> Tensor:
     """Cut N x C x H x W into a grid of blocks, each with a reflected or shared `border`: -> N x rows x columns x C x pixels."""
     side = (x.shape[2] // grid[0], x.shape[3] // grid[1])
     if border == 0:
@@ -269,7 +274,11 @@ class HyperSeg(SegNetwork):
     notes="pads to multiples of 64, so that no map is 1/8 of every image; mIoU at 768 x 1536; the paper's parameters are recalled, not checked",
 )
 def hyperseg_s(
-    num_classes: int = 19, *, in_channels: int = 3, pretrained: bool | str | Path = False, aux: bool = False
+    num_classes: int = 19,  # classes that the network tells apart
+    *,
+    in_channels: int = 3,  # bands of the image
+    pretrained: bool | str | Path = False,  # False, or a file of classification weights for the encoder
+    aux: bool = False,  # with auxiliary heads, which a training has
 ) -> HyperSeg:
     """HyperSeg of the size "s"."""
     return HyperSeg(num_classes, in_channels=in_channels, size="s", pretrained=pretrained, aux=aux)
@@ -294,7 +303,11 @@ def hyperseg_s(
     notes="pads to multiples of 64, so that no map is 1/8 of every image; the paper's parameters are recalled, not checked",
 )
 def hyperseg_m(
-    num_classes: int = 19, *, in_channels: int = 3, pretrained: bool | str | Path = False, aux: bool = False
+    num_classes: int = 19,  # classes that the network tells apart
+    *,
+    in_channels: int = 3,  # bands of the image
+    pretrained: bool | str | Path = False,  # False, or a file of classification weights for the encoder
+    aux: bool = False,  # with auxiliary heads, which a training has
 ) -> HyperSeg:
     """HyperSeg of the size "m"."""
     return HyperSeg(num_classes, in_channels=in_channels, size="m", pretrained=pretrained, aux=aux)

@@ -23,7 +23,12 @@ def shuffle(x: Tensor, groups: int = 2) -> Tensor:
     return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
 
 # %% ../../nbs/models/34_lednet.ipynb #cell008
-def half_branch(channels: int, dilation: int, *, column_first: bool) -> nn.Sequential:
+def half_branch(
+    channels: int,  # in and out
+    dilation: int,  # in pixels
+    *,
+    column_first: bool,  # which of the pair comes first
+) -> nn.Sequential:
     """Two crossed pairs of filters, the second dilated: N x C x H x W -> the same shape."""
     steps: list[nn.Module] = []
     for d in (1, dilation):

@@ -74,7 +74,11 @@ class WeightingUnit(nn.Module):
         return shuffle(torch.cat([kept, half * self.excite(self.squeeze(half.mean(dim=(2, 3), keepdim=True)))], dim=1))
 
 # %% ../../nbs/models/45_litehrnet.ipynb #cell014
-def descend(in_channels: int, out_channels: int, steps: int) -> nn.Sequential:
+def descend(
+    in_channels: int,  # of the map that comes in
+    out_channels: int,  # of the map that goes out
+    steps: int,  # halvings
+) -> nn.Sequential:
     """Halve `steps` times; only the last step changes the channels."""
     return nn.Sequential(
         *(SeparableConv(in_channels, out_channels if i == steps - 1 else in_channels, stride=2) for i in range(steps))

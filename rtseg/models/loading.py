@@ -167,7 +167,12 @@ def load_network(
     return LoadedNetwork(network.eval(), info, labels or info.labels, path)
 
 
-def require_same_network(info: WeightsInfo, network: SegNetwork, *, weights: str | Path) -> None:
+def require_same_network(
+    info: WeightsInfo,  # what the file of weights says
+    network: SegNetwork,  # what was given
+    *,
+    weights: str | Path,  # the file, for the message
+) -> None:
     """Raise `ConfigError` naming the difference where `network` is another one than the file of weights says."""
     given, said = spec_of(network), info.network
     if said is None or given is None:

@@ -143,7 +143,12 @@ FACTS = dict(
     fps=93.2,
     **FACTS,
 )
-def pidnet_s(num_classes: int = 19, *, in_channels: int = 3, aux: bool = True) -> PIDNet:
+def pidnet_s(
+    num_classes: int = 19,  # classes that the network tells apart
+    *,
+    in_channels: int = 3,  # bands of the image
+    aux: bool = True,  # with auxiliary heads, which a training has
+) -> PIDNet:
     """PIDNet-S with fresh weights."""
     return PIDNet(num_classes, in_channels=in_channels, size="s", aux=aux)
 
@@ -161,7 +166,12 @@ def pidnet_s(num_classes: int = 19, *, in_channels: int = 3, aux: bool = True) -
     notes="28.5 M parameters in the authors' code, 34.4 M in the paper's table",
     **FACTS,
 )
-def pidnet_m(num_classes: int = 19, *, in_channels: int = 3, aux: bool = True) -> PIDNet:
+def pidnet_m(
+    num_classes: int = 19,  # classes that the network tells apart
+    *,
+    in_channels: int = 3,  # bands of the image
+    aux: bool = True,  # with auxiliary heads, which a training has
+) -> PIDNet:
     """PIDNet-M with fresh weights."""
     return PIDNet(num_classes, in_channels=in_channels, size="m", aux=aux)
 
@@ -178,7 +188,12 @@ def pidnet_m(num_classes: int = 19, *, in_channels: int = 3, aux: bool = True) -
     fps=31.1,
     **FACTS,
 )
-def pidnet_l(num_classes: int = 19, *, in_channels: int = 3, aux: bool = True) -> PIDNet:
+def pidnet_l(
+    num_classes: int = 19,  # classes that the network tells apart
+    *,
+    in_channels: int = 3,  # bands of the image
+    aux: bool = True,  # with auxiliary heads, which a training has
+) -> PIDNet:
     """PIDNet-L with fresh weights."""
     return PIDNet(num_classes, in_channels=in_channels, size="l", aux=aux)
 

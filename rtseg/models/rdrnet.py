@@ -54,7 +54,13 @@ class ThreePaths(nn.Module):
         return nn.Sequential(convolution(self.wide.conv, kernel, bias), self.act)
 
 
-def three_paths(in_channels: int, out_channels: int, *, depth: int, stride: int = 1) -> nn.Sequential:
+def three_paths(
+    in_channels: int,  # of the map that comes in
+    out_channels: int,  # of the map that goes out
+    *,
+    depth: int,  # number of blocks
+    stride: int = 1,  # 1 or 2
+) -> nn.Sequential:
     """`depth` blocks, the first with the stride, the last without activation."""
     shapes = [(in_channels, stride), *[(out_channels, 1)] * (depth - 1)]
     return nn.Sequential(
@@ -156,7 +162,12 @@ FACTS = dict(
     notes="merged: 7,125,363 parameters, 10.23 GMAC",
     **FACTS,
 )
-def rdrnet_s_simple(num_classes: int = 19, *, in_channels: int = 3, aux: bool = True) -> RDRNet:
+def rdrnet_s_simple(
+    num_classes: int = 19,  # classes that the network tells apart
+    *,
+    in_channels: int = 3,  # bands of the image
+    aux: bool = True,  # with auxiliary heads, which a training has
+) -> RDRNet:
     """RDRNet-S-Simple with fresh weights, in its training form."""
     return RDRNet(num_classes, in_channels=in_channels, size="s_simple", aux=aux)
 
@@ -174,7 +185,12 @@ def rdrnet_s_simple(num_classes: int = 19, *, in_channels: int = 3, aux: bool = 
     notes="merged: 7,200,435 parameters, 10.84 GMAC",
     **FACTS,
 )
-def rdrnet_s(num_classes: int = 19, *, in_channels: int = 3, aux: bool = True) -> RDRNet:
+def rdrnet_s(
+    num_classes: int = 19,  # classes that the network tells apart
+    *,
+    in_channels: int = 3,  # bands of the image
+    aux: bool = True,  # with auxiliary heads, which a training has
+) -> RDRNet:
     """RDRNet-S with fresh weights, in its training form."""
     return RDRNet(num_classes, in_channels=in_channels, size="s", aux=aux)
 
@@ -192,7 +208,12 @@ def rdrnet_s(num_classes: int = 19, *, in_channels: int = 3, aux: bool = True) -
     notes="merged: 25,870,291 parameters, 40.40 GMAC",
     **FACTS,
 )
-def rdrnet_m(num_classes: int = 19, *, in_channels: int = 3, aux: bool = True) -> RDRNet:
+def rdrnet_m(
+    num_classes: int = 19,  # classes that the network tells apart
+    *,
+    in_channels: int = 3,  # bands of the image
+    aux: bool = True,  # with auxiliary heads, which a training has
+) -> RDRNet:
     """RDRNet-M with fresh weights, in its training form."""
     return RDRNet(num_classes, in_channels=in_channels, size="m", aux=aux)
 

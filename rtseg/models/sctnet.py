@@ -109,7 +109,12 @@ FACTS = dict(
     notes="Seg75; 72.94 at 512 x 1024",
     **FACTS,
 )
-def sctnet_s(num_classes: int = 19, *, in_channels: int = 3, aux: bool = True) -> SCTNet:
+def sctnet_s(
+    num_classes: int = 19,  # classes that the network tells apart
+    *,
+    in_channels: int = 3,  # bands of the image
+    aux: bool = True,  # with auxiliary heads, which a training has
+) -> SCTNet:
     """SCTNet-S with fresh weights."""
     return SCTNet(num_classes, in_channels=in_channels, width=32, aux=aux)
 
@@ -125,7 +130,12 @@ def sctnet_s(num_classes: int = 19, *, in_channels: int = 3, aux: bool = True) -
     notes="Seg75; 76.46 at 512 x 1024, 80.51 at 1024 x 2048",
     **FACTS,
 )
-def sctnet_b(num_classes: int = 19, *, in_channels: int = 3, aux: bool = True) -> SCTNet:
+def sctnet_b(
+    num_classes: int = 19,  # classes that the network tells apart
+    *,
+    in_channels: int = 3,  # bands of the image
+    aux: bool = True,  # with auxiliary heads, which a training has
+) -> SCTNet:
     """SCTNet-B with fresh weights."""
     return SCTNet(num_classes, in_channels=in_channels, width=64, aux=aux)
 

@@ -146,7 +146,12 @@ class SeaFormer(SegNetwork):
     params_paper=1.7,
     notes="no Cityscapes result published",
 )
-def seaformer_t(num_classes: int = 19, *, in_channels: int = 3, aux: bool = False) -> SeaFormer:
+def seaformer_t(
+    num_classes: int = 19,  # classes that the network tells apart
+    *,
+    in_channels: int = 3,  # bands of the image
+    aux: bool = False,  # with auxiliary heads, which a training has
+) -> SeaFormer:
     """SeaFormer of the size "t"."""
     return SeaFormer(num_classes, in_channels=in_channels, size="t", aux=aux)
 
@@ -166,7 +171,12 @@ def seaformer_t(num_classes: int = 19, *, in_channels: int = 3, aux: bool = Fals
     miou_val=71.1,
     notes="76.4 % at 1024 x 2048",
 )
-def seaformer_s(num_classes: int = 19, *, in_channels: int = 3, aux: bool = False) -> SeaFormer:
+def seaformer_s(
+    num_classes: int = 19,  # classes that the network tells apart
+    *,
+    in_channels: int = 3,  # bands of the image
+    aux: bool = False,  # with auxiliary heads, which a training has
+) -> SeaFormer:
     """SeaFormer of the size "s"."""
     return SeaFormer(num_classes, in_channels=in_channels, size="s", aux=aux)
 
@@ -186,7 +196,12 @@ def seaformer_s(num_classes: int = 19, *, in_channels: int = 3, aux: bool = Fals
     miou_val=72.2,
     notes="77.7 % at 1024 x 2048",
 )
-def seaformer_b(num_classes: int = 19, *, in_channels: int = 3, aux: bool = False) -> SeaFormer:
+def seaformer_b(
+    num_classes: int = 19,  # classes that the network tells apart
+    *,
+    in_channels: int = 3,  # bands of the image
+    aux: bool = False,  # with auxiliary heads, which a training has
+) -> SeaFormer:
     """SeaFormer of the size "b"."""
     return SeaFormer(num_classes, in_channels=in_channels, size="b", aux=aux)
 

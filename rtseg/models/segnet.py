@@ -17,7 +17,13 @@ from .contract import SegNetwork
 from .registry import register_model
 
 # %% ../../nbs/models/10_segnet.ipynb #cell006
-def stage(in_channels: int, out_channels: int, depth: int, *, changes_last: bool = False) -> nn.Sequential:
+def stage(
+    in_channels: int,  # of the map that comes in
+    out_channels: int,  # of the map that goes out
+    depth: int,  # number of blocks
+    *,
+    changes_last: bool = False,  # whether the last layer changes the channels, instead of the first
+) -> nn.Sequential:
     """`depth` 3x3 conv-BN-ReLU: N x in_channels x H x W -> N x out_channels x H x W."""
     inner = in_channels if changes_last else out_channels
     widths = [in_channels, *[inner] * (depth - 1), out_channels]

@@ -73,7 +73,12 @@ class ChannelNorm(nn.LayerNorm):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 # %% ../../nbs/models/70_segnext.ipynb #cell011
-def shrink(in_channels: int, channels: int, *, first: bool) -> nn.Module:
+def shrink(
+    in_channels: int,  # of the map that comes in
+    channels: int,  # of the map that goes out
+    *,
+    first: bool,  # to a quarter, in two steps
+) -> nn.Module:
     """To half the size, or to a quarter when `first`: N x C x H x W -> N x channels x ..."""
     down = ConvBNAct(channels // 2 if first else in_channels, channels, stride=2, act="none", bias=True)
     return (
@@ -206,7 +211,12 @@ class SegNeXt(SegNetwork):
     miou_val=79.8,
     notes="first bases fixed by a seed, where the published code draws them in every pass",
 )
-def segnext_t(num_classes: int = 19, *, in_channels: int = 3, aux: bool = False) -> SegNeXt:
+def segnext_t(
+    num_classes: int = 19,  # classes that the network tells apart
+    *,
+    in_channels: int = 3,  # bands of the image
+    aux: bool = False,  # with auxiliary heads, which a training has
+) -> SegNeXt:
     """SegNeXt of the size "t"."""
     return SegNeXt(num_classes, in_channels=in_channels, size="t", aux=aux)
 
@@ -226,7 +236,12 @@ def segnext_t(num_classes: int = 19, *, in_channels: int = 3, aux: bool = False)
     miou_val=81.3,
     notes="first bases fixed by a seed, where the published code draws them in every pass",
 )
-def segnext_s(num_classes: int = 19, *, in_channels: int = 3, aux: bool = False) -> SegNeXt:
+def segnext_s(
+    num_classes: int = 19,  # classes that the network tells apart
+    *,
+    in_channels: int = 3,  # bands of the image
+    aux: bool = False,  # with auxiliary heads, which a training has
+) -> SegNeXt:
     """SegNeXt of the size "s"."""
     return SegNeXt(num_classes, in_channels=in_channels, size="s", aux=aux)
 

@@ -47,13 +47,23 @@ DECODERS = (
 MIN_SIDE = {"pan": 128}
 
 
-def pad_to(x: Tensor, multiple: int, *, least: int = 0) -> Tensor:
+def pad_to(
+    x: Tensor,  # N x C x H x W
+    multiple: int,  # of which both sides become one
+    *,
+    least: int = 0,  # pixels of each side
+) -> Tensor:
     """Zeros at the right and below: N x C x H x W -> sides that are multiples of `multiple` and not below `least`."""
     height, width = (-(max(side, least) // -multiple) * multiple for side in (x.shape[-2], x.shape[-1]))
     return F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2]))
 
 # %% ../../nbs/models/52_smp.ipynb #cell011
-def freeze_unread(module: nn.Module, in_channels: int, *, side: int = 128) -> nn.Module:
+def freeze_unread(
+    module: nn.Module,  # is changed in place
+    in_channels: int,  # bands of the image
+    *,
+    side: int = 128,  # pixels of the image that is tried
+) -> nn.Module:
     """Make the parameters of parts that a forward pass never runs untrainable, in place."""
     ran: set[nn.Module] = set()
     handles = [part.register_forward_hook(lambda part, *_: ran.add(part)) for part in module.modules()]
@@ -104,7 +114,11 @@ class SmpNetwork(SegNetwork):
 
 
 def build_smp(
-    decoder: str, encoder: str, num_classes: int, in_channels: int, pretrained: bool | str | Path
+    decoder: str,  # its name at SMP
+    encoder: str,  # its name at SMP
+    num_classes: int,  # classes that the network tells apart
+    in_channels: int,  # bands of the image
+    pretrained: bool | str | Path,  # True: ImageNet's weights from SMP's hub; or their file
 ) -> nn.Module:
     """SMP's own network."""
     try:

@@ -28,13 +28,23 @@ class Start(NamedTuple):
         return f"{len(self.copied)} tensors taken over{fresh}{self.names and f' ({self.names})'}"
 
 # %% ../../nbs/models/05_starting.ipynb #cell007
-def counts_classes(own: tuple[int, ...], given: tuple[int, ...], classes: int, theirs: int) -> bool:
+def counts_classes(
+    own: tuple[int, ...],  # shape here
+    given: tuple[int, ...],  # shape there
+    classes: int,  # here
+    theirs: int,  # classes there
+) -> bool:
     """Whether two unequal shapes differ only in `classes` entries here and `theirs` there."""
     pairs = [(a, b) for a, b in zip(own, given, strict=False) if a != b]
     return len(own) == len(given) and bool(pairs) and all(pair == (classes, theirs) for pair in pairs)
 
 # %% ../../nbs/models/05_starting.ipynb #cell010
-def start_from(network: SegNetwork, state: Mapping[str, Tensor], *, name: str | None = None) -> Start:
+def start_from(
+    network: SegNetwork,  # gets the weights
+    state: Mapping[str, Tensor],  # of a trained network
+    *,
+    name: str | None = None,  # of the registry, for published keys
+) -> Start:
     """Load a trained `state` as the start of a training; tensors that count other classes stay fresh, anything else that does not fit raises `ArtifactError`."""
     own = {k: v for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
     match = match_names(network, state, name)

@@ -43,7 +43,11 @@ DEPTHS = {"stdc1": (2, 2, 2), "stdc2": (4, 5, 3)}
 STDC_CHANNELS = (32, 64, 256, 512, 1024)
 
 
-def dense_stage(in_channels: int, out_channels: int, depth: int) -> nn.Sequential:
+def dense_stage(
+    in_channels: int,  # of the map that comes in
+    out_channels: int,  # of the map that goes out
+    depth: int,  # number of blocks
+) -> nn.Sequential:
     """`depth` blocks, the first of stride 2."""
     rest = (DenseConcat(out_channels, out_channels) for _ in range(depth - 1))
     return nn.Sequential(DenseConcat(in_channels, out_channels, stride=2), *rest)
@@ -95,7 +99,11 @@ def stdc_names(encoder: nn.Module) -> dict[str, str]:
 
 
 def load_stdc_classifier(
-    encoder: nn.Module, names: Mapping[str, str], state: Mapping[str, Tensor], *, source: str
+    encoder: nn.Module,  # gets the weights
+    names: Mapping[str, str],  # our key -> the authors'
+    state: Mapping[str, Tensor],  # the authors' state dictionary
+    *,
+    source: str,  # its file, for messages
 ) -> None:
     """Load the authors' ImageNet weights, which `names` (our key -> theirs) reads; raises `ArtifactError` by name if they do not fit."""
     own = encoder.state_dict()
@@ -115,7 +123,13 @@ def load_stdc_classifier(
     encoder.load_state_dict({k: given[t] for k, t in names.items()}, strict=False)
 
 
-def start_stdc(encoder: nn.Module, names: Mapping[str, str], pretrained: bool | str | Path, *, name: str) -> str | None:
+def start_stdc(
+    encoder: nn.Module,  # gets the weights
+    names: Mapping[str, str],  # our key -> the authors'
+    pretrained: bool | str | Path,  # False, or the authors' file
+    *,
+    name: str,  # of the network, for messages
+) -> str | None:
     """Load the file `pretrained` into an encoder; its name and checksum, or None without one. No hub has these files: True raises `ArtifactError`."""
     if pretrained is True:
         raise ArtifactError(

@@ -163,12 +163,12 @@ FACTS = dict(paper="https://arxiv.org/abs/2104.13188", year=2021, venue="CVPR", 
     **FACTS,
 )
 def stdcseg1(
-    num_classes: int = 19,
+    num_classes: int = 19,  # classes that the network tells apart
     *,
-    in_channels: int = 3,
-    pretrained: bool | str | Path = False,
-    aux: bool = True,
-    detail_strides: tuple[int, ...] = (8,),
+    in_channels: int = 3,  # bands of the image
+    pretrained: bool | str | Path = False,  # False, or a file of classification weights for the encoder
+    aux: bool = True,  # with auxiliary heads, which a training has
+    detail_strides: tuple[int, ...] = (8,),  # at which detail heads learn edges, in a training
 ) -> STDCSeg:
     """STDC1-Seg with fresh weights, or with those of the authors' classification file `pretrained` in its encoder."""
     how = dict(in_channels=in_channels, pretrained=pretrained, aux=aux, detail_strides=detail_strides)
@@ -187,12 +187,12 @@ def stdcseg1(
     **FACTS,
 )
 def stdcseg2(
-    num_classes: int = 19,
+    num_classes: int = 19,  # classes that the network tells apart
     *,
-    in_channels: int = 3,
-    pretrained: bool | str | Path = False,
-    aux: bool = True,
-    detail_strides: tuple[int, ...] = (8,),
+    in_channels: int = 3,  # bands of the image
+    pretrained: bool | str | Path = False,  # False, or a file of classification weights for the encoder
+    aux: bool = True,  # with auxiliary heads, which a training has
+    detail_strides: tuple[int, ...] = (8,),  # at which detail heads learn edges, in a training
 ) -> STDCSeg:
     """STDC2-Seg with fresh weights, or with those of the authors' classification file `pretrained` in its encoder."""
     how = dict(in_channels=in_channels, pretrained=pretrained, aux=aux, detail_strides=detail_strides)

@@ -107,7 +107,12 @@ class TopFormer(SegNetwork):
     miou_val=66.1,
     notes="mIoU recalled, not checked",
 )
-def topformer_t(num_classes: int = 19, *, in_channels: int = 3, aux: bool = False) -> TopFormer:
+def topformer_t(
+    num_classes: int = 19,  # classes that the network tells apart
+    *,
+    in_channels: int = 3,  # bands of the image
+    aux: bool = False,  # with auxiliary heads, which a training has
+) -> TopFormer:
     """TopFormer of the size "t"."""
     return TopFormer(num_classes, in_channels=in_channels, size="t", aux=aux)
 
@@ -126,7 +131,12 @@ def topformer_t(num_classes: int = 19, *, in_channels: int = 3, aux: bool = Fals
     miou_val=75.0,
     notes="mIoU at 1024 x 2048; recalled, not checked",
 )
-def topformer_b(num_classes: int = 19, *, in_channels: int = 3, aux: bool = False) -> TopFormer:
+def topformer_b(
+    num_classes: int = 19,  # classes that the network tells apart
+    *,
+    in_channels: int = 3,  # bands of the image
+    aux: bool = False,  # with auxiliary heads, which a training has
+) -> TopFormer:
     """TopFormer of the size "b"."""
     return TopFormer(num_classes, in_channels=in_channels, size="b", aux=aux)
 
