@@ -211,7 +211,11 @@ def _has_one_channel(layer: nn.Module) -> bool:
     )[1] == 1
 
 
-def walk(graph, layer: nn.Module, channels: int) -> list[tuple[Any, bool, tuple[tuple[int, int], ...]]]:
+def walk(
+    graph,  # traced by torch.fx
+    layer: nn.Module,  # whose kernels go
+    channels: int,  # that it gives
+) -> list[tuple[Any, bool, tuple[tuple[int, int], ...]]]:
     "[(node, is its output cut?, pairs (place, channel))] of everything that loses a channel with the kernels of `layer`."
     prune = graph.get_pruner_of_module(layer).prune_out_channels
     found, todo = {}, [(graph.module2node[layer], prune, [_Place(i, i) for i in range(channels)])]

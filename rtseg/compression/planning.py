@@ -21,7 +21,13 @@ from ..core.values import Value
 from ..data.loading import Batch
 
 # %% ../../nbs/compression/04_planning.ipynb #cell005
-def keep_count(channels: int, ratio: float, *, round_to: int = 1, blocks: int = 1) -> int:
+def keep_count(
+    channels: int,  # there are
+    ratio: float,  # share that goes
+    *,
+    round_to: int = 1,  # the number that stays is a multiple of this
+    blocks: int = 1,  # and of this
+) -> int:
     "How many of `channels` stay when the share `ratio` goes; a multiple of `round_to` and of `blocks` where there are enough."
     if not 0 <= ratio < 1:
         raise ConfigError(f"ratio is {ratio!r}: give the share of the channels that goes, from 0 to below 1")
@@ -33,7 +39,12 @@ def keep_count(channels: int, ratio: float, *, round_to: int = 1, blocks: int = 
     return min(channels, max(unit, math.floor(stay / unit + 0.5) * unit)) if unit > 1 else max(1, stay)
 
 
-def best_channels(scores: Sequence[float], count: int, *, blocks: int = 1) -> tuple[int, ...]:
+def best_channels(
+    scores: Sequence[float],  # of each channel
+    count: int,  # that stay
+    *,
+    blocks: int = 1,  # of equal length, in which the same positions stay
+) -> tuple[int, ...]:
     "The `count` channels with the highest scores, in order; with blocks, the positions whose scores over all blocks are highest. Ties keep the earlier channel."
     width = len(scores) // blocks
     sums = [sum(scores[b * width + i] for b in range(blocks)) for i in range(width)]

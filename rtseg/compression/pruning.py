@@ -39,7 +39,12 @@ class PruneResult:
 
 
 def measured_row(
-    model: nn.Module, size: tuple[int, int], *, stage: str, ratio: float, measure: Measure | None = None
+    model: nn.Module,  # stays as it is
+    size: tuple[int, int],  # height, width
+    *,
+    stage: str,  # name of the row
+    ratio: float,  # share that is gone
+    measure: Measure | None = None,  # (network, shape) -> Latency; None: no milliseconds
 ) -> dict:
     "Parameters, multiply-accumulates (G) of one image of `size` = (height, width), and the median latency (ms) if there is a `measure`."
     shape = (1, in_channels_of(model), *size)
@@ -53,7 +58,12 @@ def measured_row(
     }
 
 
-def measure_in(runtime: str = "torch", precision: str = "fp32", *, threads: int | None = None) -> Measure:
+def measure_in(
+    runtime: str = "torch",  # a name in `RUNTIMES`
+    precision: str = "fp32",  # one of the runtime's
+    *,
+    threads: int | None = None,  # None: as many as PyTorch uses
+) -> Measure:
     "A measure of networks in the hands of `runtime`; unknown runtimes and precisions raise `ConfigError` when it is called."
 
     def measure(model: nn.Module, shape: tuple[int, int, int, int]) -> Latency:
@@ -76,7 +86,11 @@ HIGHEST_RATIO = 0.95
 
 
 def search_ratio(
-    attempt: Callable[[float], float], target_ms: float, *, tries: int = 6, highest: float = HIGHEST_RATIO
+    attempt: Callable[[float], float],  # ratio -> ms
+    target_ms: float,  # to be reached
+    *,
+    tries: int = 6,  # at most
+    highest: float = HIGHEST_RATIO,  # ratio that is tried
 ) -> float:
     "The smallest ratio tried whose `attempt` (ratio -> ms) is at most `target_ms`, by halving; raises `ConfigError` if not even `highest` is fast enough."
     if target_ms <= 0:
@@ -131,7 +145,11 @@ def _cut_to_latency(
 
 
 def require_reachable(
-    model: nn.Module, target_ms: float, size: tuple[int, int], measure: Measure, options: dict
+    model: nn.Module,  # stays as it is
+    target_ms: float,  # to be reached
+    size: tuple[int, int],  # height, width
+    measure: Measure,  # (network, shape) -> Latency
+    options: dict,  # of `plan`
 ) -> None:
     "Raise `ConfigError` before anything is trained if not even the furthest cut meets the target."
 

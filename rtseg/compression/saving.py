@@ -78,7 +78,12 @@ def _files(path: str | Path) -> tuple[Path, Path]:
     return weights, weights.with_suffix(".json")
 
 
-def record_of(model: SegNetwork, *, name: str | None = None, options: Mapping[str, Any] | None = None) -> PrunedRecord:
+def record_of(
+    model: SegNetwork,  # a network that was cut
+    *,
+    name: str | None = None,  # that it was created with; its own unless given
+    options: Mapping[str, Any] | None = None,  # those that it was created with; its own unless given
+) -> PrunedRecord:
     "The record of a pruned network; `name` and `options` are those it was created with, where it does not know them. Raises `ConfigError` where they do not lead to this network."
     known = getattr(model, "created_by", None)
     if name is None and known is None:

@@ -128,7 +128,11 @@ def _retrain(
 RECOVERY_LR = 0.25  # of the training's own; a network that was just cut is thrown out of its valley by more
 
 
-def stage_training(train: TrainConfig, config: CompressConfig, number: int) -> TrainConfig:
+def stage_training(
+    train: TrainConfig,  # settings of the last retraining
+    config: CompressConfig,  # of the compression
+    number: int,  # of the cut, counted from 1
+) -> TrainConfig:
     "The training after cut `number`: short and at a constant, lower rate between cuts, whole after the last one."
     if number == config.steps:
         return train.model_copy(update={"epochs": config.final_epochs or train.epochs})

@@ -19,7 +19,12 @@ from ..core.errors import RtsegError
 
 # %% ../../nbs/compression/08_trials.ipynb #cell022
 @torch.no_grad()
-def randomize(model: nn.Module, images: Tensor, *, seed: int = 0) -> nn.Module:
+def randomize(
+    model: nn.Module,  # is changed in place
+    images: Tensor,  # N x C x H x W
+    *,
+    seed: int = 0,  # of everything that is drawn by lot
+) -> nn.Module:
     "Give `model` random weights, and batch norms the statistics of `images` under them, in place."
     generator = torch.Generator().manual_seed(seed)
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
@@ -59,7 +64,11 @@ def silence(model: nn.Module, lost: dict[str, dict[str, set[int]]]) -> nn.Module
 
 
 @torch.no_grad()
-def same_outputs(model: nn.Module, images: Tensor, cuts: Sequence[tuple[Coupling, Iterable[int]]]) -> str | None:
+def same_outputs(
+    model: nn.Module,  # stays as it is
+    images: Tensor,  # N x C x H x W
+    cuts: Sequence[tuple[Coupling, Iterable[int]]],  # couplings and the channels that go
+) -> str | None:
     "Why cutting changes more than what was silenced, or None if it does not; `model` is left as it is."
     quiet = copy.deepcopy(model)
     try:

@@ -15,12 +15,22 @@ from torch import Tensor
 from ..core.errors import ConfigError, DataError
 
 # %% ../../nbs/evaluation/02_boundary.ipynb #cell005
-def band_width(height: int, width: int, *, dilation: float = 0.02) -> int:
+def band_width(
+    height: int,  # of the image
+    width: int,  # of the image
+    *,
+    dilation: float = 0.02,  # share of the image's diagonal
+) -> int:
     "The distance d in pixels for an image: `dilation` times its diagonal, at least 1."
     return max(1, round(dilation * hypot(height, width)))
 
 
-def boundary_band(mask: np.ndarray, distance: int, *, void: np.ndarray | None = None) -> np.ndarray:
+def boundary_band(
+    mask: np.ndarray,  # H x W boolean
+    distance: int,  # pixels
+    *,
+    void: np.ndarray | None = None,  # H x W boolean: pixels without a label
+) -> np.ndarray:
     "Pixels of a mask (H x W, bool) within `distance` of its outline or of the image's edge; `void` pixels (H x W, bool) make no outline."
     filled = mask if void is None else mask | void
     framed = np.pad(filled.astype(np.uint8), 1)

@@ -83,7 +83,12 @@ def load_trained(source: str | Path, which: str = "best") -> Trained:
 Item = TypeVar("Item")
 
 
-def read_ahead(read: Callable[[int], Item], count: int, *, ahead: int = 4) -> Iterator[Item]:
+def read_ahead(
+    read: Callable[[int], Item],  # index -> item
+    count: int,  # how many
+    *,
+    ahead: int = 4,  # items in advance
+) -> Iterator[Item]:
     "`read(0)` to `read(count - 1)` in order, done by one thread at most `ahead` in advance."
     pool = ThreadPoolExecutor(1)
     try:
@@ -127,7 +132,11 @@ def writing(path: str | Path) -> Iterator[Path]:
         ) from error
 
 
-def write_label_ids(path: str | Path, train_ids: np.ndarray, labels: LabelSet) -> Path:
+def write_label_ids(
+    path: str | Path,  # of the PNG
+    train_ids: np.ndarray,  # H x W
+    labels: LabelSet,  # the label set
+) -> Path:
     "Write train ids H x W as a PNG of the data set's own ids, atomically."
     with writing(path) as temporary:
         Image.fromarray(labels.decode(train_ids)).save(temporary, format="PNG")

@@ -83,7 +83,11 @@ class Inference(Config):
 WHOLE_IMAGE = Inference()
 
 # %% ../../nbs/evaluation/04_inference.ipynb #cell008
-def window_starts(length: int, crop: int, overlap: float) -> list[int]:
+def window_starts(
+    length: int,  # pixels
+    crop: int,  # pixels of a window
+    overlap: float,  # share of a window that the next one covers as well
+) -> list[int]:
     "Where windows of `crop` pixels begin along `length` pixels; they cover all of it, and the last one ends with it."
     crop = min(crop, length)
     stride = max(1, ceil(crop * (1 - overlap)))
@@ -127,7 +131,14 @@ def _pieces(
         yield pairs[start : start + at_once]
 
 
-def view_logits(model: nn.Module, inputs: Tensor, view: View, inference: Inference, *, batch_size: int) -> Tensor:
+def view_logits(
+    model: nn.Module,  # in evaluation mode
+    inputs: Tensor,  # normalised, N x 3 x H x W
+    view: View,  # size and mirroring
+    inference: Inference,  # windows
+    *,
+    batch_size: int,  # windows at once
+) -> Tensor:
     "Logits N x C x H x W (float32) of one view of normalised images N x 3 x H x W; `batch_size` windows at most are computed together."
     size = tuple(inputs.shape[-2:])
     seen = tuple(max(1, round(side * view.scale)) for side in size)

@@ -97,16 +97,16 @@ def cityscapes_categories() -> dict[str, tuple[int, ...]]:
 
 # %% ../../nbs/evaluation/01_metrics.ipynb #cell018
 def make_report(
-    meter: ConfusionMeter,
-    labels: LabelSet,
+    meter: ConfusionMeter,  # filled
+    labels: LabelSet,  # the label set
     *,
-    images: int,
-    dataset: str,
-    split: str,
-    predictions: str | None = None,
-    origin: ScoreOrigin | None = None,
-    inference: dict | None = None,
-    boundary_iou: tuple[float | None, ...] | None = None,
+    images: int,  # how many were scored
+    dataset: str,  # its name
+    split: str,  # its name
+    predictions: str | None = None,  # folder of the predictions, if they were kept
+    origin: ScoreOrigin | None = None,  # which weights these are
+    inference: dict | None = None,  # how the network was asked
+    boundary_iou: tuple[float | None, ...] | None = None,  # of each class, if it was asked for
 ) -> EvalReport:
     "The scores of a filled meter, with their circumstances."
     matrix = meter.matrix

@@ -134,7 +134,12 @@ def _paint(kind: str, image: np.ndarray, train_ids: np.ndarray, labels: LabelSet
 
 
 def write_pictures(
-    prediction: Prediction, image: np.ndarray, train_ids: np.ndarray, labels: LabelSet, *, alpha: float = 0.5
+    prediction: Prediction,  # says which pictures go where
+    image: np.ndarray,  # H x W x 3 uint8
+    train_ids: np.ndarray,  # H x W
+    labels: LabelSet,  # the label set
+    *,
+    alpha: float = 0.5,  # opacity of the overlay, 0 to 1
 ) -> None:
     "Write the pictures of one image H x W x 3 with its train ids H x W, each atomically."
     for kind, path in prediction.files.items():

@@ -35,7 +35,13 @@ class Views(NamedTuple):
     content: np.ndarray
 
 
-def look_at(model: nn.Module, read: Callable[[int], np.ndarray], count: int, *, progress: bool = False) -> Views:
+def look_at(
+    model: nn.Module,  # in evaluation mode or not: it is put back
+    read: Callable[[int], np.ndarray],  # index -> H x W x 3 uint8
+    count: int,  # how many
+    *,
+    progress: bool = False,  # whether a bar is shown
+) -> Views:
     """Uncertainty and content of `count` images, H x W x 3 uint8, that `read` gives one by one."""
     found = []
     with evaluating(model), torch.inference_mode():
@@ -48,7 +54,12 @@ def look_at(model: nn.Module, read: Callable[[int], np.ndarray], count: int, *, 
     return Views(np.array([e for e, _ in found]), np.stack([c for _, c in found]))
 
 # %% ../../nbs/evaluation/08_suggestion.ipynb #cell006
-def choose(views: Views, count: int, *, known: np.ndarray | None = None) -> list[int]:
+def choose(
+    views: Views,  # of the images to choose from
+    count: int,  # how many
+    *,
+    known: np.ndarray | None = None,  # content of what is labelled already, K x D
+) -> list[int]:
     """The `count` images to label next, the best first: largest uncertainty times distance from what is chosen, or `known` (K x D) to be labelled already.
 
     Raises `ConfigError` if there are not that many. Without anything known the first is the most uncertain."""

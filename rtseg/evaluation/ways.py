@@ -21,17 +21,17 @@ from .inference import PRECISIONS
 
 # %% ../../nbs/evaluation/06_ways.ipynb #cell003
 def scoring_precision(
-    precision: str,
-    model: nn.Module,
-    size: tuple[int, int],
+    precision: str,  # 'fp32', 'bf16', 'fp16' or 'auto'
+    model: nn.Module,  # the network
+    size: tuple[int, int],  # height, width
     *,
-    device: str | torch.device = "cpu",
-    emulate: bool = False,
-    how: str = "insist with --force",
-    say: Callable[[str], object] = print,
-    cache: Path | None = None,
-    native: bool | None = None,
-    timer: Callable[[Mapping], dict[str, float]] = time_ways,
+    device: str | torch.device = "cpu",  # 'cpu', 'cuda'
+    emulate: bool = False,  # take bf16 even where it is emulated
+    how: str = "insist with --force",  # what to do to insist, for the message
+    say: Callable[[str], object] = print,  # is told a line
+    cache: Path | None = None,  # where answers are kept; this user's folder unless given
+    native: bool | None = None,  # whether bf16 has instructions; found out unless given
+    timer: Callable[[Mapping], dict[str, float]] = time_ways,  # how ways are timed
 ) -> tuple[str, str]:
     "A precision for looking at images of `size` (H, W), and why, in one line; `ConfigError` for an unknown one, and for bf16 by name that would be emulated."
     check_choice(precision, ("auto", *PRECISIONS), what="precision")

@@ -109,12 +109,12 @@ def machine_text(machine: dict) -> str:
 
 
 def require_same_machine(
-    earlier: dict,
-    now: dict,
+    earlier: dict,  # record
+    now: dict,  # record
     *,
-    what: str,
-    other_machine: bool = False,
-    remedy: str = "measure it here, or say --other-machine if the comparison is meant",
+    what: str,  # the earlier one is, for the message
+    other_machine: bool = False,  # whether the difference is meant
+    remedy: str = "measure it here, or say --other-machine if the comparison is meant",  # what to do, for the message
 ) -> bool:
     """Whether two records are of one machine; raises `DeviceMismatch` naming both if not, unless `other_machine` says that this is known."""
     same = earlier == now

@@ -59,13 +59,13 @@ def clock_of(device: torch.device) -> Callable[[Callable[[], object]], float]:
 
 # %% ../../nbs/latency/02_measuring.ipynb #cell012
 def check_clock(
-    call: Callable[[], object],
-    device: torch.device,
+    call: Callable[[], object],  # what is timed
+    device: torch.device,  # on which the work is done
     *,
-    calls: int = 5,
-    slack_ms: float = 1.0,
-    clock: Callable[[Callable[[], object]], float] | None = None,
-    settle: Callable[[], object] | None = None,
+    calls: int = 5,  # that are made
+    slack_ms: float = 1.0,  # of the wall time that may go unseen
+    clock: Callable[[Callable[[], object]], float] | None = None,  # call -> ms; the device's unless given
+    settle: Callable[[], object] | None = None,  # waits until all work is done
 ) -> float:
     """Share of the wall time that the clock sees; raises `RtsegError` if more than half goes unseen (the target returns before its work is done).
 
@@ -117,11 +117,11 @@ def graph_call(call: Callable[[], object], device: torch.device) -> Callable[[],
 
 # %% ../../nbs/latency/02_measuring.ipynb #cell019
 def warm_up(
-    call: Callable[[], object],
-    clock: Callable[[Callable[[], object]], float],
+    call: Callable[[], object],  # what is timed
+    clock: Callable[[Callable[[], object]], float],  # call -> ms
     *,
-    max_seconds: float = 5.0,
-    margin: float = 0.03,
+    max_seconds: float = 5.0,  # in all
+    margin: float = 0.03,  # relative: timings that fall by less have settled
 ) -> list[float]:
     """Call until the timings stop falling by more than `margin`; returns the warm-up's timings (ms)."""
     times = [clock(call) for _ in range(2)]
@@ -135,13 +135,13 @@ def warm_up(
 
 # %% ../../nbs/latency/02_measuring.ipynb #cell022
 def repeat(
-    call: Callable[[], object],
-    clock: Callable[[Callable[[], object]], float],
+    call: Callable[[], object],  # what is timed
+    clock: Callable[[Callable[[], object]], float],  # call -> ms
     *,
-    tolerance: float = 0.05,
-    min_runs: int = 10,
-    max_runs: int = 1000,
-    max_seconds: float = 10.0,
+    tolerance: float = 0.05,  # relative, of the median
+    min_runs: int = 10,  # in each round
+    max_runs: int = 1000,  # in each round
+    max_seconds: float = 10.0,  # in all
 ) -> list[float]:
     """Timings (ms) of repeated calls, as many as the median's `tolerance` needs."""
     times, start = [], time.perf_counter()
@@ -161,12 +161,12 @@ def relative_error(times: Sequence[float]) -> float:
 
 # %% ../../nbs/latency/02_measuring.ipynb #cell025
 def measure_rounds(
-    call: Callable[[], object],
-    clock: Callable[[Callable[[], object]], float],
+    call: Callable[[], object],  # what is timed
+    clock: Callable[[Callable[[], object]], float],  # call -> ms
     *,
-    rounds: int,
-    max_seconds: float,
-    **options: float,
+    rounds: int,  # of which the quietest counts
+    max_seconds: float,  # in all
+    **options: float,  # as in `repeat`
 ) -> tuple[list[float], list[float]]:
     """The timings (ms) of the quietest of several rounds, and every round's median; `options` as in `repeat`."""
     measured = [repeat(call, clock, max_seconds=max_seconds / rounds, **options) for _ in range(rounds)]
@@ -195,7 +195,12 @@ def input_shape(source: object, shape: tuple[int, ...]) -> tuple[int, ...]:
     return (shape[0], shape[2], shape[3], shape[1]) if getattr(source, "image", "float") == "uint8" else tuple(shape)
 
 
-def trial_image(runtime: Runtime, shape: tuple[int, ...], *, seed: int = 0) -> np.ndarray:
+def trial_image(
+    runtime: Runtime,  # loaded with a network
+    shape: tuple[int, ...],  # N x C x H x W
+    *,
+    seed: int = 0,  # of everything that is drawn by lot
+) -> np.ndarray:
     """A random image of `shape` (N x C x H x W) as the runtime takes it: floats of that shape, or pixels N x H x W x C uint8."""
     rng = np.random.default_rng(seed)
     if runtime.takes_pixels:
@@ -286,7 +291,11 @@ def measure_latency(
 
 # %% ../../nbs/latency/02_measuring.ipynb #cell032
 def latency_record(
-    runtime: Runtime, times: Sequence[float], shape: tuple[int, ...], includes: tuple[str, ...], protocol: dict
+    runtime: Runtime,  # loaded with a network
+    times: Sequence[float],  # ms
+    shape: tuple[int, ...],  # N x C x H x W
+    includes: tuple[str, ...],  # what was inside
+    protocol: dict,  # how it was measured
 ) -> Latency:
     """Timings (ms) of a runtime as a record: median, quartiles, circumstances."""
     q1, q3 = np.percentile(times, [25, 75])

@@ -68,7 +68,11 @@ class Memory(Value):
     shape: tuple[int, ...]
 
 
-def observe_memory(source: nn.Module | onnx.ModelProto, shape: tuple[int, ...], options: dict) -> Memory:
+def observe_memory(
+    source: nn.Module | onnx.ModelProto,  # a network or an ONNX graph
+    shape: tuple[int, ...],  # N x C x H x W
+    options: dict,  # of `load_runtime`
+) -> Memory:
     """Load `source` with load_runtime's `options`, run it three times, and look at this process before, between and after."""
     RUNTIMES.names()  # imports every runtime's module: their memory is not the network's
     before = resident_mb()

@@ -116,7 +116,10 @@ class EndToEnd(Value):
 
 # %% ../../nbs/latency/03_parts.ipynb #cell008
 def inside_parts(
-    runtime: Runtime, found: np.ndarray, size: tuple[int, int], camera: tuple[int, int]
+    runtime: Runtime,  # loaded with a network
+    found: np.ndarray,  # what the graph gave for one image
+    size: tuple[int, int],  # height, width that the network sees
+    camera: tuple[int, int],  # height, width of the photograph
 ) -> dict[str, list[str]]:
     """What is inside before, network and after, for a runtime whose graph gave `found` for one image of `size`."""
     labels, pixels, at_size = found.dtype == np.uint8, runtime.takes_pixels, found.shape[-2:] == tuple(size)
@@ -137,7 +140,11 @@ def inside_parts(
     return {"before": before, "network": network, "after": after}
 
 # %% ../../nbs/latency/03_parts.ipynb #cell011
-def step_calls(runtime: Runtime, image: np.ndarray, size: tuple[int, int]) -> dict[str, Callable[[], object]]:
+def step_calls(
+    runtime: Runtime,  # loaded with a network
+    image: np.ndarray,  # photograph, H x W x 3 uint8
+    size: tuple[int, int],  # height, width that the network sees
+) -> dict[str, Callable[[], object]]:
     """The steps that can be timed apart, by name, each with its input ready; `run` is the network with its copies, `whole` the whole way."""
     pixels = resize_pixels(image, size)
     x = for_graph(runtime, pixels)
@@ -164,13 +171,13 @@ def step_calls(runtime: Runtime, image: np.ndarray, size: tuple[int, int]) -> di
 
 
 def time_round(
-    runtime: Runtime,
-    calls: dict[str, Callable[[], object]],
-    x: np.ndarray,
+    runtime: Runtime,  # loaded with a network
+    calls: dict[str, Callable[[], object]],  # step -> call; `run` and `whole` among them
+    x: np.ndarray,  # input of the network
     *,
-    tolerance: float,
-    min_runs: int,
-    max_seconds: float,
+    tolerance: float,  # relative, of the median
+    min_runs: int,  # in each round
+    max_seconds: float,  # of this round
 ) -> dict[str, list[float]]:
     """Timings (ms) of every step, taken in turns until the whole is known to `tolerance`; then as many of the network alone."""
     times: dict[str, list[float]] = {name: [] for name in calls}
@@ -203,16 +210,16 @@ def split_steps(times: dict[str, list[float]]) -> dict[str, float]:
 
 # %% ../../nbs/latency/03_parts.ipynb #cell016
 def measure_end_to_end(
-    runtime: Runtime,
-    size: tuple[int, int],
+    runtime: Runtime,  # loaded with a network
+    size: tuple[int, int],  # height, width that the network sees
     *,
-    camera: tuple[int, int] | None = None,
-    tolerance: float = 0.05,
-    rounds: int = 3,
-    min_runs: int = 10,
-    max_seconds: float = 20.0,
-    seed: int = 0,
-    watch: LoadWatch | None = None,
+    camera: tuple[int, int] | None = None,  # height, width of the photograph; the same unless given
+    tolerance: float = 0.05,  # relative, of the median
+    rounds: int = 3,  # that have to agree
+    min_runs: int = 10,  # in each round
+    max_seconds: float = 20.0,  # in all
+    seed: int = 0,  # of everything that is drawn by lot
+    watch: LoadWatch | None = None,  # waits for others to leave the machine, and records them
 ) -> EndToEnd:
     """`runtime` on a random photograph: alone, and from uint8 H x W x 3 to uint8 labels H x W, split into before, network and after.
 

@@ -134,15 +134,15 @@ class ProtocolRow(Value):
 
 
 def measure_protocol(
-    model: SegNetwork,
-    protocol: Protocol,
-    size: tuple[int, int],
+    model: SegNetwork,  # stays as it is
+    protocol: Protocol,  # the way of measuring
+    size: tuple[int, int],  # height, width
     *,
-    runtime: str = "torch",
-    precision: str = "fp32",
-    threads: int | None = None,
-    rounds: int = 3,
-    max_seconds: float = 10.0,
+    runtime: str = "torch",  # a name in `RUNTIMES`
+    precision: str = "fp32",  # one of the runtime's
+    threads: int | None = None,  # None: as many as PyTorch uses
+    rounds: int = 3,  # that have to agree
+    max_seconds: float = 10.0,  # in all
 ) -> ProtocolRow:
     """`model` on an image of `size` (H x W) under one protocol; a runtime that is not here gives a row with the reason."""
     try:

@@ -42,7 +42,11 @@ class AlignmentConfig(Config):
         return self
 
 # %% ../../nbs/training/06_alignment.ipynb #cell008
-def pair_taps(network: nn.Module, strides: tuple[int, ...], names: tuple[str, ...] = ()) -> dict[int, Tap]:
+def pair_taps(
+    network: nn.Module,  # whose maps are compared
+    strides: tuple[int, ...],  # of the maps
+    names: tuple[str, ...] = (),  # of the modules, one for each stride; found unless given
+) -> dict[int, Tap]:
     "The module whose map is compared at each stride, found or by name; `ConfigError` for a network without one."
     if names:
         return {stride: named_tap(network, name, stride) for stride, name in zip(strides, names, strict=True)}

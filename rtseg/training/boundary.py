@@ -17,7 +17,11 @@ from .losses import cross_entropy
 WEIGHT, SURE = 20.0, 0.8
 
 
-def boundary_loss(logits: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
+def boundary_loss(
+    logits: Tensor,  # of the boundary, N x 1 x h x w
+    target: Tensor,  # zeros and ones, N x H x W
+    valid: Tensor | None = None,  # N x H x W boolean: the pixels that count; None: all
+) -> Tensor:
     "Balanced binary cross entropy of boundary logits N x 1 x h x w, resized to the target N x H x W, times 20 (PIDNet, 2023)."
     scores = resize(logits.float(), (target.shape[-2], target.shape[-1])).squeeze(1)
     keep = torch.ones_like(target) if valid is None else valid.to(target.dtype)
@@ -27,7 +31,13 @@ def boundary_loss(logits: Tensor, target: Tensor, valid: Tensor | None = None) -
     return WEIGHT * (F.binary_cross_entropy_with_logits(scores, target, reduction="none") * weights).sum() / pixels
 
 # %% ../../nbs/training/04_boundary.ipynb #cell008
-def boundary_cross_entropy(logits: Tensor, boundary: Tensor, masks: Tensor, *, ignore_index: int = 255) -> Tensor:
+def boundary_cross_entropy(
+    logits: Tensor,  # N x C x H x W
+    boundary: Tensor,  # its logits, N x 1 x h x w
+    masks: Tensor,  # train ids, N x H x W
+    *,
+    ignore_index: int = 255,  # train id of pixels that do not count
+) -> Tensor:
     "Cross entropy of logits N x C x H x W over the pixels whose boundary logits (N x 1 x h x w) say so with at least 0.8; masks N x H x W."
     found = resize(boundary.detach().float(), (masks.shape[-2], masks.shape[-1])).squeeze(1).sigmoid() > SURE
     return cross_entropy(logits, torch.where(found, masks, ignore_index), ignore_index=ignore_index)

@@ -62,7 +62,12 @@ def touches_void(masks: Tensor, ignore_index: int | None = 255) -> Tensor:
     return F.max_pool2d((masks == ignore_index).float().unsqueeze(1), 3, 1, 1).squeeze(1) > 0
 
 
-def class_boundaries(masks: Tensor, *, kind: str = "any", ignore_index: int | None = 255) -> Tensor:
+def class_boundaries(
+    masks: Tensor,  # train ids, N x H x W
+    *,
+    kind: str = "any",  # 'any' or 'published': which pixels are a boundary
+    ignore_index: int | None = 255,  # its borders are no boundary; None: they are
+) -> Tensor:
     "Boundary pixels of labels N x H x W, boolean; a pixel that touches void is none (`ignore_index` None: void is a class like others)."
     ids = masks.float().unsqueeze(1)
     if kind == "any":
@@ -74,7 +79,12 @@ def class_boundaries(masks: Tensor, *, kind: str = "any", ignore_index: int | No
     return found.squeeze(1) & ~touches_void(masks, ignore_index)
 
 # %% ../../nbs/training/03_detail.ipynb #cell016
-def detail_levels(masks: Tensor, *, kind: str = "any", ignore_index: int | None = 255) -> Tensor:
+def detail_levels(
+    masks: Tensor,  # train ids, N x H x W
+    *,
+    kind: str = "any",  # 'any' or 'published': which pixels are a boundary
+    ignore_index: int | None = 255,  # its borders are no boundary; None: they are
+) -> Tensor:
     "Boundaries of labels N x H x W seen at strides 1, 2 and 4, each at the labels' size: N x 3 x H x W of zeros and ones."
     edges = class_boundaries(masks, kind=kind, ignore_index=ignore_index).float().unsqueeze(1)
     seen = [
@@ -96,7 +106,11 @@ def detail_target(
     return ((levels * weights).sum(1) > levels.new_tensor(config.threshold)).float()
 
 # %% ../../nbs/training/03_detail.ipynb #cell025
-def detail_loss(logits: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
+def detail_loss(
+    logits: Tensor,  # of the detail, N x 1 x h x w
+    target: Tensor,  # zeros and ones, N x H x W
+    valid: Tensor | None = None,  # N x H x W boolean: the pixels that count; None: all
+) -> Tensor:
     "Binary cross entropy plus dice of logits N x 1 x h x w, resized to the target N x H x W, over the pixels of `valid` (Fan et al., 2021)."
     scores = resize(logits.float(), (target.shape[-2], target.shape[-1])).squeeze(1)
     keep = torch.ones_like(target) if valid is None else valid.to(target.dtype)
@@ -173,7 +187,12 @@ def _inside(name: str, blocks: set[str]) -> bool:
     return any(".".join(parts[:depth]) in blocks for depth in range(1, len(parts) + 1))
 
 
-def find_tap(network: nn.Module, stride: int, *, calls: list[Seen] | None = None) -> Tap:
+def find_tap(
+    network: nn.Module,  # is run once
+    stride: int,  # of the map
+    *,
+    calls: list[Seen] | None = None,  # what a run has shown, where one was made already
+) -> Tap:
     "Where the map at 1/`stride` is finished before the network goes coarser; raises `ConfigError` for a network without one."
     calls = [c for c in (module_calls(network) if calls is None else calls) if not c.shrunk]
     here, below = ((PROBE[0] // s, PROBE[1] // s) for s in (stride, 2 * stride))
@@ -197,7 +216,11 @@ def find_tap(network: nn.Module, stride: int, *, calls: list[Seen] | None = None
     return Tap(found[-1].name, found[-1].call, found[-1].gave[0])
 
 # %% ../../nbs/training/03_detail.ipynb #cell040
-def named_tap(network: nn.Module, name: str, stride: int) -> Tap:
+def named_tap(
+    network: nn.Module,  # is run once
+    name: str,  # of the module
+    stride: int,  # that its map has to have
+) -> Tap:
     "The tap at the module `name`; raises `ConfigError` if there is none, or if its map is not at 1/`stride`."
     names = [n for n, _ in network.named_modules() if n]
     if name not in names:
@@ -231,7 +254,11 @@ def _collector(maps: dict[int, Tensor], stride: int, call: int):
 
 
 @contextmanager
-def watching_taps(network: nn.Module, taps: dict[int, Tap], maps: dict[int, Tensor]) -> Iterator[None]:
+def watching_taps(
+    network: nn.Module,  # gets hooks for as long as the context lasts
+    taps: dict[int, Tap],  # by stride
+    maps: dict[int, Tensor],  # is filled, by stride
+) -> Iterator[None]:
     "Lays the tapped maps of the pass inside into `maps`, by their strides; the network has no hooks before and after."
     handles = []
     try:

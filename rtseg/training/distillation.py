@@ -55,7 +55,11 @@ class DistillationConfig(Config):
         return self
 
 # %% ../../nbs/training/05_distillation.ipynb #cell008
-def on_one_grid(student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
+def on_one_grid(
+    student: Tensor,  # logits, N x C x h x w
+    teacher: Tensor,  # logits of any size
+    valid: Tensor | None = None,  # N x H x W boolean: the pixels that count; None: all
+) -> tuple[Tensor, Tensor, Tensor | None]:
     "Student's and teacher's logits N x C x h x w in float32 and the mask N x h x w, all at the student's size; the teacher's without gradient."
     if student.shape[:2] != teacher.shape[:2]:
         raise ConfigError(

@@ -46,7 +46,12 @@ class LossWatch:
 
 
 def divergence(
-    reason: str, values: dict[str, float], *, step: int, lr: float, names: tuple[str, ...]
+    reason: str,  # of the refusal
+    values: dict[str, float],  # of the terms
+    *,
+    step: int,  # counted from 0
+    lr: float,  # learning rate
+    names: tuple[str, ...],  # of the images
 ) -> DivergenceError:
     "The error for a step whose loss `LossWatch` refused: where it happened, and on which images."
     shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())

@@ -68,14 +68,14 @@ def split_facts(data: Any, val: Any = None) -> dict[str, Any]:
 
 
 def training_facts(
-    config: TrainConfig,
-    model: nn.Module,
-    data: Any,
-    val: Any = None,
+    config: TrainConfig,  # of the training
+    model: nn.Module,  # the network
+    data: Any,  # to train on
+    val: Any = None,  # to score on
     *,
-    teacher: nn.Module | None = None,
-    detail: DetailConfig | None = None,
-    pretrained_on: str = "none",
+    teacher: nn.Module | None = None,  # that it learns from
+    detail: DetailConfig | None = None,  # of the detail heads
+    pretrained_on: str = "none",  # what it starts from, in words
 ) -> dict[str, Any]:
     """What a training reads: gone on with, all of it has to be the same, but for the names in `FREE`."""
     return {

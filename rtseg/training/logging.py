@@ -54,7 +54,12 @@ def as_csv(records: Sequence[Mapping]) -> str:
     return table.getvalue()
 
 # %% ../../nbs/training/26_logging.ipynb #cell009
-def mask_strip(image: np.ndarray, mask: np.ndarray, predicted: np.ndarray, labels: LabelSet) -> np.ndarray:
+def mask_strip(
+    image: np.ndarray,  # H x W x 3 uint8
+    mask: np.ndarray,  # train ids, H x W
+    predicted: np.ndarray,  # train ids, H x W
+    labels: LabelSet,  # brings the colours
+) -> np.ndarray:
     "Image, label and prediction (H x W x 3 and H x W train ids) side by side, H x 3W x 3 uint8; void of the label is black in both masks."
     void = mask == labels.ignore_index
     return np.concatenate(
@@ -166,7 +171,12 @@ def alarm(text: str) -> str:
     return text
 
 
-def constant_score(scores: list[float], *, patience: int = 3, tolerance: float = 1e-9) -> bool:
+def constant_score(
+    scores: list[float],  # of the epochs
+    *,
+    patience: int = 3,  # scores that have to be the same
+    tolerance: float = 1e-9,  # difference that is none
+) -> bool:
     "True if the last `patience` scores are the same."
     last = scores[-patience:]
     return len(last) == patience and max(last) - min(last) <= tolerance

@@ -26,7 +26,12 @@ def softmax_layout(logits: Tensor) -> Tensor:
     return logits.contiguous()
 
 
-def pixel_nll(logits: Tensor, target: Tensor, *, ignore_index: int = 255) -> Tensor:
+def pixel_nll(
+    logits: Tensor,  # N x C x H x W
+    target: Tensor,  # train ids, N x H x W
+    *,
+    ignore_index: int = 255,  # train id of pixels that do not count
+) -> Tensor:
     "Negative log-probability of the true class, N x H x W float32, zero at ignored pixels; logits N x C x H x W, target N x H x W."
     if target.shape != (logits.shape[0], *logits.shape[2:]):
         raise ConfigError(
@@ -81,7 +86,13 @@ def cross_entropy(
     return _mean_over(nll, target, valid, class_weights)
 
 # %% ../../nbs/training/01_losses.ipynb #cell020
-def hard_pixels(nll: Tensor, valid: Tensor, *, threshold: float = 0.7, min_fraction: float = 1 / 16) -> Tensor:
+def hard_pixels(
+    nll: Tensor,  # N x H x W
+    valid: Tensor,  # N x H x W boolean
+    *,
+    threshold: float = 0.7,  # probability of the true class below which a pixel is hard
+    min_fraction: float = 1 / 16,  # of the valid pixels that count at least
+) -> Tensor:
     "Boolean mask N x H x W: valid pixels of true-class probability < threshold, or the hardest `min_fraction` of the valid ones if that is more."
     nll = nll.detach()
     keep = (nll > -math.log(threshold)) & valid

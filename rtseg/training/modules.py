@@ -18,7 +18,12 @@ from torch.utils.checkpoint import checkpoint
 from ..core.errors import ConfigError, suggest
 
 # %% ../../nbs/training/13_modules.ipynb #cell005
-def find_modules(model: nn.Module, names: tuple[str, ...], *, what: str) -> list[nn.Module]:
+def find_modules(
+    model: nn.Module,  # the network
+    names: tuple[str, ...],  # dotted
+    *,
+    what: str,  # the setting, for the message
+) -> list[nn.Module]:
     "The modules of these names, lists replaced by what they hold; `ConfigError` with the nearest name for an unknown one."
     known = dict(model.named_modules())
     for name in names:

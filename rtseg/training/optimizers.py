@@ -41,7 +41,11 @@ def _by_decay(
 
 # %% ../../nbs/training/12_optimizers.ipynb #cell011
 def param_groups(
-    model: nn.Module, *, weight_decay: float, decay_norms: bool = True, head_lr_factor: float = 1.0
+    model: nn.Module,  # the network
+    *,
+    weight_decay: float,  # of the decayed groups
+    decay_norms: bool = True,  # whether norms and biases decay, too
+    head_lr_factor: float = 1.0,  # learning rate of the heads over that of the encoder
 ) -> list[dict]:
     "Trainable parameters in at most four groups (body, heads; decayed or not), each with its `weight_decay` and `lr_factor`."
     body, heads = split_heads(model)

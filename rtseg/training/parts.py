@@ -46,7 +46,12 @@ def _valid_weight(logits: Tensor, masks: Tensor, loss: SegLoss, weights: Tensor 
 
 
 def denominators(
-    names: list[str], output: SegOutput | Tensor, masks: Tensor, loss: SegLoss, *, by_pixel: tuple[str, ...] = ()
+    names: list[str],  # of the terms
+    output: SegOutput | Tensor,  # of the network
+    masks: Tensor,  # train ids, N x H x W
+    loss: SegLoss,  # that the terms come from
+    *,
+    by_pixel: tuple[str, ...] = (),  # terms that count pixels without class weights
 ) -> Tensor:
     "What each named term averages over on these labels, float64; terms in `by_pixel` count valid pixels without class weights."
     logits, aux = (output, ()) if isinstance(output, Tensor) else (output.logits, output.aux)

@@ -21,7 +21,12 @@ def check_class_weights(class_weights: Tensor | None, classes: int) -> None:
         )
 
 
-def valid_pixels(logits: Tensor, target: Tensor, *, ignore_index: int = 255) -> tuple[Tensor, Tensor]:
+def valid_pixels(
+    logits: Tensor,  # N x C x H x W
+    target: Tensor,  # train ids, N x H x W
+    *,
+    ignore_index: int = 255,  # train id of pixels that do not count
+) -> tuple[Tensor, Tensor]:
     "Logits P x C float32 and labels P of the valid pixels; logits N x C x H x W, target N x H x W."
     if target.shape != (logits.shape[0], *logits.shape[2:]):
         raise ConfigError(

@@ -61,7 +61,11 @@ def check_together(config: TrainConfig, detail: DetailConfig | None) -> None:
         )
 
 # %% ../../nbs/training/25_step.ipynb #cell008b
-def layout_for(model: nn.Module, config: TrainConfig, device: torch.device) -> torch.memory_format:
+def layout_for(
+    model: nn.Module,  # the network
+    config: TrainConfig,  # of the training
+    device: torch.device,  # 'cpu', 'cuda'
+) -> torch.memory_format:
     "Channels last if `config` wants it, and its gradients are right for this network, precision and device."
     if (
         config.channels_last
@@ -180,7 +184,12 @@ def loss_terms(train: TrainStep, batch: Batch) -> tuple[dict[str, Tensor], SegOu
     return terms | (train.aligned() if train.aligned is not None else {}), output
 
 
-def averaged_over(train: TrainStep, terms: dict[str, Tensor], output: SegOutput | Tensor, masks: Tensor) -> Tensor:
+def averaged_over(
+    train: TrainStep,  # the step
+    terms: dict[str, Tensor],  # by name
+    output: SegOutput | Tensor,  # of the network
+    masks: Tensor,  # train ids, N x H x W
+) -> Tensor:
     "What each term averages over on these labels."
     how = train.config.distillation
     by_pixel = ("distillation",) if how.kind != "cwd" and not how.void else ()
@@ -209,7 +218,13 @@ def add_gradients(train: TrainStep, batch: Batch) -> dict[str, float]:
     return dict(zip(terms, summed(total, train.accelerator).tolist(), strict=True))
 
 
-def update(train: TrainStep, batch: Batch, *, step: int, lr: float) -> dict[str, float]:
+def update(
+    train: TrainStep,  # the step
+    batch: Batch,  # images and masks
+    *,
+    step: int,  # counted from 0
+    lr: float,  # learning rate
+) -> dict[str, float]:
     "One update with learning rate `lr`; the values of the terms before it. Raises `DivergenceError` before it would do harm."
     values = add_gradients(train, batch)
     if reason := train.watch.look(values):

@@ -57,7 +57,11 @@ class EpochRecord(Value):
     stopped: str | None = None
 
 # %% ../../nbs/training/29_trainer.ipynb #cell009
-def score_epoch(files: RunFiles, val: SegDataset, epoch: int) -> EvalReport:
+def score_epoch(
+    files: RunFiles,  # of the run
+    val: SegDataset,  # to score on
+    epoch: int,  # that has just ended
+) -> EvalReport:
     "Evaluate the newest weights on `val`, keep them as best if they are, and write the reports."
     ema = files.train.ema
     model, which = (ema.module, "ema") if ema else (files.train.model, "last")
@@ -73,7 +77,11 @@ def score_epoch(files: RunFiles, val: SegDataset, epoch: int) -> EvalReport:
     return report
 
 
-def draw_masks(files: RunFiles, log: TrainLog, val: SegDataset) -> None:
+def draw_masks(
+    files: RunFiles,  # of the run
+    log: TrainLog,  # of the run
+    val: SegDataset,  # to score on
+) -> None:
     "Log the first `log_images` images of `val` with label and prediction."
     model = files.train.ema.module if files.train.ema else files.train.model
     for index in range(min(files.config.log_images, len(val))):
@@ -142,7 +150,14 @@ def _main_close(
 
 
 def close_epoch(
-    files: RunFiles, log: TrainLog | NoLog, *, epoch: int, steps: int, lr: float, seconds: float, val: SegDataset | None
+    files: RunFiles,  # of the run
+    log: TrainLog | NoLog,  # of the run
+    *,
+    epoch: int,  # that has just ended
+    steps: int,  # of it
+    lr: float,  # at its end
+    seconds: float,  # that it took
+    val: SegDataset | None,  # to score on; None: not scored
 ) -> EpochRecord:
     "Write weights, score them on `val` (if given), log the epoch of `steps` steps, save the state; all processes get the record."
     require_finite(files.train.model, step=files.step)
@@ -160,7 +175,9 @@ def close_epoch(
 
 # %% ../../nbs/training/29_trainer.ipynb #cell011b
 def trained_data(
-    model: nn.Module, data: SegDataset | Dataset, val: SegDataset | Dataset | None
+    model: nn.Module,  # the network
+    data: SegDataset | Dataset,  # to train on
+    val: SegDataset | Dataset | None,  # to score on
 ) -> tuple[SegDataset, SegDataset | None]:
     "Both as `SegDataset`; the classes of pairs from elsewhere are those of the other data set, or as many as the network has."
     if getattr(model, "in_channels", 3) != 3:
@@ -288,7 +305,11 @@ def run_steps(trainer: Trainer, log: TrainLog | NoLog) -> Iterator[tuple[float, 
         yield lr, time.perf_counter() - started
 
 # %% ../../nbs/training/29_trainer.ipynb #55235ab6
-def train_epochs(trainer: Trainer, log: TrainLog | NoLog, bar: tqdm) -> Iterator[EpochRecord]:
+def train_epochs(
+    trainer: Trainer,  # of the run
+    log: TrainLog | NoLog,  # of the run
+    bar: tqdm,  # moves with each step
+) -> Iterator[EpochRecord]:
     "The epochs from where the run stands to its end: steps, and what closes each epoch."
     files = trainer.files
     for lr, seconds in run_steps(trainer, log):

@@ -129,15 +129,15 @@ def network_key(model: nn.Module) -> str:
 
 
 def settle(
-    config: TrainConfig,
-    model: nn.Module,
+    config: TrainConfig,  # of the training
+    model: nn.Module,  # the network
     *,
-    device: str | torch.device = "cpu",
-    emulate: bool = False,
-    say: Callable[[str], object] = notice,
-    cache: Path | None = None,
-    native: bool | None = None,
-    timer: Callable[[Mapping], dict[str, float]] = time_ways,
+    device: str | torch.device = "cpu",  # 'cpu', 'cuda'
+    emulate: bool = False,  # take bf16 even where it is emulated
+    say: Callable[[str], object] = notice,  # is told a line
+    cache: Path | None = None,  # where answers are kept; this user's folder unless given
+    native: bool | None = None,  # whether bf16 has instructions; found out unless given
+    timer: Callable[[Mapping], dict[str, float]] = time_ways,  # how ways are timed
 ) -> tuple[TrainConfig, str]:
     "The configuration with a precision and a layout, and why, in one line (empty where nothing was asked); `ConfigError` for bf16 by name that would be emulated."
     cpu = torch.device(device).type == "cpu"
@@ -171,21 +171,25 @@ def settle(
 COMPILING = 120.0  # seconds; networks of the registry on two cores
 
 
-def pays(steps: int, seconds: Mapping[str, float], compiling: float = COMPILING) -> bool:
+def pays(
+    steps: int,  # of the run
+    seconds: Mapping[str, float],  # of a step, 'eager' and 'compiled'
+    compiling: float = COMPILING,  # seconds that compiling takes
+) -> bool:
     "Whether so many compiled steps, compiling included, take less than 95 % of the time of as many plain ones."
     return compiling + steps * seconds["compiled"] < 0.95 * steps * seconds["eager"]
 
 
 def settle_compile(
-    config: TrainConfig,
-    model: nn.Module,
-    steps: int,
+    config: TrainConfig,  # of the training
+    model: nn.Module,  # the network
+    steps: int,  # of the run
     *,
-    say: Callable[[str], object] = notice,
-    cache: Path | None = None,
-    clock: Callable[[], float] = time.perf_counter,
-    lacks: Callable[[], str | None] = missing_compiler,
-    timer: Callable[[Mapping], dict[str, float]] = time_ways,
+    say: Callable[[str], object] = notice,  # is told a line
+    cache: Path | None = None,  # where answers are kept; this user's folder unless given
+    clock: Callable[[], float] = time.perf_counter,  # tells the seconds
+    lacks: Callable[[], str | None] = missing_compiler,  # why nothing can be compiled here, or None
+    timer: Callable[[Mapping], dict[str, float]] = time_ways,  # how ways are timed
 ) -> tuple[TrainConfig, str]:
     "The settled configuration with `compile` true or false, and why, in one line (empty where it was not asked, or the run is too short to ask)."
 
@@ -257,13 +261,13 @@ def as_begun(config: TrainConfig, folder: str | Path | None) -> TrainConfig:
 
 
 def settle_run(
-    config: TrainConfig,
-    model: nn.Module,
-    folder: str | Path | None = None,
+    config: TrainConfig,  # of the training
+    model: nn.Module,  # the network
+    folder: str | Path | None = None,  # of the run; what it was begun with stays
     *,
-    steps: int = 0,
-    whole: bool = True,
-    **how: object,
+    steps: int = 0,  # of the run
+    whole: bool = True,  # whether the network runs alone, without detail heads beside it: only then is compiling asked
+    **how: object,  # of `settle` and `settle_compile`
 ) -> tuple[TrainConfig, str]:
     "`settle` and `settle_compile` for the run of so many `steps` in `folder`, which keeps what it was begun with, and for all of its processes alike."
     begun, going = as_begun(config, folder), folder is not None and (Path(folder) / STATE_FILE).exists()

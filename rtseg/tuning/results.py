@@ -50,7 +50,11 @@ def value_of(parameter: Parameter, stored: Any) -> Any:
     return parameter.choices[parameter.labels().index(stored)] if parameter.kind == "choice" else stored
 
 
-def record_trial(trial: Any, space: Space, objectives: tuple[str, ...]) -> TrialRecord:
+def record_trial(
+    trial: Any,  # optuna's
+    space: Space,  # what may vary
+    objectives: tuple[str, ...],  # 'miou', 'latency' or both
+) -> TrialRecord:
     """An Optuna trial as a record."""
     state = {"COMPLETE": "complete", "PRUNED": "pruned", "RUNNING": "running", "WAITING": "waiting"}.get(
         trial.state.name, "killed" if killed(trial) else "failed"
@@ -170,14 +174,14 @@ def beats(one: TrialRecord, other: TrialRecord) -> bool:
 
 
 def read_study(
-    study: Any,
-    space: Space,
-    objectives: tuple[str, ...],
-    config: TrainConfig,
+    study: Any,  # optuna's
+    space: Space,  # what may vary
+    objectives: tuple[str, ...],  # 'miou', 'latency' or both
+    config: TrainConfig,  # of each training
     *,
-    folder: Path | None = None,
-    model: str | None = None,
-    command: tuple[str, ...] = (),
+    folder: Path | None = None,  # of the trials, with their curves
+    model: str | None = None,  # its name, for the record
+    command: tuple[str, ...] = (),  # words of a command line for network and data
 ) -> TuneResult:
     """The study as it stands, without surplus trials; `command` are the words of a command line for its network and data."""
     trials = [t for t in study.get_trials(deepcopy=False) if t.user_attrs.get("reason") != SURPLUS]

@@ -169,7 +169,12 @@ class _Registered:
         return create_model(self.name, self.num_classes, **options)
 
 
-def impossible(config: TrainConfig, key: str, value: Any, others: Iterable[tuple[str, Any]] = ()) -> str | None:
+def impossible(
+    config: TrainConfig,  # of each training
+    key: str,  # dotted name of the setting
+    value: Any,  # to be set
+    others: Iterable[tuple[str, Any]] = (),  # settings and values beside it
+) -> str | None:
     """Why `value` can be set at `key` neither alone nor beside one of the `others`, in one line; None if it can."""
     try:
         override(config, {key: value})
@@ -189,7 +194,11 @@ def _possible(config: TrainConfig, values: dict[str, Any]) -> bool:
     return True
 
 
-def check_space(space: Space, config: TrainConfig, build: Build) -> None:
+def check_space(
+    space: Space,  # what may vary
+    config: TrainConfig,  # of each training
+    build: Build,  # options -> network
+) -> None:
     """Try all extremes of the space; `ConfigError` names the setting, and the nearest name for one that does not exist."""
     tried = list(extremes(space))
     settings = [(key, value) for key, value in tried if not key.startswith(MODEL)]

@@ -167,15 +167,15 @@ def nothing_free(begun: dict, now: dict) -> Sequence[str]:
 
 
 def open_study(
-    storage: Any,
-    name: str,
+    storage: Any,  # optuna's
+    name: str,  # of the study
     *,
-    identity: dict,
-    objectives: tuple[str, ...],
-    sampler: Any,
-    pruner: Any,
-    resume: bool,
-    free: Callable[[dict, dict], Sequence[str]] = nothing_free,
+    identity: dict,  # facts that it is about
+    objectives: tuple[str, ...],  # 'miou', 'latency' or both
+    sampler: Any,  # optuna's
+    pruner: Any,  # optuna's
+    resume: bool,  # take one that is there already
+    free: Callable[[dict, dict], Sequence[str]] = nothing_free,  # (facts then, facts now) -> names that may differ
 ) -> Any:
     """A new study, or with `resume` also one that is there already; `ConfigError` if that one is about something else than `free` (of its facts and these) lets differ."""
     with quiet_optuna() as optuna:

@@ -128,7 +128,11 @@ def fail_dead_trials(study: Any) -> None:
             study.enqueue_trial(trial.params, user_attrs={"retry_of": trial.number})
 
 # %% ../../nbs/tuning/03_workers.ipynb #cell011
-def surplus(number: int, trials: list[Any], total: int) -> bool:
+def surplus(
+    number: int,  # of the trial
+    trials: list[Any],  # all of the study
+    total: int,  # that are wanted
+) -> bool:
     """Whether trial `number` is one too many: it repeats what an earlier one repeats, or `total` earlier ones count."""
     mine = trials[number].user_attrs.get("retry_of")
     earlier = [t for t in counted(trials) if t.number < number]
@@ -159,7 +163,11 @@ def next_trial(study: Any, total: int) -> Any | None:
 OWN_FAULTS = (DivergenceError, ConfigError, RunBusy, torch.OutOfMemoryError)
 
 
-def run_one(study: Any, trial: Any, objective: Callable[[Any], tuple[float, ...]]) -> str:
+def run_one(
+    study: Any,  # optuna's
+    trial: Any,  # optuna's
+    objective: Callable[[Any], tuple[float, ...]],  # trial -> values
+) -> str:
     """Run the objective on a trial and tell the study; in words, how it ended."""
     optuna, dropped = load_optuna(), "dropped: it was given to another worker while this one was silent"
     try:
@@ -191,12 +199,12 @@ def _keep_reason(trial: Any, reason: str) -> bool:
 
 
 def work(
-    study: Any,
-    objective: Callable[[Any], tuple[float, ...]],
-    total: int,
+    study: Any,  # optuna's
+    objective: Callable[[Any], tuple[float, ...]],  # trial -> values
+    total: int,  # trials that are wanted
     *,
-    say: Callable[[str], None] | None = None,
-    after: Callable[[], None] | None = None,
+    say: Callable[[str], None] | None = None,  # is told a line
+    after: Callable[[], None] | None = None,  # is called when one has ended
 ) -> int:
     """Take and run trials until the study has `total`; how many were run here. `after` is called when one has ended."""
     done = 0
