@@ -33,8 +33,8 @@ FLOORS = (
     ("cli",),
     ("deployment", "pipeline"),
 )
-SHARED = 41  # exported functions and classes whose name occurs in several modules: may only fall
-SAID = 11  # public functions that describe each of their three or more arguments: may only rise
+SHARED = 38  # exported functions and classes whose name occurs in several modules: may only fall
+SAID = 314  # public functions that describe each of their three or more arguments: may only rise
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 
 
