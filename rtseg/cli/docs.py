@@ -34,7 +34,8 @@ def docs_command(
         list[str] | None, typer.Option(help="Only this notebook, such as core/01_errors.ipynb; may be repeated.")
     ] = None,
     sidebar: Annotated[
-        bool, typer.Option("--sidebar", help="Write nbs/sidebar.yml, Quarto's list of pages, as well.")
+        bool,
+        typer.Option("--sidebar", help="Only write nbs/sidebar.yml, the list of pages that nbdev gives to Quarto."),
     ] = False,
 ) -> None:
     """Build an HTML site of all notebooks, with search and a reference of the library; it opens offline.
@@ -44,6 +45,7 @@ def docs_command(
     root = root or notebooks_folder().parent.parent
     if sidebar:
         typer.echo(f"sidebar: {write_sidebar(root)}")
+        return
     count, dead = build_site(root, out, host=code_host(root), only=only)
     typer.echo(f"{count} pages: {(out / 'index.html').resolve()}")
     if dead and only is None:

@@ -150,6 +150,14 @@ def test_a_dead_link_is_told(site, capsys, tmp_path):
     assert end.value.code == 1 and "5 pages" in told and "3 links lead nowhere" in err and err.count("\n") == 1
 
 
+def test_the_sidebar_is_written_alone(tmp_path, capsys):
+    root = little_checkout(tmp_path / "checkout")
+    with pytest.raises(SystemExit) as end:
+        cli.main(["docs", "--root", str(root), "--sidebar", "--out", str(tmp_path / "site")])
+    assert end.value.code in (0, None) and "sidebar.yml" in capsys.readouterr().out
+    assert (root / "nbs/sidebar.yml").is_file() and not (tmp_path / "site").exists()
+
+
 def test_the_search_index_is_a_script_with_every_section(site):
     _, out, _ = site
     entries = json.loads((out / "search.js").read_text().removeprefix("window.RTSEG_INDEX = ").removesuffix(";"))
