@@ -34,7 +34,7 @@ test-long: $(VENV)/.installed-dev
 
 # Chromium is looked for in RTSEG_CHROMIUM, then on the PATH; without one the tests are skipped with that reason.
 test-browser: $(VENV)/.installed-browser
-	$(BIN)/python -m pytest tests/browser/test_lab.py tests/browser/test_page.py
+	$(BIN)/python -m pytest tests/browser/test_lab.py tests/browser/test_explorers.py tests/browser/test_page.py
 
 docs: $(VENV)/.installed
 	$(BIN)/rtseg docs --out _docs

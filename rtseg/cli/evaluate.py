@@ -216,6 +216,8 @@ def predict_command(
         f"{len(done)} predicted: {', '.join(str(path) for path in done[0].files.values())}"
         + (" ..." if len(done) > 1 else "")
     )
+    for text in filter(None, (video.film_text() for video in done)):
+        typer.echo(text)
     if submission is not None:
         typer.echo(f"submission: {write_submission(out / 'ids', submission)}")
 

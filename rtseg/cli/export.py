@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['WeightsArgument', 'ClassesOption', 'ImagesRootOption', 'RuntimesOption', 'PrecisionsOption', 'WebOption',
            'CountOption', 'CalibrationOption', 'AutoOption', 'ThreadsOption', 'DropOption', 'ClassDropOption',
-           'AgreementOption', 'OpsetOption', 'StaticOption', 'LicenseOption', 'Source', 'run_source', 'named_source',
-           'unstretched', 'own_name', 'own_size', 'export_auto', 'export_web', 'export_plain', 'export', 'add_export']
+           'AgreementOption', 'OpsetOption', 'StaticOption', 'LicenseOption', 'RosOption', 'Source', 'run_source',
+           'named_source', 'unstretched', 'own_name', 'own_size', 'export_auto', 'export_web', 'export_plain', 'export',
+           'add_export']
 
 # %% ../../nbs/cli/33_export.ipynb #cell002
 from dataclasses import replace
@@ -22,6 +23,7 @@ from ..core.run_folder import RunFolder
 from ..core.values import LabelSet
 from ..data.datasets import SegDataset
 from ..data.labels import get_labels
+from ..shipping.ros import write_ros_node
 from ..shipping.autotuning import autotune, ship
 from ..shipping.candidates import list_candidates
 from ..shipping.cards import add_card, plain_card
@@ -119,6 +121,7 @@ def export_auto(
     precisions: list[str] | None = None,
     seconds: float = 120.0,
     license: str | None = None,
+    ros: bool = False,
 ) -> str:
     "Autotune, write file, card, table and server; what the command says in the end. Unfinished work lies in `OUT-trials` and is gone on with."
     forms = list_candidates("cpu", runtimes=runtimes, **({"precisions": precisions} if precisions else {}))
@@ -158,6 +161,7 @@ def export_auto(
     return (
         f"{table(tuned.table())}\n{tuned.int8_verdict()}\n{f'busy: {tuned.disturbance}{chr(10)}' if tuned.disturbance else ''}{out}: {tuned.best.candidate.name}, {card.latency.median_ms:.2f} ms from photograph to labels, {gain}; "
         f"{card.agreement:.2%} of the labels agree{drop}\nserve it: python {out.parent / 'serve.py'} {out} PHOTOGRAPH"
+        + (f"\na ROS 2 node: {write_ros_node(out.parent)}" if ros else "")
     )
 
 # %% ../../nbs/cli/33_export.ipynb #cellweb1
@@ -280,6 +284,9 @@ StaticOption = Annotated[
     bool, typer.Option("--static-batch", help="A plain export for one image at a time; else the batch is free.")
 ]
 LicenseOption = Annotated[str | None, typer.Option(help="The licence of the weights, for the card.")]
+RosOption = Annotated[
+    bool, typer.Option("--ros", help="With --auto: a ROS 2 node beside it, which hears images and publishes masks.")
+]
 
 # %% ../../nbs/cli/33_export.ipynb #3d81bdc0
 def export(
@@ -308,6 +315,7 @@ def export(
     opset: OpsetOption = 18,
     static_batch: StaticOption = False,
     license: LicenseOption = None,
+    ros: RosOption = False,
     web: WebOption = None,
     onnxruntime_web: RuntimeFilesOption = None,
 ) -> None:
@@ -324,14 +332,13 @@ def export(
     if web is not None:
         if out is not None or auto:
             raise ConfigError(f"--web writes a page into {web}: leave out {'--auto' if auto else out}, or export twice")
-        data = open_with_labels(weights, dataset, root, split, labels, bits=bits) if root is not None else None
         typer.echo(
             export_web(
                 weights,
                 web,
                 model=model,
                 size=read_size(size) if size else None,
-                data=data,
+                data=open_with_labels(weights, dataset, root, split, labels, bits=bits) if root is not None else None,
                 labels=get_labels(labels) if labels else classes,
                 option=option,
                 images=images,
@@ -339,8 +346,8 @@ def export(
             )
         )
         return
-    if out is None:
-        raise ConfigError("export needs the name of the .onnx file to write, or --web and a folder")
+    if out is None or (ros and not auto):
+        raise ConfigError("export needs the name of the .onnx file to write, or --web and a folder; --ros needs --auto")
     if not auto:
         loaded = open_trained(weights, model, option, labels=get_labels(labels) if labels else None, classes=classes)
         how = {"opset": opset, "dynamic_batch": not static_batch, "license": license}
@@ -362,6 +369,7 @@ def export(
             threads=threads,
             runtimes=runtimes.split(",") if runtimes else None,
             precisions=precisions.split(",") if precisions else None,
+            ros=ros,
         )
     )
 

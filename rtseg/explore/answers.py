@@ -21,6 +21,8 @@ from ..core.values import LabelSet
 from ..data.datasets import SegDataset
 from ..data.pictures import decode_image, read_image, read_mask
 from ..evaluation.metrics import ConfusionMeter, class_iou
+from ..evaluation.video import VIDEO_TYPES, VideoFrames
+from .kept_counts import KeptCounts, picture_keys
 from ..models.loading import holds_weights, load_network
 from ..runtimes.runtimes import Runtime, check_image, load_runtime, to_floats
 from ..viz.masks import as_rgb
@@ -93,22 +95,32 @@ def open_photo(source: str | Path | bytes, *, name: str = "the upload") -> np.nd
 
 
 class Pictures:
-    "Images and labels (or None) that are read like a data set: `read(i)`, `name(i)`, `len`."
+    "Images and labels (or None) that are read like a data set: `read(i)`, `name(i)`, `len`; a file is a photograph or a video."
 
     def __init__(self, data: SegDataset | Sequence[tuple[np.ndarray, np.ndarray | None]] | np.ndarray | str | Path):
-        if isinstance(data, np.ndarray | str | Path):
-            data = [(data if isinstance(data, np.ndarray) else open_photo(data), None)]
-        self.data = data
+        if isinstance(data, str | Path):
+            film = Path(data).suffix.lower() in VIDEO_TYPES
+            data = VideoFrames(data) if film else open_photo(data)
+        self.data = [(data, None)] if isinstance(data, np.ndarray) else data
+
+    @property
+    def film(self) -> bool:
+        "Whether the pictures are the frames of a video."
+        return isinstance(self.data, VideoFrames)
 
     def __len__(self) -> int:
         return len(self.data)
 
     def name(self, index: int) -> str:
         "The sample's name in its data set, or its number."
+        if self.film:
+            return f"frame {index}, {index / self.data.facts.fps:.2f} s"
         return self.data.samples[index].name if isinstance(self.data, SegDataset) else f"sample {index}"
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
         "Image H x W x 3 uint8 and train ids H x W, or None where there are none."
+        if self.film:
+            return self.data[index], None
         image, mask = self.data.read(index) if isinstance(self.data, SegDataset) else self.data[index]
         return as_rgb(image), mask
 
@@ -167,7 +179,7 @@ class Answered(NamedTuple):
 
 
 class Asked:
-    "Models and the pictures that they are asked about; `say` hears which picture is the next."
+    "Models and the pictures that they are asked about; `say` hears which picture is the next, `kept` is the folder of the counts that are kept."
 
     def __init__(
         self,
@@ -176,8 +188,9 @@ class Asked:
         labels: LabelSet,
         *,
         say: Callable[[str], None] = lambda text: None,
+        kept: Path | None = None,
     ):
-        self.pictures, self.models, self.labels, self.say = pictures, dict(models), labels, say
+        self.pictures, self.models, self.labels, self.say, self.kept = pictures, dict(models), labels, say, kept
         self.confusions: dict[tuple[str, int], torch.Tensor | None] = {}
 
     def about(self, index: int, names: Iterable[str] | None = None) -> Answered:
@@ -203,14 +216,35 @@ class Asked:
                 refusal = error
         raise refusal
 
-    def scores(self, model: str, by: str = "miou") -> list[float | None]:
-        "A model's score of every picture in their order: its mean IoU, or the IoU of the class `by`."
-        scores = []
-        for index in range(len(self.pictures)):
-            if (model, index) not in self.confusions:
-                self.say(f"{model}: image {index + 1} of {len(self.pictures)}")
-                self.about(index, (model,))
-            confusion, number = self.confusions[model, index], None if by == "miou" else self.labels.classes.index(by)
-            scores.append(None if confusion is None else image_score(confusion, number))
-        self.say("")
-        return scores
+    def counted(self, model: str) -> list[torch.Tensor | None]:
+        "The confusion matrix of every picture; a network that was asked before, here or in another session, is not asked again."
+        places = range(len(self.pictures))
+        if self.pictures.film:
+            return [None for _ in places]
+        if any((model, index) not in self.confusions for index in places):
+            kept = KeptCounts(self.models[model], self.labels, picture_keys(self.pictures.data), folder=self.kept)
+            try:
+                for index in places:
+                    self._count(model, index, kept)
+            finally:
+                known = {i: self.confusions[model, i] for i in places if (model, i) in self.confusions}
+                kept.keep(known, self.say)
+            self.say("")
+        return [self.confusions[model, index] for index in places]
+
+    def _count(self, model: str, index: int, kept: KeptCounts) -> None:
+        if index in kept:
+            self.confusions[model, index] = kept[index]
+        elif (model, index) not in self.confusions:
+            self.say(f"{model}: image {index + 1} of {len(self.pictures)}")
+            self.about(index, (model,))
+
+    def scores(self, model: str, by: str | tuple[str, str] = "miou") -> list[float | None]:
+        "A model's score of every picture in their order: its mean IoU, the IoU of the class `by`, or minus the pixels of a class that it takes for another (label, prediction)."
+        classes = self.labels.classes
+        if isinstance(by, tuple):
+            row, column = (classes.index(name) for name in by)
+            found = (None if counts is None else int(counts[row, column]) for counts in self.counted(model))
+            return [-pixels if pixels else None for pixels in found]
+        number = None if by == "miou" else classes.index(by)
+        return [None if counts is None else image_score(counts, number) for counts in self.counted(model)]

@@ -17,13 +17,13 @@ import plotly.graph_objects as go
 from ipywidgets import widgets
 
 from ..core.architecture import OPERATORS, STRIDES, Architecture, CellSpec
-from ..core.editing import with_operator, with_step, with_width
+from ..core.editing import step_places, with_operator, with_step, with_width
 from ..core.errors import ConfigError
 from ..core.files import write_json
 from ..search.costs import Cost, network_cost, part_cost
 from ..viz.architectures import LatencyLookup, box_times, measured_for, plot_architecture
 from ..viz.architecture_layout import cell_name
-from .explorers import Explorer, Quiet, living_figure, redraw
+from .explorers import Explorer, Keys, Quiet, living_figure, on_change, redraw
 from ..viz.figures import INK
 
 # %% ../../nbs/explore/11_architecture_explorer.ipynb #cell005
@@ -156,9 +156,8 @@ class ArchitectureExplorer(Draft, Explorer):
         self.figure.data[0].on_click(self._clicked)
         self.facts, self.changes, self.message = widgets.HTML(), widgets.HTML(), widgets.HTML()
         self.controls = _Controls(self, widths)
-        self.widget = widgets.VBox(
-            [self.figure, self.controls.box, widgets.HBox([self.facts, self.changes]), self.message]
-        )
+        told = widgets.HBox([self.facts, self.changes], layout={"flex_flow": "row wrap"})
+        self.widget = self.frame(self.controls.box, self.message, told, self.figure)
         self._show()
 
     def select(self, branch: int, layer: int) -> None:
@@ -188,10 +187,33 @@ class ArchitectureExplorer(Draft, Explorer):
     def still(self) -> go.Figure:
         return draw(self.arch, self.marked, title=self.name, **self.options)
 
+    def told(self) -> str:
+        costs = ", ".join(text for text in self.now.texts() if text)
+        return f"{self.name}: {costs}; layer {self.layer} of the branch to 1/{STRIDES[self.arch.branches[self.branch].last]} is marked"
+
+    def keys(self) -> Keys:
+        return {
+            "ArrowLeft": ("the layer before", lambda: self.select(self.branch, self.layer - 1)),
+            "ArrowRight": ("the next layer", lambda: self.select(self.branch, self.layer + 1)),
+            "ArrowUp": ("the branch before", lambda: self.select(max(self.branch - 1, 0), self.layer)),
+            "ArrowDown": (
+                "the next branch",
+                lambda: self.select(min(self.branch + 1, len(self.arch.branches) - 1), self.layer),
+            ),
+            "o": ("the next operator", self._next_operator),
+            "u": ("take the last change back", self.undo),
+            "s": ("save", self.save),
+        }
+
+    def _next_operator(self) -> None:
+        number = self.arch.branches[self.branch].ops[self.layer] + 1
+        self.edit(with_operator, layer=self.layer, operator=OPERATORS[number % len(OPERATORS)])
+
     def _show(self) -> None:
         start = time.perf_counter()
         self.changes.value, self.facts.value = change_html(self.before, self.now), self.cell_text()
         self.seconds = time.perf_counter() - start
+        self.shell.told = self.told()
         with self.quiet():
             self.controls.follow()
         redraw(self.figure, self.still())
@@ -218,9 +240,8 @@ class _Controls:
         self.operator = widgets.Dropdown(options=OPERATORS, description="operator")
         self.width = widgets.Dropdown(options=[(f"{w}/12", w) for w in widths], description="width")
         self.steps = [
-            widgets.IntSlider(
-                min=0,
-                max=0,
+            widgets.SelectionSlider(
+                options=["–"],
                 description=f"to 1/{s} after",
                 continuous_update=False,
                 style={"description_width": "initial"},
@@ -236,29 +257,27 @@ class _Controls:
         self._listen()
 
     def _listen(self) -> None:
-        explorer, chosen = self.explorer, self._chosen
-        self.branch.observe(chosen(lambda value: explorer.select(value, explorer.layer)), names="value")
-        self.layer.observe(chosen(lambda value: explorer.select(explorer.branch, value)), names="value")
-        self.operator.observe(
-            chosen(lambda value: explorer.edit(with_operator, layer=explorer.layer, operator=value)), names="value"
-        )
-        self.width.observe(
-            chosen(lambda value: explorer.edit(with_width, layer=explorer.layer, width=value)), names="value"
-        )
+        explorer = self.explorer
+        acts = {
+            self.branch: lambda value: explorer.select(value, explorer.layer),
+            self.layer: lambda value: explorer.select(explorer.branch, value),
+            self.operator: lambda value: explorer.edit(with_operator, layer=explorer.layer, operator=value),
+            self.width: lambda value: explorer.edit(with_width, layer=explorer.layer, width=value),
+        }
         for step, slider in enumerate(self.steps):
-            slider.observe(
-                chosen(lambda value, step=step: explorer.edit(with_step, step=step, layer=value)), names="value"
-            )
+            acts[slider] = lambda value, step=step: explorer.edit(with_step, step=step, layer=value)
+        on_change({control: self._fresh(act) for control, act in acts.items()}, explorer.quiet)
         self.undo.on_click(lambda button: explorer.undo())
         self.save.on_click(lambda button: explorer.save())
 
-    def _chosen(self, act: object) -> object:
-        def listen(change: dict) -> None:
-            if not self.explorer.quiet:
-                self.explorer.message.value = ""
-                act(change["new"])
+    def _fresh(self, act: Callable[[Any], object]) -> Callable[[Any], object]:
+        "The act, after the message of the one before is gone."
 
-        return listen
+        def do(value: Any) -> None:
+            self.explorer.message.value = ""
+            act(value)
+
+        return do
 
     def follow(self) -> None:
         "Set every control to the selected cell."
@@ -271,9 +290,11 @@ class _Controls:
             self.width.options = sorted((*self.width.options, (f"{width}/12", width)), key=lambda option: option[1])
         self.width.value, self.width.disabled = width, layer == len(b.ops) - 1
         for step, slider in enumerate(self.steps):
-            slider.disabled = step >= len(b.steps)
-            slider.max = len(b.ops) - 2
-            slider.value = b.steps[step] if step < len(b.steps) else 0
+            there = step < len(b.steps)
+            slider.layout.display = "" if there else "none"
+            slider.options = step_places(arch, branch, step) if there else ["–"]
+            slider.value = b.steps[step] if there else "–"
+            slider.disabled = len(slider.options) < 2
 
 # %% ../../nbs/explore/11_architecture_explorer.ipynb #cell021
 def explore_architecture(
@@ -317,6 +338,9 @@ class Comparison(Explorer):
 
     def still(self) -> go.Figure:
         return self.second.still()
+
+    def told(self) -> str:
+        return f"{self.first.told()}. {self.second.told()}"
 
 
 def explore_pair(first: tuple[str, Architecture], second: tuple[str, Architecture], **options: object) -> Comparison:

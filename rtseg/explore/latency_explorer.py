@@ -16,7 +16,7 @@ from ipywidgets import widgets
 from ..core.architecture import OPERATORS, Architecture
 from ..core.errors import ArtifactError, ConfigError, check_choice
 from ..core.values import Latency
-from .explorers import Explorer, Quiet, living_figure, redraw
+from .explorers import Explorer, Keys, Quiet, living_figure, on_change, plain_text, redraw
 from rtseg.explore.latency_parts import (
     UNITS,
     Part,
@@ -129,7 +129,8 @@ class LatencyExplorer(LatencyViews, Explorer):
         self.controls = _Controls(self)
         boxes = [widgets.VBox([*self.controls.of(name), figure]) for name, figure in self.figures.items()]
         self.tab = widgets.Tab(boxes, titles=tuple(self.figures))
-        self.widget = widgets.VBox([self.tab, self.message])
+        self.widget = self.frame(self.message, self.tab)
+        self.tab.observe(lambda change: self._follow(), names="selected_index")
         self._follow()
 
     @property
@@ -171,16 +172,38 @@ class LatencyExplorer(LatencyViews, Explorer):
         self.figures["measured"] = living_figure(figure)
         box = self.tab.children[list(self.figures).index("measured")]
         box.children = (*box.children[:-1], self.figures["measured"])
+        self._follow()
 
     def still(self) -> go.Figure:
         return self.draws[self.view]()
+
+    def told(self) -> str:
+        return plain_text(self.figures[self.view].layout.title.text)
+
+    def keys(self) -> Keys:
+        views = {
+            str(number): (f"the view '{name}'", lambda name=name: self.show_view(name))
+            for number, name in enumerate(self.draws, 1)
+        }
+        return views | {
+            "ArrowLeft": ("the operator or network before", lambda: self._onwards(-1)),
+            "ArrowRight": ("the next operator or network", lambda: self._onwards(1)),
+        }
+
+    def _onwards(self, by: int) -> None:
+        if self.view == "operators":
+            parts = self.held[self.size][self.stride]
+            self.choose(part=parts[(parts.index(self.part) + by) % len(parts)])
+        elif self.view == "layers":
+            names = list(self.sources.networks)
+            self.choose_network(names[(names.index(self.network) + by) % len(names)])
 
     def _follow(self, view: str | None = None) -> None:
         with self.quiet():
             self.controls.follow()
         if view is not None:
             redraw(self.figures[view], self.draws[view]())
-        self.message.value = self.note
+        self.message.value, self.shell.told = self.note, self.told()
 
 # %% ../../nbs/explore/13_latency_explorer.ipynb #cell023
 class _Controls:
@@ -203,18 +226,15 @@ class _Controls:
         self.network = widgets.Dropdown(description="network", options=list(sources.networks or ()))
         self.corrected = widgets.Checkbox(description="corrected, with intervals", value=False)
         self.kinds = widgets.HTML(kinds_html(sources.table, sources.other) if sources.other else "")
-        for widget, act in (
-            (self.size, lambda v: explorer.choose(size=v)),
-            (self.stride, lambda v: explorer.choose(stride=v)),
-            (self.part, lambda v: explorer.choose(part=v)),
-            (self.unit, lambda v: explorer.choose(unit=v)),
-            (self.network, explorer.choose_network),
-            (self.corrected, explorer.correct),
-        ):
-            widget.observe(self._chosen(act), names="value")
-
-    def _chosen(self, act: object) -> object:
-        return lambda change: None if self.explorer.quiet else act(change["new"])
+        acts = {
+            self.size: lambda v: explorer.choose(size=v),
+            self.stride: lambda v: explorer.choose(stride=v),
+            self.part: lambda v: explorer.choose(part=v),
+            self.unit: lambda v: explorer.choose(unit=v),
+            self.network: explorer.choose_network,
+            self.corrected: explorer.correct,
+        }
+        on_change(acts, explorer.quiet)
 
     def of(self, view: str) -> list[widgets.Widget]:
         "The controls of a view."

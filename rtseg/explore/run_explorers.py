@@ -85,9 +85,10 @@ def _latency(folder: Path, **options: Any) -> Explorer:
     return explore_latency(run_table(folder), networks=networks, pairs=pairs if len(pairs) > 1 else (), **options)
 
 
-def _masks(folder: Path, **options: Any) -> Explorer:
+def _masks(folder: Path, *, data: Any = None, **options: Any) -> Explorer:
     images = run_images(folder)
-    return explore_masks(images, run_networks(folder, images.labels.num_classes), **options)
+    networks = run_networks(folder, images.labels.num_classes)
+    return explore_masks(images if data is None else data, networks, labels=images.labels, **options)
 
 
 OPENED: Mapping[str, Callable[..., Explorer]] = {

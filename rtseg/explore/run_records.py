@@ -11,7 +11,7 @@ __all__ = ['NUMBERS', 'COLUMNS', 'FORMATS', 'READERS', 'RunRecord', 'flat_settin
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -37,6 +37,15 @@ class RunRecord:
     scored_on: str = ""
     settings: dict[str, object] = field(default_factory=dict)
     curves: dict[str, list[dict]] = field(default_factory=dict)
+    folder: Path | None = None
+
+    def files(self) -> dict[str, Path]:
+        "What can be opened of it: its report, the pages of its explorers, its executed notebooks."
+        if self.folder is None:
+            return {}
+        report = [path for name in ("report.html", "index.html") if (path := self.folder / name).is_file()]
+        pages = [*sorted(self.folder.glob("touch/*.ipynb")), *sorted(self.folder.glob("notebooks/*.ipynb"))]
+        return {path.stem: path for path in (*report, *pages)}
 
     def row(self) -> dict[str, object]:
         "The run as a row of the table."
@@ -292,7 +301,10 @@ def find_runs(root: str | Path) -> list[RunRecord]:
     if not root.is_dir():
         raise ConfigError(f"{root} is no folder: give the folder that holds the runs")
     found = [
-        read_run(folder, kind, folder.relative_to(root).as_posix() if folder != root else root.resolve().name)
+        replace(
+            read_run(folder, kind, folder.relative_to(root).as_posix() if folder != root else root.resolve().name),
+            folder=folder,
+        )
         for folder, kind in run_folders(root)
     ]
     if not found:

@@ -164,12 +164,12 @@ def pair_name(lasts: tuple[int, int]) -> str:
     return " + ".join(f"1/{STRIDES[last]}" for last in lasts)
 
 
-def plot_course(recorded: Recorded, index: int) -> go.Figure:
-    "Latencies, the supernet's mIoU and the latency's weight by epoch, with a line at the epoch number `index` of the list."
+def plot_course(recorded: Recorded, index: int, *, role: str = "student") -> go.Figure:
+    "Latencies of the student, the supernet's mIoU and the latency's weight by epoch, with a line at the epoch number `index` of the list; the target only for whom it binds, the student."
     scored = any(score is not None for pair in PAIRS for score in recorded.scores(pair))
     figure = new_grid(
         [
-            "milliseconds",
+            "milliseconds of the student",
             "supernet's mIoU" if scored else "supernet's mIoU: not in the history",
             "weight of the latency",
         ],
@@ -184,6 +184,7 @@ def plot_course(recorded: Recorded, index: int) -> go.Figure:
             ("expected", SERIES[3], "dash"),
             ("target", SERIES[1], "dot"),
         )
+        if key != "target" or role == "student"
     ]
     lines += [
         (2, pair_name(pair), recorded.scores(pair), SERIES[i], "solid" if i == 0 else "dash")

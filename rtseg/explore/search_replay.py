@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from ipywidgets import widgets
 
 from ..core.errors import ConfigError, RtsegError, check_choice
-from .explorers import Explorer, Quiet, living_figure, redraw
+from .explorers import Explorer, Keys, Quiet, living_figure, on_change, plain_text, redraw
 from .search_record import Recorded, pair_name, plot_course, plot_epoch, read_search
 from ..search.decoding import Decoded
 from ..search.expected import PAIRS
@@ -83,7 +83,7 @@ class Moment:
 
     def draw_course(self) -> go.Figure:
         "The course of the search with a line at the epoch."
-        return plot_course(self.recorded, self.index)
+        return plot_course(self.recorded, self.index, role=self.role)
 
 # %% ../../nbs/explore/15_search_replay.ipynb #cell018
 class SearchReplay(Moment, Explorer):
@@ -97,9 +97,8 @@ class SearchReplay(Moment, Explorer):
             living_figure(draw()) for draw in (self.draw_logits, self.draw_network, self.draw_course)
         )
         self.controls = _Controls(self)
-        self.widget = widgets.VBox(
-            [self.controls.box, self.facts, self.course, self.network, self.message, self.logits]
-        )
+        parts = [self.controls.box, self.message, self.facts, self.course, self.network, self.logits]
+        self.widget = self.frame(*parts)
         self._show()
 
     def show_epoch(self, index: int) -> None:
@@ -112,6 +111,8 @@ class SearchReplay(Moment, Explorer):
     ) -> None:
         "Choose what is decoded: the role, the scales on which its branches end, and whether the student has to keep under the ceiling."
         self.role = check_choice(role or self.role, self.recorded.logits, what="role")
+        if self.role != "student":
+            self.use_ceiling = False
         if lasts is not None and tuple(lasts) not in PAIRS:
             raise ConfigError(
                 f"branches that end at {lasts} are not searched: allowed are {', '.join(map(str, PAIRS))}"
@@ -119,11 +120,28 @@ class SearchReplay(Moment, Explorer):
         self.lasts = tuple(lasts or self.lasts)
         if ceiling and self.ceiling_ms is None:
             raise ConfigError("there is no ceiling: the history holds no target; give explore_search a ceiling_ms")
+        if ceiling and self.role != "student":
+            raise ConfigError(f"the ceiling is the student's: a {self.role} may take its time")
         self.use_ceiling = self.use_ceiling if ceiling is None else ceiling
         self._show()
 
     def still(self) -> go.Figure:
         return self.draw_network()
+
+    def told(self) -> str:
+        return f"{self.role}: {plain_text(self.facts.value)}"
+
+    def keys(self) -> Keys:
+        last = len(self.recorded.history) - 1
+        roles = list(self.recorded.logits)
+        return {
+            "ArrowLeft": ("the epoch before", lambda: self.show_epoch(max(self.index - 1, 0))),
+            "ArrowRight": ("the next epoch", lambda: self.show_epoch(min(self.index + 1, last))),
+            "Home": ("the first epoch", lambda: self.show_epoch(0)),
+            "End": ("the last epoch", lambda: self.show_epoch(last)),
+            "r": ("the other role", lambda: self.choose(role=roles[(roles.index(self.role) + 1) % len(roles)])),
+            "b": ("the other branches", lambda: self.choose(lasts=PAIRS[(PAIRS.index(self.lasts) + 1) % len(PAIRS)])),
+        }
 
     def _show(self) -> None:
         self.message.value = ""
@@ -133,6 +151,7 @@ class SearchReplay(Moment, Explorer):
             self.message.value, self.use_ceiling = f"{error}; shown without a ceiling", False
             decoded = self.decoded
         self.facts.value = epoch_html(self.recorded, self.index, decoded, self.role, self.lasts)
+        self.shell.told = self.told()
         with self.quiet():
             self.controls.follow()
         for living, draw in (
@@ -172,23 +191,21 @@ class _Controls:
                 widgets.HBox([self.role, self.pair, self.ceiling], layout={"flex_flow": "row wrap"}),
             ]
         )
-        for widget, act in (
-            (self.play, replay.show_epoch),
-            (self.epoch, replay.show_epoch),
-            (self.role, lambda v: replay.choose(role=v)),
-            (self.pair, lambda v: replay.choose(lasts=v)),
-            (self.ceiling, lambda v: replay.choose(ceiling=v)),
-        ):
-            widget.observe(self._chosen(act), names="value")
-
-    def _chosen(self, act: object) -> object:
-        return lambda change: None if self.replay.quiet else act(change["new"])
+        acts = {
+            self.play: replay.show_epoch,
+            self.epoch: replay.show_epoch,
+            self.role: lambda v: replay.choose(role=v),
+            self.pair: lambda v: replay.choose(lasts=v),
+            self.ceiling: lambda v: replay.choose(ceiling=v),
+        }
+        on_change(acts, replay.quiet)
 
     def follow(self) -> None:
         "Set every control to what is shown."
         replay = self.replay
         self.play.value = self.epoch.value = replay.index
         self.role.value, self.pair.value, self.ceiling.value = replay.role, replay.lasts, replay.use_ceiling
+        self.ceiling.layout.display = "" if replay.role == "student" else "none"
 
 # %% ../../nbs/explore/15_search_replay.ipynb #cell022
 def explore_search(

@@ -26,7 +26,7 @@ from ..core.results import Deployment, Evaluation, NetworkSummary, RunResults
 from ..core.run_folder import RunFolder
 from .plan import StageSpec
 from .plans import plan_of
-from .launcher import write_touch_page
+from .launcher import write_touch_pages
 from ..viz.figures import packed_plotly
 from ..viz.stills import still_svg
 from ..viz.tables import table
@@ -299,7 +299,7 @@ def read_shows(run: RunFolder, stages: tuple[StageSpec, ...] | None = None) -> l
 
 
 def write_report(run: RunFolder, *, stages: tuple[StageSpec, ...] | None = None) -> Path:
-    """Write `report.html`, `results.json` and `touch.ipynb` (an explorer a cell) from what the stages left; returns the page's path."""
+    """Write `report.html`, `results.json` and the pages in `touch` from what the stages left; returns the page's path."""
     shows = [show for show in read_shows(run, stages) if show["items"] and show["stage"] != "report"]
     if not shows:
         raise ArtifactError(
@@ -307,5 +307,5 @@ def write_report(run: RunFolder, *, stages: tuple[StageSpec, ...] | None = None)
         )
     results = collect_results(run, shows)
     results.save(run.path("results.json"))
-    write_touch_page(run.root)
+    write_touch_pages(run.root)
     return write_text(run.path("report.html"), report_html(results, shows))

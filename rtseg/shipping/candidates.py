@@ -69,7 +69,7 @@ BASELINE = Candidate("onnxruntime", inside="network", upsampling="resize")
 EAGER = Candidate("torch", inside="network", upsampling="resize")
 
 # %% ../../nbs/shipping/06_candidates.ipynb #cell008
-CPU_RUNTIMES = ("torch", "torch-compile", "onnxruntime", "openvino")
+CPU_RUNTIMES = ("torch", "torch-compile", "onnxruntime", "openvino", "ncnn", "executorch")
 CUDA_RUNTIMES = ("torch", "torch-compile", "cuda-graphs", "onnxruntime-cuda", "tensorrt")
 FILE_RUNTIMES = ("onnxruntime", "onnxruntime-cuda", "openvino", "tensorrt")
 
@@ -95,6 +95,9 @@ def list_candidates(
 
 def _forms(runtime: str, precision: str, argmax: Sequence[str], methods: Sequence[str]) -> list[Candidate]:
     "The forms of one runtime and precision."
+    if runtime in ("ncnn", "executorch"):
+        known = precision in RUNTIMES.metadata(runtime)["precisions"]
+        return [Candidate(runtime, precision, inside="network", upsampling="resize")] if known else []
     if runtime in ("torch", "torch-compile", "cuda-graphs"):
         return [Candidate(runtime, precision, upsampling="resize")] if precision != "int8" else []
     if precision == "int8":

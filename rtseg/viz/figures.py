@@ -33,7 +33,7 @@ from ..core.errors import RtsegError
 
 # %% ../../nbs/viz/01_figures.ipynb #cell004
 INK, MUTED, GRID, PAPER = "#1f2933", "#6b7785", "#e7eaee", "#ffffff"
-SERIES = ("#2f6db0", "#c8553d", "#3a8f7b", "#d49b33", "#7d5ba6", "#8a939e", "#c9709f", "#1f3b57")
+SERIES = ("#3f8fdb", "#c8553d", "#659a76", "#d49b33", "#7a579f", "#95b1d0", "#ba6595", "#1f3b57")
 BRANCH_COLORS = ("#8a3b8f", "#1d8a6b", "#4b5b6e")
 OPERATOR_COLORS = {
     "skip": "#d8dde3",
@@ -42,7 +42,7 @@ OPERATOR_COLORS = {
     "conv_downup": "#f8d9ad",
     "conv_2x_downup": "#eba651",
 }
-ROLE_COLORS = {"teacher": "#52606d", "student": "#2f6db0", "random": "#d49b33"}
+ROLE_COLORS = {"teacher": "#52606d", "student": SERIES[0], "random": SERIES[3]}
 SEQUENTIAL = ((0.0, "#f4f7fb"), (0.35, "#b5d0ec"), (0.7, "#3f7fc1"), (1.0, "#163a66"))
 FONT = "Arial, Helvetica, sans-serif"
 

@@ -16,6 +16,7 @@ from ..core.errors import ConfigError
 from ..core.values import Latency
 from ..search.latency_table import LatencyTable
 from .architecture_layout import SHORT
+from .gallery import place_names
 from .figures import GRID, INK, MUTED, SEQUENTIAL, SERIES, new_figure, new_grid, series_color
 
 # %% ../../nbs/viz/31_latency.ipynb #cell006
@@ -119,7 +120,7 @@ def plot_agreement(
     names: Sequence[str] | None = None,
     title: str = "Predicted and measured latency",
 ) -> go.Figure:
-    """Scatter of predicted (x) against measured (y) milliseconds with identity line, 10 % band, r and mean error."""
+    """Scatter of predicted (x) against measured (y) milliseconds with identity line, 10 % band, r and mean error; `names` stand at the points where there is room."""
     medians = [m.median_ms if isinstance(m, Latency) else float(m) for m in measured]
     r, error = agreement(predicted, medians)
     low, high = 0.92 * min(*predicted, *medians), 1.08 * max(*predicted, *medians)
@@ -159,10 +160,17 @@ def plot_agreement(
             thickness=1,
             color=SERIES[0],
         )
+    pixels = [
+        tuple(400 * (v - low) / ((high - low) or 1) for v in pair) for pair in zip(predicted, medians, strict=True)
+    ]
+    places = place_names(pixels, names) if names else []
     figure.add_scatter(
         x=list(predicted),
         y=medians,
-        mode="markers",
+        mode="markers+text",
+        text=[name if place else "" for name, place in zip(names or (), places, strict=True)] or None,
+        textposition=[place or "top center" for place in places] or None,
+        textfont=dict(size=10, color=MUTED),
         marker=dict(size=8, color=SERIES[0], line=dict(color="white", width=1)),
         error_y=whiskers,
         name="networks",

@@ -124,4 +124,7 @@ def plot_intervals(
             ],
             hoverinfo="text",
         )
+    if names:
+        texts = [names[i] for i in order]
+        figure.update_xaxes(tickvals=[*range(1, len(order) + 1)], ticktext=texts, tickangle=-40, automargin=True)
     return figure.update_yaxes(tickformat=".2f", showline=True)

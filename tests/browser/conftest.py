@@ -77,3 +77,12 @@ def keep():
         write_json(record, {**known, path.name: facts})
 
     return shoot
+
+
+@pytest.fixture
+def tab(chromium):
+    context = chromium.new_context(viewport={"width": 1440, "height": 1000})
+    page = context.new_page()
+    page.set_default_timeout(90_000)
+    yield page
+    context.close()

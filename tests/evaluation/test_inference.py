@@ -437,6 +437,8 @@ def test_a_video_has_a_time_line_and_is_decoded_ahead(tmp_path, film):
     assert [float(row["stability"]) for row in rows[1:]] == pytest.approx(still, abs=1e-5) and rows[0][
         "stability"
     ] == ""
+    assert done.frames == 9 and done.stability == pytest.approx(sum(still) / 8) and done.seconds > 0
+    assert done.film_text().startswith("9 frames, ") and f"{done.stability:.1%} of the labels as in" in done.film_text()
     shares = [sum(float(row[name]) for name in CITYSCAPES.classes if name in row) for row in rows]
     assert shares == pytest.approx([1.0] * 9, abs=1e-4) and float(rows[8]["second"]) == pytest.approx(8 / 12, abs=1e-4)
 

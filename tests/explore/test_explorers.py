@@ -2,10 +2,13 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from ipywidgets import Tab
+from plotly.graph_objects import FigureWidget
 
 from rtseg.core.editing import with_operator, with_step, with_width
 from rtseg.core.environment import make_generator
@@ -24,9 +27,12 @@ from rtseg.search.latency_table import TableHeader
 from rtseg.search.record import PairScore, SearchRecord
 from rtseg.search.table_specs import table_specs
 from rtseg.search.probes import Entry
+from rtseg.data import make_scenes, open_dataset
 from rtseg.explore.architecture_explorer import explore_architecture
 from rtseg.explore.latency_explorer import explore_latency
 from rtseg.explore.latency_parts import choices, layer_times, operator_grid
+from rtseg.explore.mask_viewer import explore_masks
+from rtseg.explore.run_browser import explore_runs
 from rtseg.explore.search_replay import explore_search
 from rtseg.explore.search_record import probability_maps, read_search
 from rtseg.explore.zoo_explorer import explore_zoo
@@ -393,6 +399,83 @@ def test_a_point_leads_to_a_page_that_exists(root):
     explorer._clicked(None, SimpleNamespace(point_inds=[index]), None)
     assert (
         explorer.chosen == "bisenetv2" == explorer.controls.network.value
-        and f"../{page_of('bisenetv2')}" in explorer.facts.value
+        and page_of("bisenetv2") in explorer.links.outputs[0]["data"]["text/html"]
     )
     assert "paper, val" in explorer.facts.value and "2.273" in explorer.facts.value
+
+
+def test_every_explorer_has_keys_words_and_no_key_that_fails(table, networks, tmp_path):
+    arch = networks["n1"]
+    scenes = make_scenes(tmp_path / "scenes", counts={"val": 2}, size=(32, 64))
+    write_yaml(tmp_path / "runs" / "a" / "config.yaml", {"lr": 0.1})
+    explorers = {
+        "masks": explore_masks(open_dataset("synthetic", scenes, split="val"), {"none": lambda p: p[..., 0] * 0}),
+        "architecture": explore_architecture(arch, latency=table, folder=tmp_path / "saved"),
+        "latency": explore_latency(table, networks=networks),
+        "search": explore_search(history(), space=SPACE, table=table),
+        "runs": explore_runs(tmp_path / "runs"),
+        "zoo": explore_zoo(),
+    }
+    for name, explorer in explorers.items():
+        keys = {key: words for key, (words, _) in explorer.keys().items() if words}
+        assert {"ArrowLeft", "ArrowRight"} <= set(keys) and explorer.shell.actions.items() >= keys.items(), name
+        assert explorer.widget.children[-1] is explorer.shell or name == "masks"
+        before = explorer.told()
+        assert len(before) > 20 and "<" not in before and explorer.shell.told == before, name
+        words = set()
+        for key in keys:
+            explorer.press(key)
+            words.add(explorer.told())
+            assert explorer.shell.told == explorer.told(), (name, key)
+        assert len(words) > 1 or name == "runs", f"no key changes what {name} shows"
+        explorer.press("F13")
+
+
+def test_what_is_said_stands_beside_the_controls(table, networks):
+    for explorer in (
+        explore_architecture(networks["n1"], latency=table, folder="unused"),
+        explore_latency(table),
+        explore_search(history(), space=SPACE, table=table),
+        explore_zoo(),
+    ):
+        parts = list(explorer.widget.children)
+        pictures = [i for i, part in enumerate(parts) if isinstance(part, FigureWidget | Tab)]
+        assert parts.index(explorer.message) < pictures[0], type(explorer).__name__
+
+
+def test_sliders_offer_only_places_that_are_possible(table, networks):
+    for arch in networks.values():
+        explorer = explore_architecture(arch, latency=table, folder="unused")
+        for branch, b in enumerate(arch.branches):
+            explorer.select(branch, 0)
+            for step, slider in enumerate(explorer.controls.steps):
+                if step >= len(b.steps):
+                    assert slider.layout.display == "none"
+                    continue
+                for place in slider.options:
+                    assert with_step(arch, branch, step=step, layer=place).branches[branch].steps[step] == place
+                for place in {*range(len(b.ops))} - {*slider.options}:
+                    with pytest.raises(ConfigError):
+                        with_step(arch, branch, step=step, layer=place)
+
+
+def test_the_teacher_has_no_ceiling(table):
+    replay = explore_search(history(), space=SPACE, table=table)
+    assert replay.controls.ceiling.layout.display == "" and "target" in {t.name for t in replay.course.data}
+    replay.choose(role="teacher")
+    assert replay.controls.ceiling.layout.display == "none" and "target" not in {t.name for t in replay.course.data}
+    with pytest.raises(ConfigError, match="the student's"):
+        replay.choose(ceiling=True)
+    replay.choose(role="student", ceiling=True)
+    assert replay.use_ceiling
+
+
+def test_links_are_relative_to_the_page_wherever_it_lies(tmp_path, monkeypatch):
+    for folder in ("runs/demo/touch", "elsewhere"):
+        (tmp_path / folder).mkdir(parents=True)
+        monkeypatch.chdir(tmp_path / folder)
+        explorer = explore_zoo()
+        explorer.choose("fastscnn")
+        html = explorer.links.outputs[0]["data"]["text/html"]
+        href = html.split("href='", 1)[1].split("'", 1)[0]
+        assert Path(href).resolve().is_file() and href.endswith("nbs/models/31_fastscnn.ipynb")

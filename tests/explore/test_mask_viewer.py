@@ -14,8 +14,18 @@ from rtseg.core.values import LabelSet
 from rtseg.data import make_scenes, open_dataset
 from rtseg.deployment import load_runtime
 from rtseg.evaluation import evaluate, predict
+from rtseg.evaluation.video import write_video
 from rtseg.explore import explore_masks
-from rtseg.explore.answers import image_confusion, image_score, open_photo, photo_sizes, segment, worst_first
+from rtseg.explore.answers import (
+    Asked,
+    Pictures,
+    image_confusion,
+    image_score,
+    open_photo,
+    photo_sizes,
+    segment,
+    worst_first,
+)
 from rtseg.explore.panels import picture_uri
 from rtseg.viz.masks import PALETTES, confidence_map, with_palette
 
@@ -319,3 +329,70 @@ def test_pictures_for_the_browser_are_small():
     assert step == 4 and uri.startswith("data:image/jpeg") and len(uri) < 60_000
     flat, step = picture_uri(TOY.colorize(half(noise)), side=1000)
     assert step == 1 and flat.startswith("data:image/png") and len(flat) < 10_000
+
+
+def test_a_network_that_was_asked_is_not_asked_again_in_another_session(tmp_path):
+    pairs = [pair(share) for share in (0.25, 0.5, 0.75)]
+    net, said = Colours(), []
+    asked = lambda model: Asked(Pictures(pairs), {"net": model}, TOY, say=said.append, kept=tmp_path)  # noqa: E731
+    first = asked(net).scores("net")
+    assert said == ["net: image 1 of 3", "net: image 2 of 3", "net: image 3 of 3", ""]
+    said.clear()
+    again = asked(Colours())  # another object with the same contents
+    again.about = None
+    assert again.scores("net") == first == [1.0, 1.0, 1.0] and said == [""]
+    other = Colours()
+    with torch.no_grad():
+        other.head.bias[1] = 9.0
+    assert asked(other).scores("net")[0] < 1 and "net: image 1 of 3" in said
+
+
+def test_an_interrupted_sorting_goes_on_where_it_stopped(tmp_path):
+    pairs, seen = [pair(share) for share in (0.25, 0.5, 0.75)], []
+
+    def stop(text: str) -> None:
+        seen.append(text)
+        if text.startswith("net: image 3") and len(seen) == 3:
+            raise KeyboardInterrupt
+
+    for _ in range(2):
+        try:
+            Asked(Pictures(pairs), {"net": Colours()}, TOY, say=stop, kept=tmp_path).scores("net")
+        except KeyboardInterrupt:
+            assert len(seen) == 3
+    assert seen[3:] == ["net: image 3 of 3", ""]
+
+
+def test_a_cell_of_the_confusion_opens_its_images(viewer):
+    viewer.controls.model.value = "half"
+    viewer.controls.confusion.value = True
+    (cells,) = viewer.confusion.children
+    quarter = (
+        64 * 24 / (64 * (24 + 48 + 72))
+    )  # of the road, only what lies beyond the middle of one image is taken for car
+    assert list(cells.data[0].x) == ["road", "car"] and cells.data[0].z[0][1] == pytest.approx(quarter, abs=1e-4)
+    viewer._cell_clicked(None, SimpleNamespace(xs=["car"], ys=["road"]), None)
+    assert viewer.order == [2, 0, 1, 3] and "most road taken for car first" in viewer.facts.value
+    viewer._cell_clicked(None, SimpleNamespace(xs=["road"], ys=["car"]), None)
+    assert viewer.order == [0, 1, 2, 3] and viewer.controls.sort.value == ("car", "road")
+    viewer.sort(("road", "sea"))
+    assert "is unknown: allowed are road, car" in viewer.message.value and viewer.by == ("car", "road")
+    bare = explore_masks([(pair(0.5)[0], None)], {"half": half}, labels=TOY)
+    bare.show_confusion(True)
+    assert "no image has a label" in bare.message.value and bare.confusion.children == ()
+
+
+def test_a_video_plays_and_says_how_steady_its_labels_are(tmp_path):
+    frames = [pair(share)[0] for share in (0.25, 0.25, 0.75)]
+    film = write_video(tmp_path / "drive.avi", frames, fps=10)
+    viewer = explore_masks(film, {"network": Colours()}, labels=TOY)
+    assert len(viewer.order) == 3 and viewer.name == "frame 0, 0.00 s" and viewer.stays == {}
+    viewer.press(" ")
+    assert viewer.playing and viewer.shell.beat == 1 and viewer.controls.play.value
+    viewer.press("beat")
+    assert viewer.place == 1 and viewer.stays == {"network": 1.0} and viewer.shell.beat == 2
+    viewer.press("beat")
+    assert viewer.place == 2 and viewer.stays["network"] == pytest.approx(0.5, abs=0.02)
+    assert not viewer.playing and viewer.shell.beat == 2 and not viewer.controls.play.value
+    viewer.press("Home")
+    assert viewer.place == 0 and viewer.stays == {}
