@@ -29,7 +29,13 @@ from .networks import measure_network, settled_scoring
 from .stage import Stage
 
 # %% ../../nbs/runs/08_cascade.ipynb #cell005
-def fresh_network(config: CascadeConfig, name: str, classes: int, *, pretrained: bool = False) -> SegNetwork:
+def fresh_network(
+    config: CascadeConfig,  # of the run
+    name: str,  # 'pspnet' or 'icnet'
+    classes: int,  # their number
+    *,
+    pretrained: bool = False,  # with the configured classification weights in the encoder
+) -> SegNetwork:
     """A PSPNet or an ICNet ('pspnet', 'icnet') with the run's encoder and fresh weights, or with classification weights in the encoder."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -50,7 +56,11 @@ def pretraining_text(config: CascadeConfig) -> str:
     )
 
 # %% ../../nbs/runs/08_cascade.ipynb #cell008
-def icnet_start(config: CascadeConfig, classes: int, pspnet: Path | None) -> tuple[SegNetwork, str, Start | None]:
+def icnet_start(
+    config: CascadeConfig,  # of the run
+    classes: int,  # their number
+    pspnet: Path | None,  # file of the trained PSPNet; None: without one
+) -> tuple[SegNetwork, str, Start | None]:
     """The ICNet of stage 1, what it was pretrained on, and what it took over from the PSPNet (None without one)."""
     network = fresh_network(config, "icnet", classes, pretrained=pspnet is None)
     if pspnet is None:
@@ -63,7 +73,11 @@ def icnet_start(config: CascadeConfig, classes: int, pspnet: Path | None) -> tup
     return network, text, start_from_pspnet(network, trained.weights)
 
 # %% ../../nbs/runs/08_cascade.ipynb #cell011
-def compress_network(config: CascadeConfig, network: SegNetwork, data: SegDataset) -> PruneResult:
+def compress_network(
+    config: CascadeConfig,  # of the run
+    network: SegNetwork,  # stays as it is
+    data: SegDataset,  # for the criterion 'taylor'
+) -> PruneResult:
     """The network with the configured share of its kernels taken away; the given one stays whole."""
     how = config.compress
     batches = (
@@ -99,7 +113,11 @@ def origin_of_cut(config: CascadeConfig, origin: ScoreOrigin) -> str:
 ROLES = {"pspnet": "PSPNet", "icnet": "ICNet", "compress": "cut, before training", "retrain": "compressed"}
 
 
-def cascade_network(stage: Stage, role: str, classes: int) -> tuple[SegNetwork, ScoreOrigin]:
+def cascade_network(
+    stage: Stage,  # that is open
+    role: str,  # name of the stage that left it, a key of `ROLES`
+    classes: int,  # their number
+) -> tuple[SegNetwork, ScoreOrigin]:
     """The network that stage `role` left, in evaluation mode, and where its weights come from."""
     find: Callable[[str], Path] = stage.run.path if role == stage.spec.name else stage.input
     trained = load_trained(find(f"{role}/model.safetensors"))
@@ -111,7 +129,11 @@ def cascade_network(stage: Stage, role: str, classes: int) -> tuple[SegNetwork, 
     return network.eval(), trained.origin
 
 
-def score_cascade(stage: Stage, role: str, data: SegDataset) -> ScoredNetwork:
+def score_cascade(
+    stage: Stage,  # that is open
+    role: str,  # name of the stage that left it, a key of `ROLES`
+    data: SegDataset,  # opened split
+) -> ScoredNetwork:
     """The network that stage `role` left, scored on `data`, counted and measured."""
     config = stage.config
     network, origin = cascade_network(stage, role, data.labels.num_classes)

@@ -201,7 +201,11 @@ def estimate_training(estimator: Estimator, role: str) -> list[Estimate]:
     ]
 
 
-def scoring_seconds(estimator: Estimator, network: FasterSeg, data: SegDataset) -> float:
+def scoring_seconds(
+    estimator: Estimator,  # of the run
+    network: FasterSeg,  # in evaluation mode
+    data: SegDataset,  # opened split
+) -> float:
     """Seconds to score one image, from twenty."""
     some = data.subset(spread(STEPS, len(data)))
     return clock(lambda: evaluate(network, some, batch_size=estimator.config.evaluate.batch_size)) / len(some)

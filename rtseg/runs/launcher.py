@@ -27,7 +27,12 @@ def markdown_table(headings: list[str], rows: list[list[str]]) -> Markdown:
     )
 
 
-def list_pages(room: str, *, matching: str = "", here: Path | None = None) -> Markdown:
+def list_pages(
+    room: str,  # 'guides', 'stages' ...
+    *,
+    matching: str = "",  # regular expression for file names
+    here: Path | None = None,  # folder that links are relative to; the working directory unless given
+) -> Markdown:
     """The notebooks of a room ('guides', 'stages', ...) whose file names match the regular expression `matching`, with their summaries, linked relative to `here` (None: the working directory, which in JupyterLab is the page's folder)."""
     folder, here = notebooks_folder().parent / room, (here or Path.cwd()).resolve()
     rows = []

@@ -46,7 +46,12 @@ def seeded(config: NetworkConfig, seed: int) -> NetworkConfig:
     return config.model_copy(update={"seed": config.seed + seed})
 
 
-def settled_training(stage: Stage, network: SegNetwork, config: NetworkConfig, images: int) -> NetworkConfig:
+def settled_training(
+    stage: Stage,  # that is open
+    network: SegNetwork,  # of the run
+    config: NetworkConfig,  # a group of the run's settings
+    images: int,  # to train on
+) -> NetworkConfig:
     """A group of the run's settings with precision, layout and compiler; what it leaves open is measured with this network, and written into the run."""
     if not open_question(config):
         return config
@@ -57,14 +62,14 @@ def settled_training(stage: Stage, network: SegNetwork, config: NetworkConfig, i
 
 # %% ../../nbs/runs/07_networks.ipynb #cell004b
 def fit_network(
-    stage: Stage,
-    network: SegNetwork,
-    config: NetworkConfig,
-    splits: dict[str, SegDataset],
+    stage: Stage,  # that is open
+    network: SegNetwork,  # is trained in place
+    config: NetworkConfig,  # a group of the run's settings
+    splits: dict[str, SegDataset],  # 'train', 'val' and perhaps 'test'
     *,
-    folder: Path,
-    teacher: SegNetwork | None = None,
-    pretrained_on: str = "none",
+    folder: Path,  # of the training
+    teacher: SegNetwork | None = None,  # that it learns from
+    pretrained_on: str = "none",  # what it starts from, in words
 ) -> tuple[Trained, dict]:
     """Train `network` in `folder` (resuming what a killed run left): the weights that are kept, and metrics, origin and steps; `pretrained_on` says what it starts from."""
     torch.manual_seed(config.seed + stage.config.seed)
@@ -83,13 +88,13 @@ def fit_network(
 
 
 def train_network(
-    stage: Stage,
-    network: SegNetwork,
-    config: NetworkConfig,
-    splits: dict[str, SegDataset],
+    stage: Stage,  # that is open
+    network: SegNetwork,  # is trained in place
+    config: NetworkConfig,  # a group of the run's settings
+    splits: dict[str, SegDataset],  # 'train', 'val' and perhaps 'test'
     *,
-    teacher: SegNetwork | None = None,
-    pretrained_on: str = "none",
+    teacher: SegNetwork | None = None,  # that it learns from
+    pretrained_on: str = "none",  # what it starts from, in words
 ) -> None:
     """Train the network of a stage and write `ROLE/model.safetensors` and `ROLE/training.json`; what the settings leave open is measured first."""
     config = settled_training(stage, network, config, len(splits["train"]))
@@ -103,14 +108,23 @@ def train_network(
         shutil.copytree(folder / "tensorboard", stage.folder("tensorboard"), dirs_exist_ok=True)
 
 
-def new_network(arch: Architecture, classes: int, *, seed: int) -> FasterSeg:
+def new_network(
+    arch: Architecture,  # the architecture
+    classes: int,  # their number
+    *,
+    seed: int,  # of everything that is drawn by lot
+) -> FasterSeg:
     """The network of an architecture with fresh weights that depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return FasterSeg(arch, classes)
 
 
-def load_role(stage: Stage, role: str, classes: int) -> tuple[FasterSeg, ScoreOrigin]:
+def load_role(
+    stage: Stage,  # that is open
+    role: str,  # 'teacher', 'student', 'random', 'random-2' ...
+    classes: int,  # their number
+) -> tuple[FasterSeg, ScoreOrigin]:
     """The trained network of `role` (teacher, student, random, random-2, ...), from verified files, and where its weights come from."""
     if role.startswith("random-"):
         return load_twin(stage, role, classes)
@@ -121,7 +135,11 @@ def load_role(stage: Stage, role: str, classes: int) -> tuple[FasterSeg, ScoreOr
     return network.eval(), trained.origin
 
 
-def finished_network(stage: Stage, classes: int, arch: Architecture) -> tuple[FasterSeg, ScoreOrigin]:
+def finished_network(
+    stage: Stage,  # that is open
+    classes: int,  # their number
+    arch: Architecture,  # the architecture
+) -> tuple[FasterSeg, ScoreOrigin]:
     """The network that this very stage has just trained, from its output."""
     network, trained = FasterSeg(arch, classes), load_trained(stage.output(f"{stage.spec.name}/model.safetensors"))
     network.load_weights(trained.weights)
@@ -129,7 +147,12 @@ def finished_network(stage: Stage, classes: int, arch: Architecture) -> tuple[Fa
 
 # %% ../../nbs/runs/07_networks.ipynb #cell007
 def draw_random(
-    stage: Stage, table: LatencyTable, target_ms: float, lasts: tuple[int, ...], *, count: int = 1
+    stage: Stage,  # that is open
+    table: LatencyTable,  # of the operators
+    target_ms: float,  # by the table
+    lasts: tuple[int, ...],  # scale on which each branch ends
+    *,
+    count: int = 1,  # different ones
 ) -> list[Architecture]:
     """`count` different random student architectures of `target_ms` by the table, with branches that end at the scales `lasts`; `ConfigError` where so many are not found."""
     config, found = stage.config, {}
@@ -153,7 +176,11 @@ def draw_random(
 
 
 def train_twins(
-    stage: Stage, archs: list[Architecture], splits: dict[str, SegDataset], *, teacher: SegNetwork | None = None
+    stage: Stage,  # that is open
+    archs: list[Architecture],  # their architectures
+    splits: dict[str, SegDataset],  # 'train', 'val' and perhaps 'test'
+    *,
+    teacher: SegNetwork | None = None,  # that it learns from
 ) -> list[dict]:
     """Train further architectures exactly as the student is trained and write `random/twins.json`, one entry a network; the entries."""
     entries, classes = [], splits["train"].labels.num_classes
@@ -183,7 +210,11 @@ def list_twins(stage: Stage) -> list[str]:
     return [entry["name"] for entry in read_json(stage.input("random/twins.json"))]
 
 
-def load_twin(stage: Stage, name: str, classes: int) -> tuple[FasterSeg, ScoreOrigin]:
+def load_twin(
+    stage: Stage,  # that is open
+    name: str,  # 'random-2', 'random-3' ...
+    classes: int,  # their number
+) -> tuple[FasterSeg, ScoreOrigin]:
     """A further network by lot, from verified files, and where its weights come from."""
     entries = {entry["name"]: entry for entry in read_json(stage.input("random/twins.json"))}
     entry = entries[check_choice(name, entries, what="network by lot")]
@@ -196,12 +227,12 @@ def load_twin(stage: Stage, name: str, classes: int) -> tuple[FasterSeg, ScoreOr
 
 # %% ../../nbs/runs/07_networks.ipynb #cell009
 def measure_network(
-    network: SegNetwork,
-    config: LatencyConfig,
+    network: SegNetwork,  # of the run
+    config: LatencyConfig,  # size, runtime, precision and threads
     *,
-    runtime: str | None = None,
-    threads: int | None = None,
-    tolerance: float = 0.05,
+    runtime: str | None = None,  # another one, in fp32
+    threads: int | None = None,  # other than the configured ones
+    tolerance: float = 0.05,  # relative, of the median
 ) -> Latency:
     """The latency of a network under the table's circumstances (or on another runtime): upsampling included, argmax not."""
     shape = (1, 3, *config.size)
@@ -216,7 +247,11 @@ def measure_network(
 
 
 def measure_random(
-    space: SearchSpace, config: LatencyConfig, classes: int, *, seed: int
+    space: SearchSpace,  # of the students
+    config: LatencyConfig,  # size, runtime and how many
+    classes: int,  # their number
+    *,
+    seed: int,  # of everything that is drawn by lot
 ) -> list[tuple[Architecture, Latency]]:
     """`check_networks` random student architectures with their measured latencies."""
     generator, found = make_generator(seed, "networks that check the table"), []
@@ -241,7 +276,12 @@ def settled_scoring(stage: Stage, network: SegNetwork) -> str:
     return precision
 
 
-def score_role(stage: Stage, role: str, data: SegDataset, table: LatencyTable) -> ScoredNetwork:
+def score_role(
+    stage: Stage,  # that is open
+    role: str,  # 'teacher', 'student', 'random', 'random-2' ...
+    data: SegDataset,  # opened split
+    table: LatencyTable,  # that predicts
+) -> ScoredNetwork:
     """The network of `role`, scored on `data`, counted and measured."""
     config, classes = stage.config, data.labels.num_classes
     network, origin = load_role(stage, role, classes)
@@ -275,14 +315,23 @@ def spread(count: int, length: int) -> list[int]:
     return [i * (length - 1) // max(count - 1, 1) for i in range(count)]
 
 
-def predict_samples(network: SegNetwork, data: SegDataset, indices: list[int]) -> list[np.ndarray]:
+def predict_samples(
+    network: SegNetwork,  # of the run
+    data: SegDataset,  # opened split
+    indices: list[int],  # of the images
+) -> list[np.ndarray]:
     """Train ids (H x W) that the network gives for some images of a data set."""
     batches = (torch.from_numpy(np.ascontiguousarray(data.read(i)[0])).permute(2, 0, 1)[None] for i in indices)
     with evaluating(network):
         return [predict_ids(network, batch)[0].numpy() for batch in batches]
 
 
-def masks_of(network: SegNetwork, data: SegDataset, *, count: int) -> Image.Image:
+def masks_of(
+    network: SegNetwork,  # of the run
+    data: SegDataset,  # opened split
+    *,
+    count: int,  # of images, at equal distances through the split
+) -> Image.Image:
     """A grid of image, label, prediction and errors for `count` images of a data set."""
     indices = spread(count, len(data))
     pairs = [data.read(i) for i in indices]

@@ -123,7 +123,13 @@ def notebook_html(notebook: Any) -> str:
 
 
 def page_html(
-    title: str, body: str, *, head: str = "", aside: str = "", plotly: str = "plotly.min.js", style: str = STYLE
+    title: str,  # of the page
+    body: str,  # its content
+    *,
+    head: str = "",  # goes into the head
+    aside: str = "",  # left of the content
+    plotly: str = "plotly.min.js",  # address of its script
+    style: str = STYLE,  # of the page
 ) -> str:
     """A whole page; `aside` stands left of the content, `plotly` is where its script lies (loaded only where there is a figure)."""
     script = f'<script src="{plotly}"></script><script>{DRAWING}</script>' if 'class="plot-data"' in body else ""
@@ -148,7 +154,13 @@ def write_plotly(folder: Path) -> Path:
     return path if path.is_file() else write_text(path, get_plotlyjs())
 
 
-def write_page(notebook: Any, path: Path, *, plotly: str = "plotly.min.js", change: Callable[[str], str] = str) -> Path:
+def write_page(
+    notebook: Any,  # an nbformat node
+    path: Path,  # where it goes
+    *,
+    plotly: str = "plotly.min.js",  # address of its script
+    change: Callable[[str], str] = str,  # reworks the content, links for instance
+) -> Path:
     """Write a notebook as the page `path`; `change` may rework its content (links, for instance)."""
     title, _ = title_of(notebook)
     return write_text(path, page_html(title or path.stem, change(notebook_html(notebook)), plotly=plotly))

@@ -78,7 +78,11 @@ def read_parameters(notebook: str | Path) -> dict[str, Parameter]:
     return found
 
 
-def check_kind(name: str, value: Any, kind: Any) -> Any:
+def check_kind(
+    name: str,  # of the parameter
+    value: Any,  # that was given
+    kind: Any,  # that it has to have
+) -> Any:
     """`value` as the type `kind` (an int is a float, nothing else is turned into another type); `ConfigError` with one line."""
     try:
         return TypeAdapter(kind).validate_python(value, strict=True)
@@ -129,11 +133,12 @@ def injected(namespace: Mapping[str, Any]) -> list[str]:
 
 
 def check_parameters(
-    namespace: Mapping[str, Any],
+    namespace: Mapping[str, Any],  # the page's `globals()`
     *,
-    choices: Mapping[str, Sequence[str]] | None = None,
-    ranges: Mapping[str, tuple[float | None, float | None]] | None = None,
-    paths: Sequence[str] = (),
+    choices: Mapping[str, Sequence[str]] | None = None,  # parameter -> words that it may be
+    ranges: Mapping[str, tuple[float | None, float | None]]
+    | None = None,  # parameter -> least and greatest value, None: no end
+    paths: Sequence[str] = (),  # parameters that have to exist as files or folders
 ) -> None:
     """`ConfigError` for an unknown name, a wrong type, a word not among `choices`, a number outside `ranges` (both ends included), a path that is not there; None passes where its type allows it, an empty path always."""
     kinds = declared(namespace)
@@ -170,11 +175,12 @@ def check_stage(name: str, namespace: Mapping[str, Any]) -> None:
 
 
 def check_recipe(
-    namespace: Mapping[str, Any],
+    namespace: Mapping[str, Any],  # the page's `globals()`
     *,
-    choices: Mapping[str, Sequence[str]] | None = None,
-    ranges: Mapping[str, tuple[float | None, float | None]] | None = None,
-    paths: Sequence[str] = (),
+    choices: Mapping[str, Sequence[str]] | None = None,  # parameter -> words that it may be
+    ranges: Mapping[str, tuple[float | None, float | None]]
+    | None = None,  # parameter -> least and greatest value, None: no end
+    paths: Sequence[str] = (),  # parameters that have to exist as files or folders
 ) -> None:
     """`check_parameters`, and the parameters that all recipes share: `dataset`, `root`, `recipe` and `changes` (settings of the training)."""
     check_parameters(

@@ -89,7 +89,12 @@ def class_notes(networks: Sequence[NetworkSummary]) -> str:
     return f"{told}<details><summary>{many}</summary><p>{escape(', '.join(absent))}</p></details>"
 
 # %% ../../nbs/runs/14_report.ipynb #cell009
-def section_block(name: str, title: str, body: str, note: str = "") -> str:
+def section_block(
+    name: str,  # its anchor
+    title: str,  # its heading
+    body: str,  # its content
+    note: str = "",  # small, at the right of the heading
+) -> str:
     """One section of the page."""
     return f"<section id='{name}'><h2>{escape(title)}<small>{escape(note)}</small></h2>{body}</section>"
 

@@ -73,7 +73,11 @@ def kernel_environment(values: dict[str, str]) -> Iterator[None]:
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
 
-def failure_line(what: str, error: PapermillExecutionError, executed: Path) -> str:
+def failure_line(
+    what: str,  # failed
+    error: PapermillExecutionError,  # papermill's
+    executed: Path,  # notebook to open
+) -> str:
     """One line about a failed cell: of which notebook (`what`), which cell, what was raised, where to look."""
     reason = re.sub(r"\x1b\[[0-9;]*m", "", str(error.evalue)).strip().splitlines() or [""]
     name = "" if _is_ours(error.ename) else f"{error.ename}: "
@@ -89,14 +93,14 @@ def _is_ours(name: str) -> bool:
 
 # %% ../../nbs/runs/12_runner.ipynb #cell009
 def run_notebook(
-    notebook: Path,
-    executed: Path,
+    notebook: Path,  # to be executed
+    executed: Path,  # where the copy goes
     *,
-    parameters: dict,
-    what: str,
-    cwd: Path,
-    environment: dict[str, str] | None = None,
-    show_progress: bool = True,
+    parameters: dict,  # of its first cell
+    what: str,  # is run, for the message
+    cwd: Path,  # folder in which it runs
+    environment: dict[str, str] | None = None,  # variables of its process
+    show_progress: bool = True,  # whether the stages' bars are shown
 ) -> Path:
     """Execute a notebook with papermill in the folder `cwd`; returns the executed copy, raises `StageFailed` with one line that begins with `what`."""
     executed.parent.mkdir(parents=True, exist_ok=True)
@@ -127,13 +131,13 @@ def run_notebook(
 
 
 def run_stage(
-    spec: StageSpec,
-    run: RunFolder,
+    spec: StageSpec,  # the stage
+    run: RunFolder,  # the run's folder
     *,
-    notebooks: Path,
-    settings: dict | None = None,
-    parameters: dict | None = None,
-    show_progress: bool = True,
+    notebooks: Path,  # folder of the stages' notebooks
+    settings: dict | None = None,  # `{'group.key': value}` on top
+    parameters: dict | None = None,  # others of its notebook
+    show_progress: bool = True,  # whether the stages' bars are shown
 ) -> Path:
     """Execute the notebook of one stage; returns the executed copy, raises `StageFailed` with one line."""
     root = run.root.resolve()
@@ -149,7 +153,11 @@ def run_stage(
     )
 
 # %% ../../nbs/runs/12_runner.ipynb #cell013
-def changed_settings(old: dict, new: dict, prefix: str = "") -> list[str]:
+def changed_settings(
+    old: dict,  # plain data
+    new: dict,  # plain data
+    prefix: str = "",  # of the names
+) -> list[str]:
     """The settings in which two configurations differ, as `group.key: old -> new`."""
     found = []
     for key in [*old, *(key for key in new if key not in old)]:
@@ -161,7 +169,12 @@ def changed_settings(old: dict, new: dict, prefix: str = "") -> list[str]:
     return found
 
 
-def open_run(config: AnyConfig, out: str | Path | RunFolder, *, resume: bool = False) -> RunFolder:
+def open_run(
+    config: AnyConfig,  # of the run
+    out: str | Path | RunFolder,  # its folder
+    *,
+    resume: bool = False,  # take other settings, too
+) -> RunFolder:
     """The run folder `out` with this configuration; `ConfigError` where it holds another one and `resume` is False."""
     run = out if isinstance(out, RunFolder) else RunFolder(out)
     out = run.root
@@ -186,7 +199,12 @@ def open_run(config: AnyConfig, out: str | Path | RunFolder, *, resume: bool = F
     return run.begin(config.to_dict())
 
 # %% ../../nbs/runs/12_runner.ipynb #cell015
-def check_artifacts(run: RunFolder, chosen: tuple[StageSpec, ...], *, remake: bool) -> None:
+def check_artifacts(
+    run: RunFolder,  # the run's folder
+    chosen: tuple[StageSpec, ...],  # stages that are asked for
+    *,
+    remake: bool,  # whether these run anyway
+) -> None:
     """`ArtifactError` where a finished stage's file was changed since; with `remake` the `chosen` stages are excused, they run anyway."""
     excused = {spec.name for spec in chosen} if remake else set()
     for stage, entry in run.manifest().items():
@@ -208,14 +226,14 @@ class RunResult:
 
 # %% ../../nbs/runs/12_runner.ipynb #cell019
 def run_stages(
-    run: RunFolder,
-    config: AnyConfig,
-    chosen: tuple[StageSpec, ...],
+    run: RunFolder,  # the run's folder
+    config: AnyConfig,  # of the run
+    chosen: tuple[StageSpec, ...],  # stages that are asked for
     *,
-    plan: tuple[StageSpec, ...],
-    notebooks: Path,
-    say: Callable[[str], None],
-    show_progress: bool,
+    plan: tuple[StageSpec, ...],  # stages in their order
+    notebooks: Path,  # folder of the stages' notebooks
+    say: Callable[[str], None],  # is told a line
+    show_progress: bool,  # whether the stages' bars are shown
 ) -> tuple[list[str], list[str]]:
     """Run or skip each chosen stage in order; returns the names of both kinds."""
     ran, skipped = [], []
@@ -237,15 +255,15 @@ def run_stages(
 
 # %% ../../nbs/runs/12_runner.ipynb #cell021
 def run(
-    config: AnyConfig,
-    out: str | Path,
+    config: AnyConfig,  # of the run
+    out: str | Path,  # run folder
     *,
-    stages: list[str] | None = None,
-    resume: bool = False,
-    plan: tuple[StageSpec, ...] | None = None,
-    notebooks: Path | None = None,
-    say: Callable[[str], None] = print,
-    show_progress: bool = True,
+    stages: list[str] | None = None,  # names; all of the plan unless given
+    resume: bool = False,  # go on in a folder that holds other settings
+    plan: tuple[StageSpec, ...] | None = None,  # another one than the configuration's
+    notebooks: Path | None = None,  # folder of the stages' notebooks; the checkout's unless given
+    say: Callable[[str], None] = print,  # is told a line
+    show_progress: bool = True,  # whether the stages' bars are shown
 ) -> RunResult:
     """Run the configuration's plan (or the `stages` of it, or another `plan`) in the folder `out`; `RtsegError` with one line when it cannot go on."""
     plan = plan or plan_of(config.plan)

@@ -31,7 +31,11 @@ from ..search.pretraining import Checkpoint, WeightConfig, pretrain, settle_pass
 from ..search.supernet import Supernet
 
 # %% ../../nbs/runs/06_searching.ipynb #cell003
-def save_checkpoint(path: Path, checkpoint: Checkpoint, history: list[dict]) -> None:
+def save_checkpoint(
+    path: Path,  # where it goes
+    checkpoint: Checkpoint,  # of the search
+    history: list[dict],  # records so far, plain data
+) -> None:
     """Write the state of a search and what it has said so far as one safetensors file, atomically."""
     words = {"values": json.dumps(checkpoint["values"]), "history": json.dumps(history)}
     save_tensors(path, checkpoint["tensors"], words)
@@ -45,7 +49,12 @@ def read_checkpoint(path: Path) -> tuple[Checkpoint | None, list[dict]]:
     return {"tensors": load_tensors(path), "values": json.loads(words["values"])}, json.loads(words["history"])
 
 # %% ../../nbs/runs/06_searching.ipynb #cell006
-def supernet_loader(data: SegDataset, config: WeightConfig, *, seed: int) -> Loader:
+def supernet_loader(
+    data: SegDataset,  # opened split
+    config: WeightConfig,  # crop, augmentation and batch size
+    *,
+    seed: int,  # of everything that is drawn by lot
+) -> Loader:
     """Endless augmented batches for a supernet: a pure function of (seed, step)."""
     return make_loader(
         data,
@@ -68,7 +77,11 @@ class Ticking:
         return self.loader.batch(step)
 
 
-def settled_search(stage: Stage, supernet: Supernet, config: WeightConfig) -> WeightConfig:
+def settled_search(
+    stage: Stage,  # that is open
+    supernet: Supernet,  # of the run
+    config: WeightConfig,  # of this stage
+) -> WeightConfig:
     """The settings of this stage, as given, with a precision; one that is open is measured with the supernet, and written into the run."""
     if config.precision != "auto":
         return config
@@ -77,7 +90,11 @@ def settled_search(stage: Stage, supernet: Supernet, config: WeightConfig) -> We
     return found
 
 
-def run_pretraining(stage: Stage, supernet: Supernet, data: SegDataset) -> list[dict]:
+def run_pretraining(
+    stage: Stage,  # that is open
+    supernet: Supernet,  # is trained in place
+    data: SegDataset,  # opened split
+) -> list[dict]:
     """Pretrain `supernet`, resuming what a killed run left; returns one record an epoch and writes the declared outputs."""
     config = settled_search(stage, supernet, stage.config.pretrain)
     path = stage.work / "pretrain.safetensors"
@@ -97,7 +114,12 @@ def run_pretraining(stage: Stage, supernet: Supernet, data: SegDataset) -> list[
     return history
 
 # %% ../../nbs/runs/06_searching.ipynb #cell011
-def with_target(config: CosearchConfig, latency: ExpectedLatency, *, draws: int = 200) -> CosearchConfig:
+def with_target(
+    config: CosearchConfig,  # of the search
+    latency: ExpectedLatency,  # of logits
+    *,
+    draws: int = 200,  # random students
+) -> CosearchConfig:
     """The search's settings with `budget` turned into milliseconds: that quantile of the latencies of random students."""
     if config.budget is None:
         return config
@@ -108,12 +130,12 @@ def with_target(config: CosearchConfig, latency: ExpectedLatency, *, draws: int 
 
 # %% ../../nbs/runs/06_searching.ipynb #cell014
 def choose_pair(
-    supernet: Supernet,
-    logits: ArchLogits,
-    role: str,
-    data: SegDataset,
-    config: CosearchConfig,
-    latency: ExpectedLatency | None,
+    supernet: Supernet,  # of the run
+    logits: ArchLogits,  # of the role
+    role: str,  # name of the stage that trained it
+    data: SegDataset,  # to score on
+    config: CosearchConfig,  # of the search
+    latency: ExpectedLatency | None,  # of logits; None: by accuracy alone
 ) -> tuple[PairScore, ...]:
     """The scores of both pairs of branches, best first, on crops of at most `score_images` images."""
     plain = config.augmentation.model_copy(
@@ -138,13 +160,13 @@ def choose_pair(
 
 # %% ../../nbs/runs/06_searching.ipynb #cell017
 def run_search(
-    supernet: Supernet,
-    halves: tuple[SegDataset, SegDataset],
-    config: CosearchConfig,
-    latency: ExpectedLatency,
+    supernet: Supernet,  # is trained in place
+    halves: tuple[SegDataset, SegDataset],  # images for the weights, images for the architecture
+    config: CosearchConfig,  # of the search
+    latency: ExpectedLatency,  # of logits
     *,
-    seed: int,
-    folder: Path,
+    seed: int,  # of everything that is drawn by lot
+    folder: Path,  # of unfinished work
 ) -> list[SearchRecord]:
     """Search, resuming what a killed run left in `folder`; one record an epoch, with the target, the scores of the student supernet and the logits of both roles. Leaves `supernet` as the search left it."""
     path = folder / f"search-{seed}.safetensors"
@@ -177,12 +199,12 @@ def final_logits(history: Sequence[SearchRecord], role: str) -> ArchLogits:
 
 # %% ../../nbs/runs/06_searching.ipynb #cell020
 def decode_role(
-    supernet: Supernet,
-    logits: ArchLogits,
-    role: str,
-    lasts: tuple[int, int],
-    config: CosearchConfig,
-    latency: ExpectedLatency,
+    supernet: Supernet,  # of the run
+    logits: ArchLogits,  # of the role
+    role: str,  # 'student' or 'teacher'
+    lasts: tuple[int, int],  # scale on which each branch ends
+    config: CosearchConfig,  # of the search
+    latency: ExpectedLatency,  # of logits
 ) -> Decoded:
     """The network of a role: the student under the latency ceiling (where one is wanted), the teacher without."""
     ceiling = config.goal.target_ms if role == "student" and config.ceiling else None
@@ -199,7 +221,11 @@ def decode_role(
 
 # %% ../../nbs/runs/06_searching.ipynb #cell023
 def repeat_search(
-    stage: Stage, config: CosearchConfig, latency: ExpectedLatency, train: SegDataset, first: Decoded
+    stage: Stage,  # that is open
+    config: CosearchConfig,  # of the search
+    latency: ExpectedLatency,  # of logits
+    train: SegDataset,  # images of the search
+    first: Decoded,  # student of the first search
 ) -> list[Decoded]:
     """The students of `seeds` searches, the first of which is given; unfinished ones are resumed."""
     found, lasts = [first], tuple(branch.last for branch in first.arch.branches)

@@ -221,7 +221,11 @@ def finish(stage: Stage) -> str:
     return f"{stage.spec.name}: {', '.join(stage.spec.makes)} in {seconds:.1f} s"
 
 # %% ../../nbs/runs/04_stage.ipynb #cell016
-def verify_input(run: RunFolder, name: str, stages: tuple[StageSpec, ...] = STAGES) -> Path:
+def verify_input(
+    run: RunFolder,  # the run's folder
+    name: str,  # of the file
+    stages: tuple[StageSpec, ...] = STAGES,  # plan of the run
+) -> Path:
     """`RunFolder.verify`, with the name of the stage to run where a file has not been made yet."""
     maker = maker_of(name, stages)
     if name not in run.manifest().get(maker, {}).get("outputs", {}):
@@ -252,7 +256,10 @@ def find_run(run: str | Path) -> Path:
 
 
 def run_config(
-    run: str | Path, *, preset: str = "demo", settings: Mapping[str, Any] | None = None
+    run: str | Path,  # run folder; a relative path is looked for in the folders above, too
+    *,
+    preset: str = "demo",  # used where no run has begun there
+    settings: Mapping[str, Any] | None = None,  # `{'group.key': value}` on top
 ) -> tuple[Path, AnyConfig]:
     """The absolute run folder, and the configuration by which it works: its own, or that of `preset` where no run has begun there, with `settings` on top."""
     folder = find_run(run)
@@ -262,12 +269,12 @@ def run_config(
 
 
 def open_stage(
-    name: str,
-    run: str | Path,
+    name: str,  # of the stage
+    run: str | Path,  # run folder; a relative path is looked for in the folders above, too
     *,
-    preset: str = "demo",
-    settings: dict | None = None,
-    stages: tuple[StageSpec, ...] | None = None,
+    preset: str = "demo",  # used where no run has begun there
+    settings: dict | None = None,  # `{'group.key': value}` on top
+    stages: tuple[StageSpec, ...] | None = None,  # another plan than the configuration's
 ) -> Stage:
     """Open stage `name` of the run folder `run`; a new folder gets the preset. `settings` are `{"group.key": value}` on top, `stages` another plan than the configuration's."""
     folder, config = run_config(run, preset=preset)

@@ -54,7 +54,12 @@ def data_root(config: DataConfig, run_root: Path) -> Path:
     return run_root.resolve() / f"data/scenes-{key}"
 
 
-def open_splits(config: DataConfig, run_root: Path, *, scale: float = 1.0) -> dict[str, SegDataset]:
+def open_splits(
+    config: DataConfig,  # of the data
+    run_root: Path,  # the run's folder, for drawn scenes
+    *,
+    scale: float = 1.0,  # of the configured size
+) -> dict[str, SegDataset]:
     """The splits train, val and (where there is one) test, read at `scale` of the configured size; drawn scenes are drawn first where they are missing."""
     root = data_root(config, run_root)
     if config.name == "synthetic":
@@ -89,7 +94,7 @@ def check_run(config: AnyConfig, splits: dict[str, SegDataset]) -> None:
             needs.append(replace(need, scale=need.scale * scale, multiple=32 if searched else 1))
     check_ready(splits["train"], splits["val"], *needs, parts=2)
 
-
+# %% ../../nbs/runs/05_steps.ipynb #cell004y
 def splits_record(splits: dict[str, SegDataset]) -> dict:
     """What the later stages compare: the images of each split by name and content, and the label set."""
     labels = next(iter(splits.values())).labels
@@ -188,12 +193,12 @@ def load_table(stage: Stage) -> LatencyTable:
 
 # %% ../../nbs/runs/05_steps.ipynb #cell_require_accurate
 def require_accurate(
-    found: dict,
-    checked: Sequence[tuple[object, Latency]],
-    config: RunConfig,
-    path: Path,
+    found: dict,  # by `compare_predictions`
+    checked: Sequence[tuple[object, Latency]],  # networks and what was measured
+    config: RunConfig,  # of the run
+    path: Path,  # of the table
     *,
-    say: Callable[[str], object] = print,
+    say: Callable[[str], object] = print,  # is told a line
 ) -> str:
     """What has to be said about a table at `path` that errs as `compare_predictions` has `found` (empty: nothing).
 

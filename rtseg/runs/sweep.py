@@ -225,7 +225,12 @@ def pages_by_name() -> dict[str, Path]:
     }
 
 
-def find_target(name: str, *, run: str | Path = "runs/demo", preset: str = "demo") -> Target:
+def find_target(
+    name: str,  # of a stage, recipe or guide, or a notebook's path
+    *,
+    run: str | Path = "runs/demo",  # run folder, for a stage
+    preset: str = "demo",  # used where no run has begun there
+) -> Target:
     """The stage, recipe, guide or notebook called `name`; `ConfigError` with the nearest name where there is none."""
     if name.endswith(".ipynb"):
         path = Path(name)
@@ -268,7 +273,12 @@ class PointRecord:
 
 
 def run_point(
-    target: Target, values: dict[str, str], fixed: Mapping[str, str], out: Path, *, show_progress: bool
+    target: Target,  # what is run
+    values: dict[str, str],  # of this point
+    fixed: Mapping[str, str],  # settings that are the same at all points
+    out: Path,  # folder of the sweep
+    *,
+    show_progress: bool,  # whether the stages' bars are shown
 ) -> PointRecord:
     """Run one point of the grid; a failure is a record, too."""
     name, started = point_name(values), time.monotonic()
@@ -307,7 +317,12 @@ def run_point(
     return record
 
 # %% ../../nbs/runs/22_sweep.ipynb #cell017
-def open_sweep(target: Target, grid: Mapping[str, Sequence[str]], fixed: Mapping[str, str], out: Path) -> None:
+def open_sweep(
+    target: Target,  # what is run
+    grid: Mapping[str, Sequence[str]],  # setting -> values
+    fixed: Mapping[str, str],  # settings that are the same at all points
+    out: Path,  # folder of the sweep
+) -> None:
     """Make the sweep's folder, or go on in it, also with more values of its keys; `ConfigError` where it holds another sweep: of another notebook, of other keys, beside other fixed values."""
     told, facts = out / "sweep.json", {"target": target.name, "keys": sorted(grid), "fixed": dict(fixed)}
     if told.is_file():
@@ -318,14 +333,14 @@ def open_sweep(target: Target, grid: Mapping[str, Sequence[str]], fixed: Mapping
 
 
 def sweep(
-    target: Target,
-    grid: Mapping[str, Sequence[str]],
+    target: Target,  # what is run
+    grid: Mapping[str, Sequence[str]],  # setting -> values
     *,
-    out: str | Path,
-    fixed: Mapping[str, str] | None = None,
-    say: Callable[[str], None] = print,
-    write: Callable[..., Path] | None = None,
-    show_progress: bool = True,
+    out: str | Path,  # folder of the sweep
+    fixed: Mapping[str, str] | None = None,  # settings that are the same at all points
+    say: Callable[[str], None] = print,  # is told a line
+    write: Callable[..., Path] | None = None,  # is called after each point with the records so far
+    show_progress: bool = True,  # whether the stages' bars are shown
 ) -> list[PointRecord]:
     """Run the points of the grid that are not done yet; their records in the grid's order. `write(out, target name, records, fixed)` is called after each point."""
     out, fixed = Path(out), dict(fixed or {})

@@ -33,11 +33,11 @@ from ..training.trainer import Trainer, TrainResult
 # %% ../../nbs/runs/23_training_runs.ipynb #cell004
 def training_settings(
     *,
-    recipe: str | None = None,
-    file: Path | None = None,
-    changes: dict | None = None,
-    detail: bool = False,
-    force: bool = False,
+    recipe: str | None = None,  # its name
+    file: Path | None = None,  # YAML
+    changes: dict | None = None,  # dotted name -> value, on top
+    detail: bool = False,  # with detail guidance
+    force: bool = False,  # accept a precision that is emulated
 ) -> TrainConfig:
     """The settings of a recipe, of a YAML file or the defaults, with detail guidance and `changes` on top; `force` accepts a precision that is emulated; `ConfigError` for both sources at once."""
     if recipe is not None and file is not None:
@@ -79,7 +79,11 @@ def lineage(path: Path, found: FoundState | None = None) -> str:
 
 
 def start_training(
-    network: SegNetwork, weights: Path, *, name: str | None = None, labels: LabelSet | None = None
+    network: SegNetwork,  # gets the weights
+    weights: Path,  # a file or a run folder
+    *,
+    name: str | None = None,  # of the registry, for published keys
+    labels: LabelSet | None = None,  # of the new training
 ) -> tuple[str, Start]:
     """Load a file or a run folder's weights as a start (a classifier of other classes than `labels` stays fresh); the text for the origin, and what was taken over."""
     path = weights_file(weights)
@@ -94,7 +98,11 @@ def start_training(
 
 # %% ../../nbs/runs/23_training_runs.ipynb #cell013
 def training_splits(
-    dataset: str, root: Path, labels: str | LabelSet | None = None, *, bits: int | None = None
+    dataset: str,  # a layout or a format
+    root: Path,  # its folder
+    labels: str | LabelSet | None = None,  # a label set, its name or its file
+    *,
+    bits: int | None = None,  # true depth of 16-bit images; None: their full range
 ) -> dict[str, SegDataset]:
     """The splits train and val of a data set, opened; `bits` is the true depth of 16-bit images."""
     return {split: open_dataset(dataset, root, split, labels=labels, bits=bits) for split in ("train", "val")}
@@ -106,13 +114,13 @@ def check_training(splits: dict[str, SegDataset], settings: TrainConfig) -> None
 
 
 def recipe_splits(
-    folder: Path,
-    dataset: str = "synthetic",
-    root: str | Path | None = None,
+    folder: Path,  # of drawn scenes
+    dataset: str = "synthetic",  # a layout or a format
+    root: str | Path | None = None,  # its folder; None: scenes are drawn
     *,
-    labels: str | LabelSet | None = None,
-    size: tuple[int, int] = (64, 128),
-    images: int = 24,
+    labels: str | LabelSet | None = None,  # a label set or its name
+    size: tuple[int, int] = (64, 128),  # height, width of drawn scenes
+    images: int = 24,  # drawn in all
 ) -> dict[str, SegDataset]:
     """The splits of a recipe's page: those of a folder, or `images` drawn scenes of `size` (H, W) below `folder` where no root is given."""
     if root is None and dataset != "synthetic":
@@ -124,15 +132,15 @@ def recipe_splits(
 
 
 def run_training(
-    network: SegNetwork,
-    splits: dict[str, SegDataset],
-    settings: TrainConfig,
-    out: Path,
+    network: SegNetwork,  # is trained in place
+    splits: dict[str, SegDataset],  # 'train', 'val' and perhaps 'test'
+    settings: TrainConfig,  # of the training
+    out: Path,  # folder of the training
     *,
-    teacher: SegNetwork | None = None,
-    pretrained_on: str | None = None,
-    resume: bool = False,
-    progress: bool = True,
+    teacher: SegNetwork | None = None,  # that it learns from
+    pretrained_on: str | None = None,  # what it starts from, in words
+    resume: bool = False,  # go on in a folder that holds this
+    progress: bool = True,  # whether bars are shown
 ) -> TrainResult:
     """Train a network in the folder `out`, with a teacher if there is one; how far it came, and its best report."""
     trainer = Trainer(

@@ -40,7 +40,12 @@ def kendall_tau(a: Sequence[float], b: Sequence[float]) -> float:
     return float((x * y).sum() / math.sqrt((x != 0).sum() * (y != 0).sum()))
 
 # %% ../../nbs/search/41_accuracy.ipynb #cell008
-def accuracy_features(space: Space, arch: Any, size: tuple[int, int], num_classes: int) -> np.ndarray:
+def accuracy_features(
+    space: Space,  # that the network is of
+    arch: Any,  # the network
+    size: tuple[int, int],  # height, width of the image
+    num_classes: int,  # classes of the network
+) -> np.ndarray:
     """What a regression knows of a network: its code, log10 of GMAC and parameters, the share of work at full size and at 1/8, 1/16 and 1/32, log2 of its field of view."""
     cost = network_cost(arch, size, num_classes=num_classes)
     rows = {-(-size[0] // stride): i for i, stride in enumerate(STRIDES)}
@@ -67,7 +72,14 @@ REGRESSIONS: dict[str, Callable[[], Any]] = {
 }
 
 
-def kept_out(kind: str, features: np.ndarray, scores: np.ndarray, *, folds: int = 5, seed: int = 0) -> np.ndarray:
+def kept_out(
+    kind: str,  # a name in `REGRESSIONS`
+    features: np.ndarray,  # networks x features
+    scores: np.ndarray,  # mIoU of each
+    *,
+    folds: int = 5,  # of the cross-validation
+    seed: int = 0,  # of everything that is drawn by lot
+) -> np.ndarray:
     """Each network's score as the regressions predict it that have not seen it (cross-validation)."""
     make = REGRESSIONS[check_choice(kind, REGRESSIONS, what="regression")]
     if len(scores) < 2 * folds:
@@ -100,12 +112,12 @@ class AccuracyPredictor:
 
 
 def fit_accuracy(
-    features: np.ndarray,
-    scores: np.ndarray,
+    features: np.ndarray,  # networks x features
+    scores: np.ndarray,  # mIoU of each
     *,
-    kinds: Sequence[str] = tuple(REGRESSIONS),
-    coverage: float = 0.9,
-    folds: int = 5,
+    kinds: Sequence[str] = tuple(REGRESSIONS),  # names in `REGRESSIONS` to choose from
+    coverage: float = 0.9,  # share of networks that the interval should hold
+    folds: int = 5,  # of the cross-validation
 ) -> AccuracyPredictor:
     """The regression whose cross-validated tau is greatest, fitted on all; its interval from the errors on networks kept out."""
     predicted = {kind: kept_out(kind, features, scores, folds=folds) for kind in kinds}

@@ -36,7 +36,11 @@ class Graph:
         return Graph(self.level, self.src[mask], self.dst[mask], self.score[mask], self.ms[mask]), np.flatnonzero(mask)
 
 
-def best_values(graph: Graph, reward: np.ndarray, ends: np.ndarray) -> np.ndarray:
+def best_values(
+    graph: Graph,  # of the choices
+    reward: np.ndarray,  # of each edge
+    ends: np.ndarray,  # value at each node that may be the last, -inf elsewhere
+) -> np.ndarray:
     """For each node the greatest sum of `reward` on a path from it to an end, with the end's own value (-inf: no end)."""
     value = ends.copy()
     for nodes in graph.blocks:
@@ -47,7 +51,11 @@ def best_values(graph: Graph, reward: np.ndarray, ends: np.ndarray) -> np.ndarra
 
 
 def best_path(
-    graph: Graph, reward: np.ndarray, value: np.ndarray, ends: np.ndarray, node: int
+    graph: Graph,  # of the choices
+    reward: np.ndarray,  # of each edge
+    value: np.ndarray,  # from `best_values`
+    ends: np.ndarray,  # value at each node that may be the last, -inf elsewhere
+    node: int,  # where it begins
 ) -> tuple[list[int], int]:
     """The edges of a best path from `node`, and the end that it reaches."""
     edges: list[int] = []
@@ -75,7 +83,14 @@ def undominated(score: np.ndarray, ms: np.ndarray) -> np.ndarray:
     return order[np.r_[True, best[1:] > best[:-1]]] if len(order) else order
 
 
-def fronts(graph: Graph, ends: np.ndarray, *, price: float, room: np.ndarray, least: float) -> dict[int, Front]:
+def fronts(
+    graph: Graph,  # of the choices
+    ends: np.ndarray,  # value at each node that may be the last, -inf elsewhere
+    *,
+    price: float,  # score that a millisecond costs
+    room: np.ndarray,  # of each node: what a path to it can add
+    least: float,  # worth of what is kept
+) -> dict[int, Front]:
     """The front of every node that has completions with score - price * ms + room >= least."""
     found: dict[int, Front] = {}
     for node in np.union1d(graph.heads, np.flatnonzero(np.isfinite(ends)))[::-1].tolist():
@@ -97,7 +112,12 @@ def fronts(graph: Graph, ends: np.ndarray, *, price: float, room: np.ndarray, le
     return found
 
 
-def front_edges(graph: Graph, found: dict[int, Front], node: int, index: int) -> list[int]:
+def front_edges(
+    graph: Graph,  # of the choices
+    found: dict[int, Front],  # fronts by node
+    node: int,  # where it begins
+    index: int,  # of the completion in the node's front
+) -> list[int]:
     """The edges of one completion."""
     edges: list[int] = []
     while (e := int(found[node].edge[index])) >= 0:
@@ -160,7 +180,12 @@ class Sweep:
     solution: Solution
 
 
-def sweep(fork: Fork, *, score_weight: float, price: float) -> Sweep:
+def sweep(
+    fork: Fork,  # of the choices, with scores and ms
+    *,
+    score_weight: float,  # of the score beside the milliseconds
+    price: float,  # score that a millisecond costs
+) -> Sweep:
     """Maximise score_weight * score - price * ms, without a ceiling."""
     rewards = [score_weight * g.score - price * g.ms for g in (fork.trunk, fork.left, fork.right)]
     left, right = (
@@ -179,7 +204,11 @@ def sweep(fork: Fork, *, score_weight: float, price: float) -> Sweep:
     return Sweep(left, right, leave, trunk, _solution(fork, stem, lefts, rights))
 
 # %% ../../nbs/search/23_budget.ipynb #cell016
-def best_price(fork: Fork, ceiling: float, fixed: float = 0.0) -> tuple[float, Solution, Sweep]:
+def best_price(
+    fork: Fork,  # of the choices, with scores and ms
+    ceiling: float,  # ms
+    fixed: float = 0.0,  # ms that every network takes, for the message
+) -> tuple[float, Solution, Sweep]:
     """The price of a millisecond, the best solution met that keeps the ceiling, and the last sweep; infeasible -> `RtsegError` (which adds `fixed`)."""
     slow = sweep(fork, score_weight=1, price=0)
     if slow.solution.ms <= ceiling:
@@ -227,7 +256,11 @@ def _thinned(
     return graph.kept(through >= least)
 
 
-def solve(fork: Fork, ceiling: float | None = None, fixed: float = 0.0) -> Solution:
+def solve(
+    fork: Fork,  # of the choices, with scores and ms
+    ceiling: float | None = None,  # ms; None: none
+    fixed: float = 0.0,  # ms that every network takes
+) -> Solution:
     """The solution of greatest score with fixed + ms <= `ceiling`, exactly; infeasible -> `RtsegError` with the least ms possible."""
     if ceiling is None:
         return sweep(fork, score_weight=1, price=0).solution

@@ -49,7 +49,11 @@ class SearchConfig(WeightConfig):
     goal: LatencyGoal = LatencyGoal()
 
 # %% ../../nbs/search/21_config.ipynb #cell008
-def adapted_weight(weight: float, latency_ms: float, goal: LatencyGoal) -> float:
+def adapted_weight(
+    weight: float,  # of the latency so far
+    latency_ms: float,  # expected now
+    goal: LatencyGoal,  # target and band
+) -> float:
     """Half of `weight` above the band, twice below it, unchanged inside it."""
     low, high = (fps * 8.3 / goal.target_ms for fps in goal.fps_band)
     fps = 1000 / latency_ms

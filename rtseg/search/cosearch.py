@@ -48,11 +48,11 @@ from .weights import ArchWeights, arch_weights, zero_logits
 
 # %% ../../nbs/search/27_cosearch.ipynb #cell011
 def step_passes(
-    supernet: Supernet,
-    logits: dict[str, ArchLogits],
-    names: Sequence[str],
-    generator: torch.Generator,
-    temperature: float,
+    supernet: Supernet,  # holds the weights
+    logits: dict[str, ArchLogits],  # by role
+    names: Sequence[str],  # of the passes
+    generator: torch.Generator,  # source of chance
+    temperature: float,  # of the Gumbel-softmax
 ) -> dict[str, ArchWeights]:
     """Architecture weights of each pass, by name."""
     made = {}
@@ -79,14 +79,14 @@ def frozen(supernet: Supernet) -> Iterator[None]:
 
 
 def architecture_step(
-    supernet: Supernet,
-    adam: torch.optim.Adam,
-    batch: Batch,
-    logits: dict[str, ArchLogits],
-    latency: ExpectedLatency | None,
-    latency_weight: float,
-    config: SearchConfig,
-    generator: torch.Generator,
+    supernet: Supernet,  # whose weights stay
+    adam: torch.optim.Adam,  # of the logits
+    batch: Batch,  # images and masks
+    logits: dict[str, ArchLogits],  # by role
+    latency: ExpectedLatency | None,  # of logits; None: without milliseconds
+    latency_weight: float,  # of this epoch
+    config: SearchConfig,  # of the search
+    generator: torch.Generator,  # source of chance
 ) -> dict[str, float]:
     """One Adam step of both sets of logits: losses of the passes, and the student's latency in three separately weighted terms."""
     supernet.train()
@@ -150,7 +150,10 @@ class SearchState:
 
 
 def decode_pairs(
-    logits: ArchLogits, supernet: Supernet, latency: ExpectedLatency | None, role: str = "student"
+    logits: ArchLogits,  # of the role
+    supernet: Supernet,  # holds the weights
+    latency: ExpectedLatency | None,  # of logits; None: without milliseconds
+    role: str = "student",  # 'student' or 'teacher'
 ) -> tuple[Decoded, ...]:
     """The decoded network of each pair of branches, without a ceiling."""
     lookup, size = (latency.lookup, latency.size) if latency is not None else (None, None)
@@ -307,14 +310,14 @@ def cosearch(
 # %% ../../nbs/search/27_cosearch.ipynb #cell026
 @torch.no_grad()
 def score_pairs(
-    supernet: Supernet,
-    logits: ArchLogits,
-    role: str,
-    data: Iterable[Batch],
+    supernet: Supernet,  # holds the weights
+    logits: ArchLogits,  # of the role
+    role: str,  # 'student' or 'teacher'
+    data: Iterable[Batch],  # batches
     *,
-    latency: ExpectedLatency | None,
-    goal: LatencyGoal,
-    precision: str = "auto",
+    latency: ExpectedLatency | None,  # of logits; None: without milliseconds
+    goal: LatencyGoal,  # target and exponent, by which both are combined
+    precision: str = "auto",  # 'fp32', 'bf16' or 'auto'
 ) -> tuple[PairScore, ...]:
     """Score both pairs of a role's logits on `data`, best first; leaves the supernet's mode as it was."""
     precision = pass_precision(supernet, "auto")[0] if precision == "auto" else precision

@@ -49,6 +49,11 @@ def _on_meta(spec: OpSpec) -> nn.Module:
         return build_part(spec).eval()
 
 # %% ../../nbs/search/17_costs.ipynb #cell008
-def network_cost(arch: Architecture, size: tuple[int, int], *, num_classes: int = 19) -> Cost:
+def network_cost(
+    arch: Architecture,  # the network
+    size: tuple[int, int],  # height, width of the image
+    *,
+    num_classes: int = 19,  # classes of the network
+) -> Cost:
     "Parameters (without the auxiliary heads) and multiply-accumulates of a network for an image of `size` (height, width)."
     return sum(map(part_cost, arch.op_specs(*size, num_classes)), Cost())

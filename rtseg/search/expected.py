@@ -16,7 +16,12 @@ from .space import SearchSpace, end_widths, nodes, role_widths
 from .weights import down_probabilities, operator_probabilities
 
 # %% ../../nbs/search/16_expected.ipynb #cell004
-def predict_latency(arch: Architecture, lookup: OpLatency, size: tuple[int, int], num_classes: int) -> float:
+def predict_latency(
+    arch: Architecture,  # the network
+    lookup: OpLatency,  # operator -> ms
+    size: tuple[int, int],  # height, width of the image
+    num_classes: int,  # classes of the network
+) -> float:
     """Milliseconds of a decided architecture for an image of `size` (height, width): the sum over its operators."""
     return sum(lookup(spec) for spec in arch.op_specs(*size, num_classes))
 
@@ -180,7 +185,11 @@ def _cell_costs(
     return cells, climbs
 
 
-def expected_latency(latency: ExpectedLatency, logits: ArchLogits, lasts: tuple[int, ...] | None = None) -> Tensor:
+def expected_latency(
+    latency: ExpectedLatency,  # of the space
+    logits: ArchLogits,  # of the role
+    lasts: tuple[int, ...] | None = None,  # one or two scales on which branches end; the mean over `PAIRS` unless given
+) -> Tensor:
     """Expected milliseconds of the branches that end at `lasts` (one or two scales); without it, the mean over `PAIRS`."""
     cells, climbs = _cell_costs(latency, logits.alpha, logits.ratio)
     down = tuple(down_probabilities(beta) for beta in logits.beta)
@@ -197,7 +206,12 @@ def _detached(logits: ArchLogits, keep: str) -> ArchLogits:
 
 
 def latency_terms(
-    latency: ExpectedLatency, logits: ArchLogits, *, operators: float, betas: float, widths: float
+    latency: ExpectedLatency,  # of the space
+    logits: ArchLogits,  # of the role
+    *,
+    operators: float,  # weight of their gradient
+    betas: float,  # weight of their gradient
+    widths: float,  # weight of their gradient
 ) -> Tensor:
     """Expected milliseconds weighted by kind: the gradient of each kind of logits is scaled by its own weight."""
     kinds = {"alpha": operators, "beta": betas, "ratio": widths}

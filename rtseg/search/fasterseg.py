@@ -57,7 +57,11 @@ def _forced(skip: list[float], ops: list[int], steps: list[int]) -> set[int]:
     return forced
 
 
-def decode_branch(logits: ArchLogits, last: int, ignore_skip: bool = False) -> Branch:
+def decode_branch(
+    logits: ArchLogits,  # of the role
+    last: int,  # 0: 1/8, 1: 1/16, 2: 1/32
+    ignore_skip: bool = False,  # never choose a skip (the teacher)
+) -> Branch:
     """The branch to scale `last` (0: 1/8, 1: 1/16, 2: 1/32) by the published rule; `ignore_skip` (the teacher) never chooses a skip."""
     path, layers = published_path(logits, last), logits.layers
     steps = [layer for layer in range(layers - 1) if path[layer + 1] > path[layer]]

@@ -78,14 +78,14 @@ class Pool:
 
 
 def evolve(
-    table: TrainedTable,
-    latency: Callable[[Any], float],
-    budget_ms: float,
-    predictor: AccuracyPredictor,
+    table: TrainedTable,  # of trained networks
+    latency: Callable[[Any], float],  # network -> ms
+    budget_ms: float,  # at most
+    predictor: AccuracyPredictor,  # of the accuracy
     *,
-    generations: int = 24,
-    size: int = 120,
-    seed: int = 0,
+    generations: int = 24,  # at most
+    size: int = 120,  # networks of a generation
+    seed: int = 0,  # of everything that is drawn by lot
 ) -> Iterator[Pool]:
     """Look at `size` networks a generation: the pool after each; raises `InfeasibleError` where no network meets the budget."""
     space, generator, pool = table.space, torch.Generator().manual_seed(seed), Pool({}, {}, {})
@@ -131,13 +131,13 @@ def _look(
 
 # %% ../../nbs/search/45_finding.ipynb #cell008
 def describe(
-    table: TrainedTable,
-    pool: Pool,
-    network: str,
-    latency: Callable[[Any], float],
-    predictor: AccuracyPredictor,
+    table: TrainedTable,  # of trained networks
+    pool: Pool,  # that it was found in
+    network: str,  # its id
+    latency: Callable[[Any], float],  # network -> ms
+    predictor: AccuracyPredictor,  # of the accuracy
     *,
-    window: float = 0.25,
+    window: float = 0.25,  # relative: networks of the table that are as fast
 ) -> Found:
     """What is known of a network of the pool, beside the table's networks whose ms here lies within `window` of its own."""
     ms, miou, half = pool.ms[network], pool.miou[network], predictor.half_width
@@ -161,14 +161,14 @@ def describe(
 
 
 def find_networks(
-    table: TrainedTable,
-    latency: Callable[[Any], float],
-    budget_ms: float,
+    table: TrainedTable,  # of trained networks
+    latency: Callable[[Any], float],  # network -> ms
+    budget_ms: float,  # at most
     *,
-    best: int = 3,
-    seed: int = 0,
-    predictor: AccuracyPredictor | None = None,
-    **options: int,
+    best: int = 3,  # how many
+    seed: int = 0,  # of everything that is drawn by lot
+    predictor: AccuracyPredictor | None = None,  # of the accuracy; fitted to the table unless given
+    **options: int,  # of `evolve`
 ) -> tuple[list[Found], list[Found]]:
     """The `best` networks within `budget_ms`, best first, and the front of all that were looked at.
 

@@ -40,7 +40,12 @@ def percentile_of(value: float, others: Sequence[float]) -> float:
     return float(100 * (np.mean(against < value) + 0.5 * np.mean(against == value)))
 
 
-def bootstrap(values: Sequence[float], *, samples: int = 1000, seed: int = 0) -> tuple[float, float]:
+def bootstrap(
+    values: Sequence[float],  # whose mean it is
+    *,
+    samples: int = 1000,  # drawn with replacement
+    seed: int = 0,  # of everything that is drawn by lot
+) -> tuple[float, float]:
     """The 95 % interval of a mean (Efron, 1979)."""
     given = np.asarray(values, float)
     means = given[np.random.default_rng(seed).integers(len(given), size=(samples, len(given)))].mean(1)
@@ -49,7 +54,12 @@ def bootstrap(values: Sequence[float], *, samples: int = 1000, seed: int = 0) ->
 
 # %% ../../nbs/search/46_judging.ipynb #cell007
 def answers(
-    arena: TableArena, strategy: str, costs: Sequence[float], *, repetitions: int, **options: Any
+    arena: TableArena,  # where networks are trained
+    strategy: str,  # a name in `STRATEGIES`
+    costs: Sequence[float],  # bills, in whole trainings
+    *,
+    repetitions: int,  # with other seeds
+    **options: Any,  # of the strategy
 ) -> np.ndarray:
     """The worth (test mIoU) of a strategy's answers, repetitions x costs."""
     worth = {n: arena.worth(n) for n in arena.members}
@@ -64,12 +74,12 @@ def answers(
 
 
 def judge_strategies(
-    arena: TableArena,
+    arena: TableArena,  # where networks are trained
     *,
-    costs: Sequence[float] = (1, 2, 4, 8),
-    repetitions: int = 200,
-    strategies: Sequence[str] | None = None,
-    model: Any = None,
+    costs: Sequence[float] = (1, 2, 4, 8),  # bills, in whole trainings
+    repetitions: int = 200,  # with other seeds
+    strategies: Sequence[str] | None = None,  # names; all that the table allows unless given
+    model: Any = None,  # fitted elsewhere, for 'table': `predict(features)` gives scores
 ) -> list[Verdict]:
     """All strategies that the table allows (proxies where it holds them, 'table' where a `model` is given) at each bill; `ConfigError` for an unknown one."""
     known = [s for s in STRATEGIES.names() if s not in PROXIES or arena.proxies]
@@ -122,7 +132,11 @@ def seed_ceiling(table: TrainedTable, recipe: str | None = None) -> dict[str, fl
     return {"tau": float(np.mean(taus)), "deviation": float(deviation), "networks": len(several)}
 
 
-def recipe_tau(table: TrainedTable, short: str, long: str) -> tuple[float, int]:
+def recipe_tau(
+    table: TrainedTable,  # of trained networks
+    short: str,  # name of a recipe
+    long: str,  # name of a recipe
+) -> tuple[float, int]:
     """Kendall's tau of test mIoU under two recipes, over the networks that both have trained, and how many those are."""
     one, other = table.of(short), table.of(long)
     both = [n for n in one if n in other]

@@ -75,14 +75,14 @@ MUST_AGREE = ("device", "runtime", "precision", "threads", "height", "width", "n
 
 
 def make_header(
-    size: tuple[int, int],
+    size: tuple[int, int],  # height, width of the image
     *,
-    num_classes: int,
-    runtime: str,
-    threads: int,
-    precision: str,
-    protocol: Protocol,
-    versions: dict,
+    num_classes: int,  # classes of the network
+    runtime: str,  # a name in `RUNTIMES`
+    threads: int,  # of the runtime
+    precision: str,  # of the runtime
+    protocol: Protocol,  # how each is timed
+    versions: dict,  # of the libraries
 ) -> TableHeader:
     """The header of a table that is made here and now."""
     created = datetime.now(UTC).isoformat(timespec="seconds")
@@ -176,20 +176,20 @@ def read_table(path: str | Path) -> LatencyTable:
 
 # %% ../../nbs/search/14_latency_table.ipynb #cell020
 def build_table(
-    space: SearchSpace | Sequence[OpSpec],
+    space: SearchSpace | Sequence[OpSpec],  # or operators
     *,
-    size: tuple[int, int],
-    num_classes: int = 19,
-    runtime: str = "torch",
-    threads: int = 1,
-    precision: str = "fp32",
-    path: str | Path | None = None,
-    protocol: Protocol = PROTOCOL,
-    log: Callable[[str], None] | None = None,
-    progress: Callable[[int], object] | None = None,
-    batch: int = 25,
-    start: LatencyTable | None = None,
-    watch: LoadWatch | None = None,
+    size: tuple[int, int],  # height, width of the image
+    num_classes: int = 19,  # classes of the network
+    runtime: str = "torch",  # a name in `RUNTIMES`
+    threads: int = 1,  # of the runtime
+    precision: str = "fp32",  # of the runtime
+    path: str | Path | None = None,  # is saved as it grows, and resumed
+    protocol: Protocol = PROTOCOL,  # how each is timed
+    log: Callable[[str], None] | None = None,  # is told each line
+    progress: Callable[[int], object] | None = None,  # hears how many entries were added
+    batch: int = 25,  # entries between two saves
+    start: LatencyTable | None = None,  # rows of it are kept
+    watch: LoadWatch | None = None,  # waits for others to leave the machine, and records them
 ) -> LatencyTable:
     """Time all operators of `space` for images of `size` (height, width); with a `path` it is saved as it grows and resumed; rows of `start` are kept; `progress` hears how many entries were added, `watch` waits for others.
 

@@ -87,7 +87,13 @@ def layer_features(proto: onnx.ModelProto) -> np.ndarray:
     return np.array(list(total.values()))
 
 # %% ../../nbs/search/19_layerwise.ipynb #cell010
-def prices_of(features: np.ndarray, measured: np.ndarray, *, ridge: float = 1e-3, sweeps: int = 3000) -> np.ndarray:
+def prices_of(
+    features: np.ndarray,  # networks x features
+    measured: np.ndarray,  # ms of each network
+    *,
+    ridge: float = 1e-3,  # keeps the fit stable
+    sweeps: int = 3000,  # at most
+) -> np.ndarray:
     """Milliseconds a unit of each feature, none negative, that minimise the squared relative errors."""
     rows = features / measured[:, None]
     scale = np.maximum(np.sqrt((rows**2).mean(axis=0)), 1e-12)
@@ -147,7 +153,11 @@ def fit_prices(
     return LayerPrices(tuple(prices.tolist()), tuple(bool(s) for s in seen), width, coverage, source)
 
 # %% ../../nbs/search/19_layerwise.ipynb #cell015
-def from_records(rows: np.ndarray, row_ms: np.ndarray, zoo: Mapping[str, tuple[np.ndarray, float]]) -> dict:
+def from_records(
+    rows: np.ndarray,  # features of a table's rows
+    row_ms: np.ndarray,  # ms of each
+    zoo: Mapping[str, tuple[np.ndarray, float]],  # name -> features, ms
+) -> dict:
     """Networks (name -> features, ms) predicted from a table's rows: who was refused and for what, and the errors of the rest."""
     prices, seen = prices_of(rows, row_ms), rows.any(axis=0)
     blank = LayerPrices(tuple(prices.tolist()), tuple(bool(s) for s in seen), 0.0, 0.0, "records")
@@ -164,12 +174,12 @@ def from_records(rows: np.ndarray, row_ms: np.ndarray, zoo: Mapping[str, tuple[n
 
 
 def from_networks(
-    zoo: Mapping[str, tuple[np.ndarray, float]],
+    zoo: Mapping[str, tuple[np.ndarray, float]],  # name -> features, ms
     *,
-    share: float = 0.5,
-    coverage: float = 0.8,
-    deals: int = 50,
-    seed: int = 0,
+    share: float = 0.5,  # of the networks for the fit
+    coverage: float = 0.8,  # share of networks that the interval should hold
+    deals: int = 50,  # into fit, calibration and rest
+    seed: int = 0,  # of everything that is drawn by lot
 ) -> dict:
     """Networks predicted from others: mean errors, half width and coverage over many deals into fit (`share`), calibration and rest."""
     features, measured = np.array([f for f, _ in zoo.values()]), np.array([ms for _, ms in zoo.values()])

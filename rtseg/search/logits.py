@@ -18,7 +18,11 @@ from ..core.errors import ArtifactError, ConfigError
 from ..core.files import load_tensors, save_tensors
 
 # %% ../../nbs/search/02_logits.ipynb #cell004
-def logit_shapes(layers: int, operators: int = 5, widths: int = 5) -> dict[str, tuple[int, int]]:
+def logit_shapes(
+    layers: int,  # of the space
+    operators: int = 5,  # to choose from
+    widths: int = 5,  # to choose from
+) -> dict[str, tuple[int, int]]:
     """Name -> shape of each tensor of an `ArchLogits`, in the order in which `ArchLogits.random` draws them."""
     if layers < 4:
         raise ConfigError(f"layers={layers} is too few: a branch to 1/32 needs at least 4 layers")

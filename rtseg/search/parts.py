@@ -25,7 +25,11 @@ PIECES = Registry("operator kind")
 
 
 def register_piece(
-    kind: str, *, resizes: int = 0, joins: bool = False, whole: bool = False
+    kind: str,  # of `OpSpec`
+    *,
+    resizes: int = 0,  # how often it resizes a map
+    joins: bool = False,  # whether it joins maps
+    whole: bool = False,  # whether its output is the whole network's
 ) -> Callable[[Callable[[OpSpec], nn.Module]], Callable[[OpSpec], nn.Module]]:
     """Decorator: a function from an `OpSpec` to a module prices the kind; how often it resizes, whether it `joins` maps, whether its output is the `whole` network's."""
     return PIECES.register(kind, resizes=resizes, joins=joins, whole=whole)

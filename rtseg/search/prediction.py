@@ -45,7 +45,11 @@ def terms_of(specs: Sequence[OpSpec], total_ms: float) -> np.ndarray:
 LADDER = (0.0, *(float(10.0**p) for p in np.arange(-4, 3.5, 0.5)), math.inf)
 
 
-def shrunk_fit(terms: np.ndarray, measured: np.ndarray, strength: float) -> np.ndarray:
+def shrunk_fit(
+    terms: np.ndarray,  # networks x terms of the sum
+    measured: np.ndarray,  # ms of each network
+    strength: float,  # of the shrinking
+) -> np.ndarray:
     """Coefficients (one a term) of the ridge regression on relative errors that shrinks to the plain sum."""
     plain = np.eye(terms.shape[1])[0]
     if math.isinf(strength):
@@ -58,7 +62,11 @@ def shrunk_fit(terms: np.ndarray, measured: np.ndarray, strength: float) -> np.n
     return plain + np.linalg.lstsq(matrix, wanted, rcond=None)[0]
 
 
-def left_out(terms: np.ndarray, measured: np.ndarray, strength: float) -> np.ndarray:
+def left_out(
+    terms: np.ndarray,  # networks x terms of the sum
+    measured: np.ndarray,  # ms of each network
+    strength: float,  # of the shrinking
+) -> np.ndarray:
     """Relative errors of each network under the fit to all others."""
     errors = []
     for i in range(len(measured)):
@@ -197,14 +205,14 @@ def judge(predictor: Predictor, kept_out: Measured) -> dict:
 
 
 def deal_again(
-    table: LatencyTable,
-    networks: Measured,
+    table: LatencyTable,  # of the operators
+    networks: Measured,  # with measured ms
     *,
-    fit: int,
-    calibration: int,
-    coverage: float = 0.9,
-    deals: int = 100,
-    seed: int = 0,
+    fit: int,  # networks for the correction
+    calibration: int,  # networks for the interval
+    coverage: float = 0.9,  # share of networks that the interval should hold
+    deals: int = 100,  # by lot
+    seed: int = 0,  # of everything that is drawn by lot
 ) -> dict[str, float]:
     """Mean coverage and mean absolute error on the rest, over many random deals of `networks` into fit, calibration and rest."""
     if fit + calibration >= len(networks):

@@ -64,7 +64,11 @@ class BatchSource(Protocol):
     def batch(self, step: int) -> Batch: ...
 
 
-def batches(source: BatchSource, start: int, stop: int) -> Iterable[Batch]:
+def batches(
+    source: BatchSource,  # step -> batch
+    start: int,  # first step
+    stop: int,  # step behind the last
+) -> Iterable[Batch]:
     """The batches of steps start .. stop - 1, read ahead by worker processes where the source has any."""
     workers = getattr(source, "workers", 0)
     if not workers:
@@ -82,13 +86,13 @@ def network_input(images: Tensor, precision: str) -> Tensor:
 
 # %% ../../nbs/search/07_pretraining.ipynb #cell013
 def supernet_loss(
-    supernet: Supernet,
-    images: Tensor,
-    masks: Tensor,
-    weights: ArchWeights,
-    config: WeightConfig,
+    supernet: Supernet,  # holds the weights
+    images: Tensor,  # as `network_input` gives them
+    masks: Tensor,  # train ids, N x H x W
+    weights: ArchWeights,  # of the architecture
+    config: WeightConfig,  # of the training
     *,
-    accumulate: bool = False,
+    accumulate: bool = False,  # add gradients where they lie, in steps that end in `backward()`
 ) -> Tensor:
     """Sum of the OHEM losses of the five predictions at 1/8; images as `network_input` gives them, masks N x H x W."""
     target = resize_target(masks, (images.shape[2] // 8, images.shape[3] // 8))
@@ -123,12 +127,12 @@ def limit_gradients(parameters: Iterable[Tensor], clip: float) -> float:
 
 
 def weight_step(
-    supernet: Supernet,
-    sgd: torch.optim.SGD,
-    batch: Batch,
-    passes: Sequence[ArchWeights],
-    config: WeightConfig,
-    lr: float,
+    supernet: Supernet,  # holds the weights
+    sgd: torch.optim.SGD,  # of the weights
+    batch: Batch,  # images and masks
+    passes: Sequence[ArchWeights],  # architecture weights of each
+    config: WeightConfig,  # of the training
+    lr: float,  # learning rate
 ) -> list[float]:
     """Sum the losses of `passes`, backward, clip, SGD; returns the loss of each pass."""
     supernet.train()
@@ -178,15 +182,15 @@ def undisturbed(supernet: Supernet) -> Iterator[None]:
 
 
 def pass_precision(
-    supernet: Supernet,
-    precision: str,
+    supernet: Supernet,  # holds the weights
+    precision: str,  # 'fp32', 'bf16' or 'auto'
     *,
-    emulate: bool = False,
-    how: str = "insist with emulate_bf16=true",
-    say: Callable[[str], object] = print,
-    cache: Path | None = None,
-    native: bool | None = None,
-    timer: Callable[[Mapping], dict[str, float]] = time_ways,
+    emulate: bool = False,  # take bf16 even where it is emulated
+    how: str = "insist with emulate_bf16=true",  # what to do to insist, for the message
+    say: Callable[[str], object] = print,  # is told a line
+    cache: Path | None = None,  # where answers are kept; this user's folder unless given
+    native: bool | None = None,  # whether bf16 has instructions; found out unless given
+    timer: Callable[[Mapping], dict[str, float]] = time_ways,  # how ways are timed
 ) -> tuple[str, str]:
     """The precision for passes of this supernet, and why, in one line; `ConfigError` for bf16 by name that would be emulated."""
     generator = make_generator(0, "precision")
@@ -222,7 +226,10 @@ def pass_precision(
 
 
 def settle_passes(
-    config: WeightConfig, supernet: Supernet, state: "Checkpoint | None" = None, **how: object
+    config: WeightConfig,  # of the training
+    supernet: Supernet,  # holds the weights
+    state: "Checkpoint | None" = None,  # that the training goes on from
+    **how: object,  # of `pass_precision`
 ) -> tuple[WeightConfig, str]:
     """The configuration with a precision: its own, the one that `state` was made in, or the faster one; and why, in one line where it was open."""
     begun = None if state is None else state["values"].get("precision")
@@ -245,7 +252,11 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str
     }
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], prefix: str) -> None:
+def load_optimizer(
+    optimizer: torch.optim.Optimizer,  # gets the state
+    tensors: dict[str, Tensor],  # by name
+    prefix: str,  # of the names
+) -> None:
     """The inverse of `optimizer_tensors`."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():

@@ -52,7 +52,11 @@ def _sink(x: Tensor) -> Tensor:
     return nn.functional.max_pool2d(x, 1, stride=max(x.shape[-2:]))
 
 # %% ../../nbs/search/13_probes.ipynb #cell009
-def as_sources(probes: Sequence[nn.Module], shape: tuple[int, ...], runtime: str) -> list:
+def as_sources(
+    probes: Sequence[nn.Module],  # networks of one operator
+    shape: tuple[int, ...],  # N x C x H x W
+    runtime: str,  # a name in `RUNTIMES`
+) -> list:
     """What `load_runtime` takes for each probe: the modules for PyTorch's own runtimes, ONNX models for all others."""
     modules = [probe.eval() for probe in probes]
     if RUNTIMES.metadata(runtime)["package"] == "torch":
@@ -109,7 +113,11 @@ def settled(medians: Sequence[float], tolerance: float) -> bool:
 
 
 def time_quietest(
-    calls: Sequence[Callable[[], object]], protocol: Protocol, *, clock: Callable, stir: Callable[[], None]
+    calls: Sequence[Callable[[], object]],  # what is timed
+    protocol: Protocol,  # how each is timed
+    *,
+    clock: Callable,  # call -> ms
+    stir: Callable[[], None],  # empties the processor's caches
 ) -> list[list[float]]:
     """For each call the timings (ms) of its quietest round; rounds go on until every call's two quietest agree."""
     for call in calls:
@@ -151,14 +159,14 @@ def probe_sources(specs: Sequence[OpSpec], runtime: str) -> list[tuple]:
 
 
 def time_probes(
-    specs: Sequence[OpSpec],
+    specs: Sequence[OpSpec],  # operators of one input size
     *,
-    runtime: str,
-    threads: int,
-    precision: str,
-    protocol: Protocol,
-    stir: Callable[[], None],
-    sources: Sequence[tuple] | None = None,
+    runtime: str,  # a name in `RUNTIMES`
+    threads: int,  # of the runtime
+    precision: str,  # of the runtime
+    protocol: Protocol,  # how each is timed
+    stir: Callable[[], None],  # empties the processor's caches
+    sources: Sequence[tuple] | None = None,  # their probes; made unless given
 ) -> Iterable[tuple[OpSpec, Entry]]:
     """Time operators of one input size, one after the other; `sources` are their probes if `probe_sources` has made them already."""
     shape = (1, 3, specs[0].height, specs[0].width)

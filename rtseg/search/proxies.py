@@ -23,7 +23,11 @@ MEASURES = Registry("proxy")
 
 
 @MEASURES.register("grad_norm")
-def grad_norm(network: nn.Module, images: Tensor, labels: Tensor) -> float:
+def grad_norm(
+    network: nn.Module,  # with fresh weights
+    images: Tensor,  # N x C x H x W
+    labels: Tensor,  # train ids, N x H x W
+) -> float:
     """Norm of the loss's gradient over all weights, on one batch (Abdelfattah et al., 2021)."""
     network.train()
     F.cross_entropy(network(images).logits, labels, ignore_index=255).backward()
@@ -31,7 +35,11 @@ def grad_norm(network: nn.Module, images: Tensor, labels: Tensor) -> float:
 
 
 @MEASURES.register("synflow")
-def synflow(network: nn.Module, images: Tensor, labels: Tensor) -> float:
+def synflow(
+    network: nn.Module,  # with fresh weights
+    images: Tensor,  # N x C x H x W
+    labels: Tensor,  # train ids, N x H x W
+) -> float:
     """Logarithm of the sum of weight times gradient, with all weights made positive, an image of ones and no normalisation (Tanaka et al., 2020)."""
     network = network.eval().double()
     with torch.no_grad():
@@ -43,7 +51,11 @@ def synflow(network: nn.Module, images: Tensor, labels: Tensor) -> float:
 
 
 @MEASURES.register("naswot")
-def naswot(network: nn.Module, images: Tensor, labels: Tensor) -> float:
+def naswot(
+    network: nn.Module,  # with fresh weights
+    images: Tensor,  # N x C x H x W
+    labels: Tensor,  # train ids, N x H x W
+) -> float:
     """Log determinant of how alike the signs behind all ReLU modules are from image to image (Mellor et al., 2021), per sign."""
     codes: list[Tensor] = []
 
@@ -63,12 +75,12 @@ PROXY_FILE = "proxies.json"
 
 
 def compute_proxies(
-    table: TrainedTable,
-    images: Tensor,
-    labels: Tensor,
+    table: TrainedTable,  # of trained networks
+    images: Tensor,  # N x C x H x W
+    labels: Tensor,  # train ids, N x H x W
     *,
-    path: str | Path | None = None,
-    log: Callable[[str], None] | None = None,
+    path: str | Path | None = None,  # what is there is kept, the rest is added
+    log: Callable[[str], None] | None = None,  # is told each line
 ) -> dict[str, dict[str, float]]:
     """Every proxy of every network of a table on one batch; with a `path` what is there already is kept and the rest is added."""
     found = read_json(path) if path is not None and Path(path).exists() else {}

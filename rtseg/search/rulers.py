@@ -27,7 +27,11 @@ QUICK = Protocol(max_seconds=0.2, max_rounds=20, min_rounds=3, tolerance=0.05)
 
 
 def ruler_path(
-    space: Space, target: Target, size: tuple[int, int], num_classes: int, folder: str | Path | None = None
+    space: Space,  # that is searched
+    target: Target,  # device, runtime, precision and threads
+    size: tuple[int, int],  # height, width of the image
+    num_classes: int,  # classes of the network
+    folder: str | Path | None = None,  # of the tables; this user's cache unless given
 ) -> Path:
     """Where the latency table of a space on this device is kept: in `folder`, or in the user's cache."""
     words = (
@@ -41,14 +45,14 @@ def ruler_path(
 
 
 def device_table(
-    space: Space,
-    target: Target,
-    size: tuple[int, int],
-    num_classes: int,
+    space: Space,  # that is searched
+    target: Target,  # device, runtime, precision and threads
+    size: tuple[int, int],  # height, width of the image
+    num_classes: int,  # classes of the network
     *,
-    folder: str | Path | None = None,
-    protocol: Protocol = QUICK,
-    log: Callable[[str], None] | None = None,
+    folder: str | Path | None = None,  # of the tables; this user's cache unless given
+    protocol: Protocol = QUICK,  # how each is timed
+    log: Callable[[str], None] | None = None,  # is told each line
 ) -> LatencyTable:
     """The latency table of a space's pieces on this device for images of `size` (height, width); measured where it is not kept already, resumed where it is unfinished."""
     path = ruler_path(space, target, size, num_classes, folder)
@@ -67,7 +71,12 @@ def device_table(
 
 # %% ../../nbs/search/39_rulers.ipynb #cell007
 def usual_range(
-    target: Target, size: tuple[int, int], num_classes: int, *, share: float = 0.75, max_seconds: float = 1.5
+    target: Target,  # device, runtime, precision and threads
+    size: tuple[int, int],  # height, width of the image
+    num_classes: int,  # classes of the network
+    *,
+    share: float = 0.75,  # of the milliseconds of the two networks
+    max_seconds: float = 1.5,  # for each measurement
 ) -> tuple[float, float]:
     """`share` of Fast-SCNN's and of BiSeNetV2's milliseconds on a target."""
     shape, found = (1, 3, *size), []
@@ -83,7 +92,12 @@ def usual_range(
     return found[0], found[1]
 
 # %% ../../nbs/search/39_rulers.ipynb #cell010
-def corrected(table: LatencyTable, networks: Sequence[tuple[Any, float]], *, coverage: float = 0.9) -> Predictor:
+def corrected(
+    table: LatencyTable,  # of the operators
+    networks: Sequence[tuple[Any, float]],  # architecture, ms
+    *,
+    coverage: float = 0.9,  # share of networks that the interval should hold
+) -> Predictor:
     """The sum of a latency table corrected by measured networks (architecture, ms); raises `ConfigError` for fewer than 30."""
     if len(networks) < 30:
         raise ConfigError(
@@ -99,7 +113,9 @@ def corrected(table: LatencyTable, networks: Sequence[tuple[Any, float]], *, cov
 
 
 def ruler(
-    table: LatencyTable, trained: TrainedTable | None = None, target: Target | None = None
+    table: LatencyTable,  # of the operators
+    trained: TrainedTable | None = None,  # table with latencies of whole networks
+    target: Target | None = None,  # that is asked for
 ) -> Callable[[Any], float]:
     """Milliseconds of any network: the corrected sum where `trained` holds at least 30 latencies of this device and target, else the plain sum."""
     known = (

@@ -278,14 +278,14 @@ def _skip(op: MixedOp, x: Tensor, width: int, parts: int, accumulate: bool) -> T
 
 # %% ../../nbs/search/04_slimmable.ipynb #cell028
 def results(
-    op: MixedOp,
-    x: Tensor,
-    small: Tensor | None,
-    width: int,
-    active: Sequence[str],
+    op: MixedOp,  # of the cell
+    x: Tensor,  # N x C x H x W
+    small: Tensor | None,  # `x` at half size, for zoomed operators
+    width: int,  # of the result, a key of `op.channels` (twelfths)
+    active: Sequence[str],  # names of operators
     *,
-    parts: int = 1,
-    accumulate: bool = False,
+    parts: int = 1,  # that are stacked along N
+    accumulate: bool = False,  # add gradients where they lie, in steps that end in `backward()`
 ) -> list[Tensor]:
     """The result of each operator in `active`, in their order; `small` is `x` at half size (needed by zoomed operators)."""
     found = {"skip": _skip(op, x, width, parts, accumulate)} if "skip" in active else {}
@@ -298,14 +298,14 @@ def results(
 
 
 def mixed(
-    op: MixedOp,
-    x: Tensor,
-    small: Tensor | None,
-    width: int,
-    active: Sequence[str],
-    coefficients: Tensor,
+    op: MixedOp,  # of the cell
+    x: Tensor,  # (P*N) x C x H x W
+    small: Tensor | None,  # `x` at half size, for zoomed operators
+    width: int,  # of the result, a key of `op.channels` (twelfths)
+    active: Sequence[str],  # names of operators
+    coefficients: Tensor,  # P x len(active)
     *,
-    accumulate: bool = False,
+    accumulate: bool = False,  # add gradients where they lie, in steps that end in `backward()`
 ) -> Tensor:
     """The mixed operation: (P*N) x C x H x W and coefficients P x len(active) -> N x channels[width] x H' x W'."""
     return mix(coefficients, results(op, x, small, width, active, parts=len(coefficients), accumulate=accumulate))

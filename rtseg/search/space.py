@@ -150,7 +150,13 @@ def sample(
     return Architecture(tuple(branches), space.base_width, stem, head)
 
 # %% ../../nbs/search/01_space.ipynb #cell022
-def mutate(space: SearchSpace, arch: Architecture, generator: Generator, *, role: str = "student") -> Architecture:
+def mutate(
+    space: SearchSpace,  # that is searched
+    arch: Architecture,  # stays as it is
+    generator: Generator,  # source of chance
+    *,
+    role: str = "student",  # 'student' or 'teacher'
+) -> Architecture:
     """A copy of `arch` with one operator, width or step changed (it may happen to draw the old value)."""
     index, kind = _pick(range(len(arch.branches)), generator), _pick(("op", "width", "step"), generator)
     layer = _pick(range(len(arch.branches[index].ops) - 1), generator)

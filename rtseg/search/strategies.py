@@ -34,7 +34,12 @@ class SearchStep:
 
 
 def search(
-    arena: Arena, strategy: str = "evolution", *, trainings: float = 16, seed: int = 0, **options: Any
+    arena: Arena,  # where networks are trained
+    strategy: str = "evolution",  # a name in `STRATEGIES`
+    *,
+    trainings: float = 16,  # bill: whole trainings that may be spent
+    seed: int = 0,  # of everything that is drawn by lot
+    **options: Any,  # of the strategy
 ) -> Iterator[SearchStep]:
     """Run a strategy on an arena until its next step would cost more than `trainings`; raises `ConfigError` with the nearest name for an unknown one."""
     if trainings <= 0:
@@ -57,7 +62,12 @@ def _fresh(draw: Callable[[], Any], seen: dict[Any, Any], patience: int = 50) ->
 
 # %% ../../nbs/search/44_strategies.ipynb #cell007
 @STRATEGIES.register("random")
-def random_search(arena: Arena, generator: np.random.Generator, *, trainings: float) -> Iterator[SearchStep]:
+def random_search(
+    arena: Arena,  # where networks are trained
+    generator: np.random.Generator,  # source of chance
+    *,
+    trainings: float,  # bill: whole trainings that may be spent
+) -> Iterator[SearchStep]:
     """Train random networks, answer with the best."""
     seen: dict[Any, float] = {}
     while (network := _fresh(lambda: arena.draw(generator), seen)) is not None:
@@ -67,7 +77,12 @@ def random_search(arena: Arena, generator: np.random.Generator, *, trainings: fl
 
 @STRATEGIES.register("evolution")
 def evolution(
-    arena: Arena, generator: np.random.Generator, *, trainings: float, population: int = 6, contest: int = 3
+    arena: Arena,  # where networks are trained
+    generator: np.random.Generator,  # source of chance
+    *,
+    trainings: float,  # bill: whole trainings that may be spent
+    population: int = 6,  # the living
+    contest: int = 3,  # drawn of them, of whom the best begets
 ) -> Iterator[SearchStep]:
     """Regularised evolution: the best of a few of the living begets a neighbour, the oldest dies (Real et al., 2019)."""
     seen: dict[Any, float] = {}
@@ -97,7 +112,12 @@ def _ridge() -> Any:
 
 @STRATEGIES.register("predictor")
 def predictor_search(
-    arena: Arena, generator: np.random.Generator, *, trainings: float, begin: int = 6, pool: int = 40
+    arena: Arena,  # where networks are trained
+    generator: np.random.Generator,  # source of chance
+    *,
+    trainings: float,  # bill: whole trainings that may be spent
+    begin: int = 6,  # trained at random
+    pool: int = 40,  # candidates that are drawn
 ) -> Iterator[SearchStep]:
     """Train a few at random; then always the one of `pool` candidates that a ridge regression on all trained ones prefers."""
     seen: dict[Any, float] = {}
@@ -119,7 +139,11 @@ def predictor_search(
 
 # %% ../../nbs/search/44_strategies.ipynb #cell009
 def ranked(
-    arena: Arena, generator: np.random.Generator, value: Callable[[Any], float], *, pool: int
+    arena: Arena,  # where networks are trained
+    generator: np.random.Generator,  # source of chance
+    value: Callable[[Any], float],  # network -> worth, greater is better
+    *,
+    pool: int,  # candidates that are drawn
 ) -> Iterator[SearchStep]:
     """Draw `pool` networks, order them by `value`, answer with the first, then train from the top and answer with the best of those."""
     candidates = list(dict.fromkeys(arena.draw(generator) for _ in range(pool)))
@@ -146,7 +170,12 @@ for _name in ("gmac", "parameters", *PROXIES):
 
 @STRATEGIES.register("table")
 def table_search(
-    arena: Arena, generator: np.random.Generator, *, trainings: float, model: Any = None, pool: int = 40
+    arena: Arena,  # where networks are trained
+    generator: np.random.Generator,  # source of chance
+    *,
+    trainings: float,  # bill: whole trainings that may be spent
+    model: Any = None,  # fitted elsewhere: `predict(features)` gives scores
+    pool: int = 40,  # candidates that are drawn
 ) -> Iterator[SearchStep]:
     """Rank by a regression that was fitted elsewhere (`predict(features) -> scores`): the table's networks outside the window, another data set."""
     if model is None:
@@ -156,7 +185,12 @@ def table_search(
 
 @STRATEGIES.register("loss sum")
 def loss_sum(
-    arena: Arena, generator: np.random.Generator, *, trainings: float, share: float = 0.25, keep: float = 0.5
+    arena: Arena,  # where networks are trained
+    generator: np.random.Generator,  # source of chance
+    *,
+    trainings: float,  # bill: whole trainings that may be spent
+    share: float = 0.25,  # of a training that each gets first
+    keep: float = 0.5,  # of the bill that the short trainings may spend
 ) -> Iterator[SearchStep]:
     """Train many a little, rank by the sum of their losses (SoTL), and spend the rest of the bill on whole trainings from the top."""
     sums: dict[Any, float] = {}

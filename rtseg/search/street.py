@@ -102,7 +102,11 @@ def inputs_of(arch: StreetArchitecture) -> Iterator[tuple[int, str, int, int, in
             channels = stage.width
 
 
-def street_specs(arch: StreetArchitecture, size: tuple[int, int], num_classes: int) -> list[OpSpec]:
+def street_specs(
+    arch: StreetArchitecture,  # the network
+    size: tuple[int, int],  # height, width of the image
+    num_classes: int,  # classes of the network
+) -> list[OpSpec]:
     """The pieces whose times add up to the latency for an image of `size` (height, width)."""
     at = [(-(-size[0] // stride), -(-size[1] // stride)) for stride in STRIDES]
     specs = get_part(arch.stem, "stem").keys(size, 3, arch.stem_width)
@@ -251,7 +255,11 @@ def sample_street(space: StreetSpace, generator: Generator) -> StreetArchitectur
     )
 
 # %% ../../nbs/search/33_street.ipynb #cell019
-def mutate_street(space: StreetSpace, arch: StreetArchitecture, generator: Generator) -> StreetArchitecture:
+def mutate_street(
+    space: StreetSpace,  # that is searched
+    arch: StreetArchitecture,  # stays as it is
+    generator: Generator,  # source of chance
+) -> StreetArchitecture:
     """A copy of `arch` with one choice drawn anew (it may happen to draw the old value)."""
     kind = _pick(
         ("operator",) * 4 + ("width",) * 2 + ("depth",) * 2 + ("stem", "stem_width", "context", "head", "head_width"),
@@ -329,7 +337,11 @@ def contains(space: StreetSpace, arch: StreetArchitecture) -> bool:
     return all(fits) and all(value in allowed for value, allowed in frame)
 
 # %% ../../nbs/search/33_street.ipynb #cell025
-def street_table_specs(space: StreetSpace, size: tuple[int, int], num_classes: int) -> list[OpSpec]:
+def street_table_specs(
+    space: StreetSpace,  # that is searched
+    size: tuple[int, int],  # height, width of the image
+    num_classes: int,  # classes of the network
+) -> list[OpSpec]:
     """The pieces of all networks of `space` for images of `size` (height, width), each once."""
     at = [tuple(-(-side // stride) for side in size) for stride in STRIDES]
     specs = [s for stem in space.stems for w in space.stem_widths for s in get_part(stem, "stem").keys(size, 3, w)]

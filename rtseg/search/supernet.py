@@ -199,7 +199,12 @@ def _gather(weights: ArchWeights, layer: int, s: int, results: dict) -> tuple[Te
 
 # %% ../../nbs/search/05_supernet.ipynb #cell021
 def run_cells(
-    supernet: Supernet, x: Tensor, weights: ArchWeights, lasts: Sequence[int], *, accumulate: bool = False
+    supernet: Supernet,  # holds the weights
+    x: Tensor,  # map behind the stem
+    weights: ArchWeights,  # of the architecture
+    lasts: Sequence[int],  # scale on which each branch ends: 0 is 1/8, 2 is 1/32
+    *,
+    accumulate: bool = False,  # add gradients where they lie, in steps that end in `backward()`
 ) -> tuple[dict, dict]:
     """(final map by last scale, average passed map by (last, scale)): the part of the supernet between stem and decoder."""
     space, names = supernet.space, supernet.space.operators
@@ -242,7 +247,12 @@ def _average(terms: Sequence[tuple[Tensor, Tensor]], channels: int) -> Tensor:
 
 
 def branch_maps(
-    supernet: Supernet, x: Tensor, weights: ArchWeights, lasts: Sequence[int], *, accumulate: bool = False
+    supernet: Supernet,  # holds the weights
+    x: Tensor,  # N x 3 x H x W, multiples of 32
+    weights: ArchWeights,  # of the architecture
+    lasts: Sequence[int],  # scale on which each branch ends: 0 is 1/8, 2 is 1/32
+    *,
+    accumulate: bool = False,  # add gradients where they lie, in steps that end in `backward()`
 ) -> dict[int, Tensor]:
     """The map at 1/8 with which each branch arrives at the fusion, by its last scale; x is N x 3 x H x W, multiples of 32."""
     if x.shape[2] % 32 or x.shape[3] % 32:

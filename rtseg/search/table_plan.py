@@ -31,7 +31,11 @@ class PlanEntry(Value):
     bin: int
 
 
-def bin_edges(low: float, high: float, bins: int) -> tuple[float, ...]:
+def bin_edges(
+    low: float,  # ms
+    high: float,  # ms
+    bins: int,  # of equal ratio
+) -> tuple[float, ...]:
     """The edges (ms) of `bins` bins of equal ratio between two latencies; raises `ConfigError` for an impossible range."""
     if not 0 < low < high < math.inf or bins < 1:
         raise ConfigError(
@@ -41,14 +45,14 @@ def bin_edges(low: float, high: float, bins: int) -> tuple[float, ...]:
 
 
 def draw_between(
-    space: Space,
-    ruler: Callable[[Any], float],
-    low: float,
-    high: float,
+    space: Space,  # that is searched
+    ruler: Callable[[Any], float],  # network -> ms
+    low: float,  # ms
+    high: float,  # ms
     *,
-    generator: torch.Generator,
-    taken: set[str],
-    patience: int = 20_000,
+    generator: torch.Generator,  # source of chance
+    taken: set[str],  # ids of networks that are in the plan already
+    patience: int = 20_000,  # draws at most
 ) -> Any:
     """A random architecture with `low` <= ruler < `high` (ms) whose id is not in `taken`; raises `InfeasibleError` after `patience` draws."""
     for _ in range(patience):
@@ -61,14 +65,14 @@ def draw_between(
 
 # %% ../../nbs/search/35_table_plan.ipynb #cell007
 def make_plan(
-    space: Space,
-    rulers: Sequence[Callable[[Any], float]],
-    ranges: Sequence[tuple[float, float]],
+    space: Space,  # that is searched
+    rulers: Sequence[Callable[[Any], float]],  # network -> ms
+    ranges: Sequence[tuple[float, float]],  # low and high ms of each ruler
     *,
-    networks: int,
-    repeats: int,
-    bins: int = 4,
-    seed: int = 0,
+    networks: int,  # in all
+    repeats: int,  # of them with three seeds
+    bins: int = 4,  # of each range
+    seed: int = 0,  # of everything that is drawn by lot
 ) -> list[PlanEntry]:
     """`networks` different networks in `bins` bins of each ruler's range (low, high in ms), `repeats` of them with seeds 0, 1 and 2.
 

@@ -17,12 +17,12 @@ def _at(size: tuple[int, int], stride: int) -> tuple[int, int]:
 
 
 def cell_specs(
-    size: tuple[int, int],
+    size: tuple[int, int],  # height, width of the image
     *,
-    base_width: int,
-    widths: Sequence[int],
-    operators: Sequence[str],
-    ends: Sequence[tuple[int, int]],
+    base_width: int,  # channels of one twelfth at 1/8
+    widths: Sequence[int],  # twelfths to choose from
+    operators: Sequence[str],  # names to choose from
+    ends: Sequence[tuple[int, int]],  # stem and head widths of its networks, twelfths
 ) -> list[OpSpec]:
     """The cells of a space for images of `size` (height, width); `ends` are the stem and head widths (twelfths) of its networks."""
     specs = []
@@ -39,13 +39,13 @@ def cell_specs(
 
 # %% ../../nbs/search/11_table_specs.ipynb #cell008
 def frame_specs(
-    size: tuple[int, int],
+    size: tuple[int, int],  # height, width of the image
     *,
-    base_width: int,
-    widths: Sequence[int],
-    ends: Sequence[tuple[int, int]],
-    num_classes: int,
-    branches: Sequence[int] = (1, 2, 3),
+    base_width: int,  # channels of one twelfth at 1/8
+    widths: Sequence[int],  # twelfths to choose from
+    ends: Sequence[tuple[int, int]],  # stem and head widths of its networks, twelfths
+    num_classes: int,  # classes of the network
+    branches: Sequence[int] = (1, 2, 3),  # numbers of branches that networks have
 ) -> list[OpSpec]:
     """Stem, climbs, fusion and head of the networks of a space for images of `size` (height, width)."""
     specs = []
@@ -68,7 +68,11 @@ def frame_specs(
     return list(dict.fromkeys(specs))
 
 
-def table_specs(space: SearchSpace, size: tuple[int, int], num_classes: int) -> list[OpSpec]:
+def table_specs(
+    space: SearchSpace,  # that is searched
+    size: tuple[int, int],  # height, width of the image
+    num_classes: int,  # classes of the network
+) -> list[OpSpec]:
     """Every operator that a network of `space` can hold, teachers and students, for images of `size` (height, width)."""
     ends = ((space.teacher_stem, space.teacher_head), (space.student_stem, space.student_head))
     common = dict(base_width=space.base_width, widths=space.widths, ends=ends)

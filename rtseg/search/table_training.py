@@ -134,7 +134,12 @@ class TableJob:
         )
 
 # %% ../../nbs/search/37_table_training.ipynb #cell011
-def identity_of(info: TableInfo, recipe: str, config: TrainConfig, plan: Sequence[PlanEntry]) -> dict:
+def identity_of(
+    info: TableInfo,  # of the table
+    recipe: str,  # its name
+    config: TrainConfig,  # of the training
+    plan: Sequence[PlanEntry],  # networks in their order
+) -> dict:
     """What must agree between all workers of a study; of the recipe what it states, so that a setting which is invented later does not end a table."""
     stated = config.model_dump(mode="json", exclude_unset=True)
     settings = {k: v for k, v in stated.items() if k not in ("workers", "device", "eval_batch_size", "cache", "seed")}
@@ -156,7 +161,13 @@ def planned(storage: Any) -> list[PlanEntry] | None:
     return [PlanEntry.from_dict(e) for e in max(plans, key=len)] if plans else None
 
 
-def begin_or_join(storage: Any, info: TableInfo, recipe: str, config: TrainConfig, plan: Sequence[PlanEntry]) -> Any:
+def begin_or_join(
+    storage: Any,  # optuna's
+    info: TableInfo,  # of the table
+    recipe: str,  # its name
+    config: TrainConfig,  # of the training
+    plan: Sequence[PlanEntry],  # networks in their order
+) -> Any:
     """The study of a recipe; raises `ConfigError` where the journal is about another space, data set, recipe or plan."""
     study = open_study(
         storage,
@@ -204,7 +215,11 @@ def progress_text(study: Any, total: int) -> str:
 
 
 def train_table(
-    job: TableJob, *, networks: int, storage: str | Path | None = None, progress: bool = True
+    job: TableJob,  # table, recipe, data and plan
+    *,
+    networks: int,  # of the plan, from its beginning
+    storage: str | Path | None = None,  # optuna's; the folder's journal unless given
+    progress: bool = True,  # whether a bar is shown
 ) -> list[TrainedNetwork]:
     """Train what is left of the first `networks` networks of the plan, in company of any other workers; the records so far.
 

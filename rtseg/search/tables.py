@@ -49,12 +49,20 @@ def extend_table(
     )
 
 
-def table_specs_at(more: SearchSpace | Sequence[OpSpec], size: tuple[int, int], num_classes: int) -> list[OpSpec]:
+def table_specs_at(
+    more: SearchSpace | Sequence[OpSpec],  # a space, or operators
+    size: tuple[int, int],  # height, width of the image
+    num_classes: int,  # classes of the network
+) -> list[OpSpec]:
     """The operators of a space for images of `size` (height, width), or the operators given."""
     return table_specs(more, size, num_classes) if isinstance(more, SearchSpace) else list(more)
 
 # %% ../../nbs/search/15_tables.ipynb #cell010
-def check_same(a: TableHeader, b: TableHeader, names: Sequence[str]) -> None:
+def check_same(
+    a: TableHeader,  # of one table
+    b: TableHeader,  # of the other
+    names: Sequence[str],  # of fields
+) -> None:
     """Raise `DeviceMismatch` at the first of `names` in which two headers differ."""
     for name in names:
         one, other = (

@@ -36,7 +36,11 @@ class ArchWeights:
         )
 
 # %% ../../nbs/search/03_weights.ipynb #cell006
-def operator_probabilities(space: SearchSpace, alpha: Tensor, role: str) -> Tensor:
+def operator_probabilities(
+    space: SearchSpace,  # that is searched
+    alpha: Tensor,  # cells x operators
+    role: str,  # 'student' or 'teacher'
+) -> Tensor:
     """Softmax of operator logits (cells x operators); zero for the teacher's skip."""
     if role == "teacher" and "skip" in space.operators:
         mask = torch.tensor([name == "skip" for name in space.operators], device=alpha.device)
@@ -50,7 +54,10 @@ def down_probabilities(beta: Tensor) -> Tensor:
 
 # %% ../../nbs/search/03_weights.ipynb #cell009
 def draw_widths(
-    ratio: Tensor, options: Sequence[int], generator: Generator, temperature: float = 1.0
+    ratio: Tensor,  # nodes x widths
+    options: Sequence[int],  # twelfths
+    generator: Generator,  # source of chance
+    temperature: float = 1.0,  # of the Gumbel-softmax
 ) -> tuple[tuple[int, ...], Tensor]:
     """Widths drawn by straight-through Gumbel-softmax from logits (nodes x widths), and their scores (ones with gradients)."""
     uniform = torch.rand(ratio.shape, generator=generator).clamp_(1e-9, 1 - 1e-7).to(ratio)
@@ -63,19 +70,25 @@ def draw_widths(
 WIDTH_RULES = ("sample", "best", "full", "least", "random")
 
 
-def zero_logits(space: SearchSpace, role: str, *, noise: float = 1e-3, generator: Generator) -> ArchLogits:
+def zero_logits(
+    space: SearchSpace,  # that is searched
+    role: str,  # 'student' or 'teacher'
+    *,
+    noise: float = 1e-3,  # standard deviation
+    generator: Generator,  # source of chance
+) -> ArchLogits:
     """Logits before any search: almost equal, with a little noise."""
     return ArchLogits.random(space.layers, len(space.operators), len(role_widths(space, role)), generator, scale=noise)
 
 
 def arch_weights(
-    space: SearchSpace,
-    logits: ArchLogits,
-    role: str,
+    space: SearchSpace,  # that is searched
+    logits: ArchLogits,  # of the role
+    role: str,  # 'student' or 'teacher'
     *,
-    widths: str = "sample",
-    generator: Generator | None = None,
-    temperature: float = 1.0,
+    widths: str = "sample",  # a rule in `WIDTH_RULES`
+    generator: Generator | None = None,  # source of chance, for 'sample' and 'random'
+    temperature: float = 1.0,  # of the Gumbel-softmax
 ) -> ArchWeights:
     """What `logits` say, with widths by one of `WIDTH_RULES`; `sample` and `random` need a generator."""
     check_choice(role, ROLES, what="role")
@@ -114,7 +127,11 @@ def _fixed(
     return tuple(options[i] for i in ratio.argmax(1).tolist())
 
 # %% ../../nbs/search/03_weights.ipynb #cell015
-def branch_weights(space: SearchSpace, branch: Branch, role: str = "student") -> ArchWeights:
+def branch_weights(
+    space: SearchSpace,  # that is searched
+    branch: Branch,  # one operator for each layer
+    role: str = "student",  # 'student' or 'teacher'
+) -> ArchWeights:
     """One-hot weights that make the supernet compute `branch`; it needs one operator for each layer of the space."""
     if len(branch.ops) != space.layers:
         raise ConfigError(
