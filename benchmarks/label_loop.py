@@ -19,7 +19,7 @@ from rtseg.core.files import read_json, write_json
 from rtseg.core.machine import processor_text
 from rtseg.data import open_dataset
 from rtseg.evaluation import evaluate
-from rtseg.evaluation.suggestion import choose, look_at
+from rtseg.evaluation.suggestion import choose_images, look_at
 from rtseg.models import create_model
 from rtseg.runs.training_runs import run_training, training_settings
 
@@ -59,7 +59,7 @@ def chosen_next(network, train, indices: list[int], count: int) -> list[int]:
     rest = [i for i in range(len(train)) if i not in set(indices)]
     views = look_at(network, lambda k: train.read(rest[k])[0], len(rest))
     known = look_at(network, lambda k: train.read(indices[k])[0], len(indices)).content
-    return indices + [rest[k] for k in choose(views, count - len(indices), known=known)]
+    return indices + [rest[k] for k in choose_images(views, count - len(indices), known=known)]
 
 
 def run_seed(train, val, test, *, seed: int, steps: int, work: Path) -> list[dict]:

@@ -6,7 +6,7 @@ from .importance import CRITERIA as CRITERIA
 from .importance import channel_scores as channel_scores
 from .importance import kernel_norms as kernel_norms
 from .importance import taylor_scores as taylor_scores
-from .planning import PlanEntry as PlanEntry
+from .planning import PlannedCut as PlannedCut
 from .planning import PruningPlan as PruningPlan
 from .planning import apply as apply
 from .planning import plan as plan

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['is_counter', 'is_average', 'find_states', 'FoundState', 'choose_state', 'require_finite_state', 'read_content',
-           'find_state', 'unwrapped', 'load_checkpoint']
+           'find_state', 'unwrapped', 'load_checkpoint', 'weights_checksum']
 
 # %% ../../nbs/core/15_states.ipynb #cell002
+import hashlib
 import pickle
 import re
 import zipfile
@@ -128,3 +129,13 @@ def unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def load_checkpoint(path: str | Path) -> dict[str, Tensor]:
     """Read a state dictionary from `.safetensors`, `.pt` or `.pth`, unwrapped; raises `ArtifactError` if there is none."""
     return unwrapped(find_state(path).state)
+
+# %% ../../nbs/core/15_states.ipynb #cell013
+def weights_checksum(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and values of a state dictionary, whatever file it came from and whatever device it is on."""
+    digest = hashlib.sha256()
+    for name, tensor in weights.items():
+        values = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
+        digest.update(values.flatten().view(torch.uint8).numpy() if values.numel() else b"")
+    return digest.hexdigest()

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STATUS', 'REFERENCES', 'CHILD', 'resident_mb', 'forget_peak', 'peak_resident_mb', 'Memory', 'observe_memory',
-           'answer', 'measure_memory']
+           'answer_parent', 'measure_memory']
 
 # %% ../../nbs/latency/05_memory.ipynb #cell002
 import json
@@ -109,10 +109,10 @@ def _observe_cuda(runtime: Runtime, shape: tuple[int, ...], facts: tuple) -> Mem
     )
 
 # %% ../../nbs/latency/05_memory.ipynb #cell011
-CHILD = (sys.executable, "-W", "ignore", "-c", "from rtseg.latency.memory import answer; answer()")
+CHILD = (sys.executable, "-W", "ignore", "-c", "from rtseg.latency.memory import answer_parent; answer_parent()")
 
 
-def answer() -> None:
+def answer_parent() -> None:
     """What the fresh process does: unpack the parcel from its input, observe, and print the record, or the error that a user should read."""
     try:
         source, shape, options = pickle.loads(sys.stdin.buffer.read())

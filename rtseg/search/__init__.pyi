@@ -16,7 +16,7 @@ from .layerwise import LayerPrices as LayerPrices
 from .layerwise import fit_prices as fit_prices
 from .layerwise import layer_features as layer_features
 from .logits import ArchLogits as ArchLogits
-from .prediction import Prediction as Prediction
+from .prediction import PredictedLatency as PredictedLatency
 from .prediction import Predictor as Predictor
 from .prediction import fit_predictor as fit_predictor
 from .prediction import judge as judge

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SLACK', 'Graph', 'best_values', 'best_path', 'Front', 'undominated', 'fronts', 'front_edges', 'Fork', 'Solution',
-           'lone_node', 'single', 'Sweep', 'sweep', 'best_price', 'solve']
+           'lone_node', 'single', 'Sweep', 'sweep_prices', 'best_price', 'solve']
 
 # %% ../../nbs/search/23_budget.ipynb #cell002
 from dataclasses import dataclass
@@ -180,7 +180,7 @@ class Sweep:
     solution: Solution
 
 
-def sweep(
+def sweep_prices(
     fork: Fork,  # of the choices, with scores and ms
     *,
     score_weight: float,  # of the score beside the milliseconds
@@ -209,11 +209,11 @@ def best_price(
     ceiling: float,  # ms
     fixed: float = 0.0,  # ms that every network takes, for the message
 ) -> tuple[float, Solution, Sweep]:
-    """The price of a millisecond, the best solution met that keeps the ceiling, and the last sweep; infeasible -> `RtsegError` (which adds `fixed`)."""
-    slow = sweep(fork, score_weight=1, price=0)
+    """The price of a millisecond, the best solution met that keeps the ceiling, and the last sweep_prices; infeasible -> `RtsegError` (which adds `fixed`)."""
+    slow = sweep_prices(fork, score_weight=1, price=0)
     if slow.solution.ms <= ceiling:
         return 0.0, slow.solution, slow
-    fast = sweep(fork, score_weight=0, price=1)
+    fast = sweep_prices(fork, score_weight=0, price=1)
     if fast.solution.ms > ceiling:
         raise RtsegError(
             f"no network of this space takes {ceiling + fixed:.4g} ms or less: the cheapest takes {np.ceil(1e4 * (fast.solution.ms + fixed)) / 1e4:.4f} ms; raise the ceiling"
@@ -221,7 +221,7 @@ def best_price(
     above, within = slow.solution, fast.solution
     while True:
         price = (above.score - within.score) / (above.ms - within.ms)
-        now = sweep(fork, score_weight=1, price=price)
+        now = sweep_prices(fork, score_weight=1, price=price)
         if now.solution.score - price * now.solution.ms <= above.score - price * above.ms + 1e-9:
             return price, within, now
         above, within = (now.solution, within) if now.solution.ms > ceiling else (above, now.solution)
@@ -263,7 +263,7 @@ def solve(
 ) -> Solution:
     """The solution of greatest score with fixed + ms <= `ceiling`, exactly; infeasible -> `RtsegError` with the least ms possible."""
     if ceiling is None:
-        return sweep(fork, score_weight=1, price=0).solution
+        return sweep_prices(fork, score_weight=1, price=0).solution
     ceiling -= fixed
     price, found, at = best_price(fork, ceiling, fixed)
     bound = at.solution.score - price * at.solution.ms + price * ceiling

@@ -16,7 +16,7 @@ import onnx
 
 from ..core.errors import ConfigError
 from ..core.values import Value
-from .prediction import Prediction, conformal_width, errors_of
+from .prediction import PredictedLatency, conformal_width, errors_of
 
 # %% ../../nbs/search/19_layerwise.ipynb #cell005
 FEATURES = (
@@ -125,14 +125,14 @@ class LayerPrices(Value):
             name: float(v) for name, v, seen in zip(FEATURES, features, self.seen, strict=True) if v > 0 and not seen
         }
 
-    def predict(self, features: np.ndarray) -> Prediction:
+    def predict(self, features: np.ndarray) -> PredictedLatency:
         """Milliseconds and interval; raises `ConfigError` where the network holds a kind of layer that the records lack."""
         if missing := self.unseen(features):
             raise ConfigError(
                 f"the {self.source} hold nothing of {', '.join(missing)}: the network cannot be predicted from them; measure it, or fit on networks that have such layers"
             )
         ms = float(features @ np.array(self.prices))
-        return Prediction(
+        return PredictedLatency(
             ms, ms / (1 + self.half_width), ms / (1 - self.half_width) if self.half_width < 1 else 1e9, self.coverage
         )
 

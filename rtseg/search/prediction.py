@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TERMS', 'LADDER', 'Measured', 'resizes_of', 'weights_of', 'terms_of', 'shrunk_fit', 'left_out', 'choose_strength',
-           'conformal_width', 'Prediction', 'Predictor', 'fit_predictor', 'errors_of', 'judge', 'deal_again']
+           'conformal_width', 'PredictedLatency', 'Predictor', 'fit_predictor', 'errors_of', 'judge', 'deal_again']
 
 # %% ../../nbs/search/18_prediction.ipynb #cell002
 import math
@@ -94,7 +94,7 @@ def conformal_width(errors: Sequence[float], coverage: float) -> float:
 
 # %% ../../nbs/search/18_prediction.ipynb #cell015
 @dataclass(frozen=True)
-class Prediction(Value):
+class PredictedLatency(Value):
     """Milliseconds with the interval that holds the measured time with probability `coverage`."""
 
     ms: float
@@ -124,10 +124,10 @@ class Predictor:
         head = self.table.header
         return terms_of(arch.op_specs(*head.size, head.num_classes), self.table.predict(arch))
 
-    def predict(self, arch: Architecture) -> Prediction:
+    def predict(self, arch: Architecture) -> PredictedLatency:
         """Milliseconds and their interval; raises `ArtifactError` where the table has no row."""
         ms = float(self.terms(arch) @ np.array(self.coefficients))
-        return Prediction(ms, ms / (1 + self.half_width), ms / max(1 - self.half_width, 1e-9), self.coverage)
+        return PredictedLatency(ms, ms / (1 + self.half_width), ms / max(1 - self.half_width, 1e-9), self.coverage)
 
     @property
     def corrected(self) -> bool:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DivergenceError', 'LossWatch', 'divergence', 'require_finite', 'AliveCheck', 'network_outputs', 'patience_spent',
-           'writing', 'reading']
+           'writing_errors', 'reading_errors']
 
 # %% ../../nbs/training/23_guards.ipynb #cell002
 import math
@@ -111,8 +111,8 @@ def patience_spent(scores: list[float], patience: int | None) -> str | None:
 
 # %% ../../nbs/training/23_guards.ipynb #cell014
 @contextmanager
-def writing(folder: str | Path) -> Iterator[None]:
-    "Turn an error of writing into one line that names the run's folder."
+def writing_errors(folder: str | Path) -> Iterator[None]:
+    "Turn an error of writing_errors into one line that names the run's folder."
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
@@ -129,7 +129,7 @@ def writing(folder: str | Path) -> Iterator[None]:
 
 
 @contextmanager
-def reading() -> Iterator[None]:
+def reading_errors() -> Iterator[None]:
     "Turn an error of a process that reads images into its last line."
     try:
         yield

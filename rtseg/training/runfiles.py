@@ -23,7 +23,7 @@ from ..data.loading import MEAN, STD
 from ..evaluation.evaluator import save_trained
 from ..models.loading import spec_of
 from .config import TrainConfig
-from .guards import patience_spent, writing
+from .guards import patience_spent, writing_errors
 from .identity import FREE
 from .logging import alarm
 from .setup import STATE_FILE, load_state, save_state
@@ -85,8 +85,8 @@ class RunFiles:
             _restore(self, load_state(self.folder))
         self.train.accelerator.wait_for_everyone()
         if self.main:
-            with writing(self.folder):
-                for half in self.folder.glob(".*.tmp"):  # what a killed process was writing
+            with writing_errors(self.folder):
+                for half in self.folder.glob(".*.tmp"):  # what a killed process was writing_errors
                     half.unlink()
                 write_identity(self.folder, self.facts)
                 write_yaml(self.folder / "config.yaml", self.config.to_dict())
@@ -112,7 +112,7 @@ class RunFiles:
 
     def save_weights(self, which: str, model: nn.Module, epoch: int) -> ScoreOrigin:
         "Write `which`.safetensors; the origin of scores that these weights get."
-        with writing(self.folder):
+        with writing_errors(self.folder):
             path = save_trained(
                 self.folder / f"{which}.safetensors",
                 model.state_dict(),
@@ -126,7 +126,7 @@ class RunFiles:
 
     def save_report(self, report: EvalReport) -> None:
         "Write the report beside the weights that it belongs to."
-        with writing(self.folder):
+        with writing_errors(self.folder):
             write_json(self.folder / f"{report.origin.which}.json", report.to_dict())
 
     def report(self, which: str) -> EvalReport | None:
@@ -170,7 +170,7 @@ def save_run(files: RunFiles) -> None:
     files.rng = rng_state()
     states = gather_object([files.rng]) if files.train.processes > 1 else [files.rng]
     if files.main:
-        with writing(files.folder):
+        with writing_errors(files.folder):
             save_state(
                 files.folder,
                 {

@@ -29,7 +29,7 @@ from ..evaluation.evaluator import evaluate, evaluating, predict_ids
 from ..models.starting import origin_of
 from .config import TrainConfig, total_steps
 from .detail import DetailConfig
-from .guards import reading, require_finite, writing
+from .guards import reading_errors, require_finite, writing_errors
 from .identity import training_facts
 from .logging import NoLog, TrainLog, alarm, constant_score, mask_strip, notice, read_metrics
 from .parts import together
@@ -138,7 +138,7 @@ def _main_close(
         files.alarm,
         files.stopped(),
     )
-    with writing(files.folder):
+    with writing_errors(files.folder):
         log.line(
             {
                 **record.to_dict(),
@@ -243,7 +243,7 @@ class Trainer:
                 f"the run in {self.files.folder} stopped early at step {self.files.step} of {self.total_steps}, and is not trained on: {reason}"
             )
             return
-        with writing(self.files.folder):
+        with writing_errors(self.files.folder):
             log = TrainLog(self.files.folder, start=self.files.step) if self.files.main else NoLog()
         bar = tqdm(
             total=self.total_steps, initial=self.files.step, desc="train", unit="step", disable=not self.progress
@@ -277,7 +277,7 @@ def remaining_batches(trainer: Trainer) -> Iterator[Batch]:
     )
     trainer.files.take_rng()  # after the loader, whose workers draw a seed from the global random state
     for _ in range(trainer.files.step, trainer.total_steps):
-        with reading():
+        with reading_errors():
             batch = next(batches)
         yield batch
 

@@ -26,7 +26,7 @@ from ..training.identity import UNSEEN, network_facts, split_facts
 from ..training.logging import read_metrics
 from ..training.trainer import Trainer
 from .results import RESULT, TuneResult, read_study, write_best
-from .space import Build, Space, apply_values, check_space, load_space, network_builder, widened
+from .space import Build, Space, apply_values, check_space, load_space, network_builder, widened_ranges
 from .study import check_objectives, load_optuna, make_pruner, make_sampler, open_storage, open_study
 from .workers import work
 
@@ -131,7 +131,7 @@ class SharedStudy:
             sampler=sampler,
             pruner=pruner,
             resume=resume,
-            free=lambda begun, now: (*UNSEEN, *widened(begun["space"], now["space"])),
+            free=lambda begun, now: (*UNSEEN, *widened_ranges(begun["space"], now["space"])),
         )
         if not study.get_trials(deepcopy=False) and any((job.folder / "trials").glob("*")):
             raise ConfigError(f"{job.folder / 'trials'} holds trials of another study: give a new folder")

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BEAT_SECONDS', 'STALE_SECONDS', 'UNSIGNED_SECONDS', 'SURPLUS', 'LIVES', 'OWN_FAULTS', 'signature', 'is_alive',
-           'heartbeat', 'failed', 'killed', 'counted', 'lives', 'finish', 'fail_dead_trials', 'surplus', 'next_trial',
-           'run_one', 'work']
+           'heartbeat', 'failed', 'killed', 'counted', 'lives', 'end_trial', 'fail_dead_trials', 'surplus',
+           'next_trial', 'run_one', 'work']
 
 # %% ../../nbs/tuning/03_workers.ipynb #cell002
 import os
@@ -98,7 +98,7 @@ def lives(trial: Any, trials: list[Any]) -> int:
     return 1 if before is None else 1 + lives(trials[before], trials)
 
 
-def finish(
+def end_trial(
     study: Any,  # optuna's
     number: int,  # of the trial
     values: list[float] | None = None,  # one for each objective; None where it failed
@@ -121,7 +121,7 @@ def fail_dead_trials(study: Any) -> None:
     running = load_optuna().trial.TrialState.RUNNING
     for trial in study.get_trials(deepcopy=False, states=(running,)):
         if not is_alive(trial):
-            finish(study, trial.number, state="FAIL")
+            end_trial(study, trial.number, state="FAIL")
     trials = study.get_trials(deepcopy=False)
     for trial in counted(trials):
         if killed(trial) and lives(trial, trials) < LIVES:
@@ -157,7 +157,7 @@ def next_trial(study: Any, total: int) -> Any | None:
         if not surplus(trial.number, study.get_trials(deepcopy=False), total):
             return trial
         trial.set_user_attr("reason", SURPLUS)
-        finish(study, trial.number, state="FAIL")
+        end_trial(study, trial.number, state="FAIL")
 
 # %% ../../nbs/tuning/03_workers.ipynb #cell014
 OWN_FAULTS = (DivergenceError, ConfigError, RunBusy, torch.OutOfMemoryError)
@@ -173,18 +173,20 @@ def run_one(
     try:
         with heartbeat(trial):
             values = objective(trial)
-        return ", ".join(f"{value:.4g}" for value in values) if finish(study, trial.number, list(values)) else dropped
+        return (
+            ", ".join(f"{value:.4g}" for value in values) if end_trial(study, trial.number, list(values)) else dropped
+        )
     except optuna.TrialPruned:
-        return "pruned" if finish(study, trial.number, state="PRUNED") else dropped
+        return "pruned" if end_trial(study, trial.number, state="PRUNED") else dropped
     except OWN_FAULTS as error:
         reason = " ".join(str(error).split())
         return (
             f"failed: {reason}"
-            if _keep_reason(trial, reason) and finish(study, trial.number, state="FAIL")
+            if _keep_reason(trial, reason) and end_trial(study, trial.number, state="FAIL")
             else dropped
         )
     except BaseException as error:
-        if finish(study, trial.number, state="FAIL") or not isinstance(error, RuntimeError):
+        if end_trial(study, trial.number, state="FAIL") or not isinstance(error, RuntimeError):
             raise
         return f"{dropped} ({' '.join(str(error).split())})"  # Optuna takes no reports from a trial that is over
 

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 
 from ..core.architecture import OpSpec
 from ..core.errors import ConfigError
-from ..search.prediction import Prediction
+from ..search.prediction import PredictedLatency
 from ..search.tables import Comparison
 from .figures import INK, MUTED, SERIES, new_figure, tint
 
@@ -79,7 +79,7 @@ def plot_tables(comparison: Comparison, *, title: str = "Two latency tables") ->
 
 # %% ../../nbs/viz/32_predictions.ipynb #cell008
 def plot_intervals(
-    predictions: Sequence[Prediction],
+    predictions: Sequence[PredictedLatency],
     measured: Sequence[float],
     *,
     names: Sequence[str] | None = None,

@@ -20,7 +20,7 @@ from rtseg.data.formats import FORMATS, read_source
 from rtseg.data.formats_masks import camvid_split
 from rtseg.data.importing import import_dataset
 from rtseg.data.layouts import Pairing
-from rtseg.evaluation.suggestion import Views, choose
+from rtseg.evaluation.suggestion import Views, choose_images
 
 SIZE = (24, 32)
 TRUTH = np.zeros(SIZE, np.uint8)  # a wall, and a door in it
@@ -568,6 +568,6 @@ def test_predictions_go_back_to_the_tools_and_return(tmp_path):
 def test_suggestions_are_uncertain_and_unlike_each_other():
     content = np.array([[0.0, 0], [0, 0.1], [5, 5], [5, 5.1], [9, 0]])
     views = Views(np.array([1.0, 0.9, 0.2, 0.3, 0.5]), content)
-    assert choose(views, 3) == [0, 4, 3] and choose(views, 2, known=content[[0, 4]])[0] == 3
+    assert choose_images(views, 3) == [0, 4, 3] and choose_images(views, 2, known=content[[0, 4]])[0] == 3
     with pytest.raises(ConfigError, match="6 of 5 images"):
-        choose(views, 6)
+        choose_images(views, 6)

@@ -26,7 +26,7 @@ from rtseg.search.latency_table import (
     suspects,
 )
 from rtseg.search.table_specs import table_specs
-from rtseg.search.probes import Probe, Protocol, as_sources, build_part, settled, time_quietest
+from rtseg.search.probes import Probe, Protocol, as_sources, build_part, medians_agree, time_quietest
 from rtseg.search.space import SearchSpace, sample
 
 LASTS = ((2, 1), (2, 0), (1, 0), (2,), (1,), (0,), (2, 1, 0))
@@ -163,7 +163,9 @@ def test_unknown_kind():
 
 
 def test_rounds_end_when_two_agree_or_time_is_up():
-    assert settled([3.0, 1.0, 1.02], 0.03) and not settled([1.0], 0.03) and not settled([1.0, 1.1], 0.03)
+    assert (
+        medians_agree([3.0, 1.0, 1.02], 0.03) and not medians_agree([1.0], 0.03) and not medians_agree([1.0, 1.1], 0.03)
+    )
     calls = []
     time_quietest([lambda: None], Protocol(min_rounds=2), clock=lambda c: calls.append(1) or 1.0, stir=lambda: None)
     assert len(calls) == 6

@@ -27,7 +27,7 @@ from rtseg.search.prediction import resizes_of, terms_of, weights_of
 from rtseg.search.probes import Entry, Probe, joins_maps
 from rtseg.search.space import InfeasibleError
 from rtseg.search.spaces import SPACES, open_space
-from rtseg.search.street import Stage, StreetArchitecture, StreetSpace, receptive_field, street_table_specs
+from rtseg.search.street import StreetStage, StreetArchitecture, StreetSpace, receptive_field, street_table_specs
 from rtseg.search.table_latencies import Target, measure_table, parse_target
 from rtseg.search.table_plan import PlanEntry, bin_edges, draw_between, make_plan
 from rtseg.search.table_training import TableJob, entry_of, planned, train_table, wanted
@@ -39,7 +39,11 @@ from rtseg.tuning.study import open_storage
 FAST = StreetArchitecture(
     "separable_stem",
     64,
-    (Stage(64, ("inverted2",)), Stage(96, ("inverted4",) * 2), Stage(128, ("inverted4", "separable5"))),
+    (
+        StreetStage(64, ("inverted2",)),
+        StreetStage(96, ("inverted4",) * 2),
+        StreetStage(128, ("inverted4", "separable5")),
+    ),
     "pyramid",
     "fusion_head",
     128,
@@ -54,7 +58,7 @@ def drawn(count: int, seed: int = 0) -> list[StreetArchitecture]:
 def with_everything() -> list[StreetArchitecture]:
     """A network for each operator, stem, context and head, with two and with three stages."""
     found = [
-        replace(FAST, stages=(Stage(32, (name, name)), Stage(64, (name, name)), Stage(96, (name,))))
+        replace(FAST, stages=(StreetStage(32, (name, name)), StreetStage(64, (name, name)), StreetStage(96, (name,))))
         for name in list_parts("operator")
     ]
     found += [replace(FAST, stem=s) for s in list_parts("stem")] + [
@@ -181,7 +185,7 @@ def test_architectures_are_values():
     for wrong, words in (
         (dict(head="fusion"), "did you mean 'fusion_head'"),
         (dict(stages=()), "two or three stages"),
-        (dict(stages=(*FAST.stages[:2], Stage(64, ()))), "each with an operator"),
+        (dict(stages=(*FAST.stages[:2], StreetStage(64, ()))), "each with an operator"),
         (dict(stem_width=0), "multiples of 16"),
     ):
         with pytest.raises(ConfigError, match=words):
@@ -190,7 +194,12 @@ def test_architectures_are_values():
 
 def test_the_field_of_view_is_what_gradients_see():
     arch = StreetArchitecture(
-        "plain_stem", 32, (Stage(32, ("res_conv_2x",)), Stage(64, ("separable5",))), "no_context", "plain_head", 64
+        "plain_stem",
+        32,
+        (StreetStage(32, ("res_conv_2x",)), StreetStage(64, ("separable5",))),
+        "no_context",
+        "plain_head",
+        64,
     )
     network = arch.build(3).eval()
     for m in network.modules():

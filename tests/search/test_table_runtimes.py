@@ -37,7 +37,7 @@ from rtseg.search.layerwise import (
 from rtseg.search.prediction import (
     LADDER,
     TERMS,
-    Prediction,
+    PredictedLatency,
     Predictor,
     choose_strength,
     conformal_width,
@@ -359,7 +359,7 @@ def test_intervals_hold_what_they_promise(made_up, coverage):
 def test_an_interval_is_relative_to_the_measured_time():
     p = Predictor(table_from({}), (1.0,), 0.25, 0.9, float("inf"))
     assert p.half_width == 0.25
-    interval = Prediction(10.0, 10 / 1.25, 10 / 0.75, 0.9)
+    interval = PredictedLatency(10.0, 10 / 1.25, 10 / 0.75, 0.9)
     assert (
         8.0 in interval and 13.3 in interval and 7.9 not in interval and 13.4 not in interval and "90%" in str(interval)
     )
@@ -381,7 +381,7 @@ def test_fitting_refuses_shared_and_missing_networks(made_up):
 
 
 def test_the_picture_counts_the_misses():
-    predictions = [Prediction(10.0, 9.0, 11.0, 0.9)] * 4
+    predictions = [PredictedLatency(10.0, 9.0, 11.0, 0.9)] * 4
     figure = plot_intervals(predictions, [10.0, 9.5, 12.0, 11.0])
     assert [len(t.x) for t in figure.data] == [3, 1] and "3 of 4" in figure.layout.title.text
 

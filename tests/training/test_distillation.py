@@ -15,6 +15,7 @@ from rtseg.evaluation.evaluator import save_trained
 from rtseg.models import create_model
 from rtseg.models.checking import smallest_of_families
 from rtseg.models.fasterseg import FasterSeg
+from rtseg.core.states import weights_checksum
 from rtseg.training.distillation import (
     DistillationConfig,
     Distiller,
@@ -24,7 +25,6 @@ from rtseg.training.distillation import (
     kl_distillation,
     load_teacher,
     mse_distillation,
-    weights_checksum,
 )
 
 KINDS = {"kl": kl_distillation, "mse": mse_distillation, "cwd": cwd_distillation}
@@ -234,7 +234,7 @@ def test_a_cached_teacher_is_asked_once_an_image(tmp_path, on_disk):
 
 def test_a_cache_never_answers_for_something_else(tmp_path):
     teacher = Counting()
-    cache, image = TeacherCache(weights_checksum(teacher), folder=tmp_path), torch.randn(3, 32, 48)
+    cache, image = TeacherCache(weights_checksum(teacher.state_dict()), folder=tmp_path), torch.randn(3, 32, 48)
     cache.put(cache.key("a", image), torch.zeros(5, 4, 6))
     others = [
         cache.key("b", image),
@@ -244,7 +244,7 @@ def test_a_cache_never_answers_for_something_else(tmp_path):
     ]
     with torch.no_grad():
         teacher.body.bias[2] += 1e-3
-    others.append(TeacherCache(weights_checksum(teacher)).key("a", image))
+    others.append(TeacherCache(weights_checksum(teacher.state_dict())).key("a", image))
     assert all(cache.get(key) is None for key in others) and len(set(others)) == 5
     (path,) = tmp_path.iterdir()
     path.write_bytes(path.read_bytes()[:40])
@@ -258,7 +258,7 @@ def test_the_cache_keeps_what_the_network_computes(tmp_path):
         images = torch.randn(2, 3, 64, 96)
         network = settled(name, images)
         assert network(images).abs().max() > 0.1
-        cached = Distiller(network, cache=TeacherCache(weights_checksum(network)))
+        cached = Distiller(network, cache=TeacherCache(weights_checksum(network.state_dict())))
         first, second = cached.guide(images, ("a", "b")), cached.guide(images, ("a", "b"))
         assert torch.equal(first, second) and torch.allclose(first, network(images), atol=1e-5)
         assert {tuple(logits.shape) for logits in cached.cache._kept.values()} == {(5, *size)}
