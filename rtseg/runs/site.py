@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from html import escape, unescape
 from html.parser import HTMLParser
 from pathlib import Path
+from textwrap import dedent
 from urllib.parse import unquote, urlsplit
 
 import nbformat
@@ -125,13 +126,18 @@ def read_symbols(source: str) -> list[Symbol]:
         [],
     )
     return [
-        _symbol(node) for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in public
+        _symbol(node, source.splitlines())
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in public
     ]
 
 
-def _symbol(node: ast.FunctionDef | ast.ClassDef, owner: str = "") -> Symbol:
+def _symbol(node: ast.FunctionDef | ast.ClassDef, lines: Sequence[str], owner: str = "") -> Symbol:
     doc = ast.get_docstring(node) or ""
     if isinstance(node, ast.FunctionDef):
+        written = dedent("\n".join(lines[node.lineno - 1 : node.body[0].lineno - 1]))
+        if "  # " in written:  # what is said of each argument stays beside it
+            return Symbol(owner + node.name, written.removesuffix(":"), doc)
         returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
         return Symbol(owner + node.name, f"def {node.name}({ast.unparse(node.args)}){returns}", doc)
     bases = f"({', '.join(map(ast.unparse, node.bases))})" if node.bases else ""
@@ -141,7 +147,7 @@ def _symbol(node: ast.FunctionDef | ast.ClassDef, owner: str = "") -> Symbol:
     public = [
         n for n in node.body if isinstance(n, ast.FunctionDef) and (n.name == "__init__" or not n.name.startswith("_"))
     ]
-    methods = tuple(_symbol(n, f"{node.name}.") for n in public if ast.get_docstring(n) or n.name == "__init__")
+    methods = tuple(_symbol(n, lines, f"{node.name}.") for n in public if ast.get_docstring(n) or n.name == "__init__")
     return Symbol(node.name, "\n".join([f"class {node.name}{bases}:", *fields]), doc, methods)
 
 

@@ -151,7 +151,10 @@ class CudaGraphRuntime(Runtime):
 
 # %% ../../nbs/runtimes/05_compiled.ipynb #cell018
 def record(
-    model: nn.Module, image: torch.Tensor, *, warm_up: int = 3
+    model: nn.Module,  # in evaluation or not: it is put back
+    image: torch.Tensor,  # on the GPU
+    *,
+    warm_up: int = 3,  # runs before the recording
 ) -> tuple[torch.cuda.CUDAGraph, torch.Tensor, torch.Tensor]:
     """The CUDA graph of one evaluation of `model`, with its fixed input (as `image`, on the GPU) and output; `ConfigError` if it cannot be recorded."""
     if missing := missing_cuda():

@@ -103,7 +103,11 @@ class Twin:
         self.cuda.memcpy_dtoh_async(self.host, self.memory, stream)
 
 
-def check_fit(image: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> None:
+def check_fit(
+    image: np.ndarray,  # what was given
+    shape: tuple[int, ...],  # that it has to have
+    dtype: np.dtype,  # that it has to have
+) -> None:
     """Raises `EngineError` unless `image` is an array of that shape and type."""
     if not isinstance(image, np.ndarray) or tuple(image.shape) != tuple(shape) or image.dtype != dtype:
         given = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__

@@ -58,13 +58,13 @@ def output_name(model: nn.Module) -> str:
 
 
 def to_onnx(
-    model: nn.Module,
-    shape: tuple[int, ...],
+    model: nn.Module,  # in evaluation or not: it is put back
+    shape: tuple[int, ...],  # N x C x H x W
     *,
-    opset: int = 18,
-    dynamic_batch: bool = True,
-    outputs: tuple[str, ...] | None = None,
-    dtype: torch.dtype = torch.float32,
+    opset: int = 18,  # version of ONNX's operators
+    dynamic_batch: bool = True,  # N may be any number in the file
+    outputs: tuple[str, ...] | None = None,  # names; the network's own unless given
+    dtype: torch.dtype = torch.float32,  # of input and weights
 ) -> onnx.ModelProto:
     """Trace `model` (evaluation mode, branches merged and batch norms folded, input N x C x H x W of `shape`) into an ONNX model; raises `ConfigError` where it cannot be traced."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -152,7 +152,11 @@ def node_module(node: onnx.NodeProto) -> str:
 
 # %% ../../nbs/runtimes/01_export.ipynb #cell019
 def compare_onnx(
-    proto: onnx.ModelProto, model: nn.Module, shape: tuple[int, ...], *, seed: int = 0
+    proto: onnx.ModelProto,  # the export
+    model: nn.Module,  # in evaluation or not: it is put back
+    shape: tuple[int, ...],  # N x C x H x W
+    *,
+    seed: int = 0,  # of the random image
 ) -> tuple[float, float]:
     """Largest absolute difference between ONNX Runtime's and PyTorch's logits, and the share of equal classes, on a random image."""
     image = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
@@ -213,14 +217,14 @@ class ExportReport(Value):
 
 # %% ../../nbs/runtimes/01_export.ipynb #cell023
 def export_onnx(
-    model: nn.Module,
-    path: str | Path,
+    model: nn.Module,  # in evaluation or not: it is put back
+    path: str | Path,  # ends in .onnx
     *,
-    shape: tuple[int, ...] = (1, 3, 512, 1024),
-    opset: int = 18,
-    dynamic_batch: bool = True,
-    tolerance: float = 1e-3,
-    info: WeightsInfo | None = None,
+    shape: tuple[int, ...] = (1, 3, 512, 1024),  # N x C x H x W
+    opset: int = 18,  # version of ONNX's operators
+    dynamic_batch: bool = True,  # N may be any number in the file
+    tolerance: float = 1e-3,  # relative to the largest logit
+    info: WeightsInfo | None = None,  # what the weights say about themselves
 ) -> ExportReport:
     """Write `model` as ONNX (input N x C x H x W), checked and compared with PyTorch; its metadata carry `info`.
 

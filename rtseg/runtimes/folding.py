@@ -63,7 +63,12 @@ def _image(model: nn.Module, size: tuple[int, int]) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(first.device, first.dtype)
 
 
-def foldable(model: nn.Module, *, size: tuple[int, int] = (64, 128), example: Tensor | None = None) -> dict[str, str]:
+def foldable(
+    model: nn.Module,  # in evaluation or not: it is put back
+    *,
+    size: tuple[int, int] = (64, 128),  # height, width
+    example: Tensor | None = None,  # what the network takes; an image of `size` unless given
+) -> dict[str, str]:
     """Batch norm -> the convolution it can be folded into, by module names, found by one image of `size` (H x W) or by an `example` of what the network takes; the others are not in it."""
     uses, made, given, hooks = _Uses(), Counter(), {}, []
     names = {module: name for name, module in model.named_modules()}
@@ -109,7 +114,12 @@ def folded_copy(model: nn.Module, pairs: dict[str, str]) -> nn.Module:
     return folded
 
 
-def fold_batchnorm(model: nn.Module, *, size: tuple[int, int] = (64, 128), tolerance: float = 1e-3) -> nn.Module:
+def fold_batchnorm(
+    model: nn.Module,  # stays as it is
+    *,
+    size: tuple[int, int] = (64, 128),  # height, width
+    tolerance: float = 1e-3,  # relative to the largest output
+) -> nn.Module:
     """A copy in evaluation mode whose batch norms are folded into the convolutions before them, as far as `foldable` finds.
 
     Raises `RtsegError` if the copy differs by more than `tolerance` of the largest output on an image of `size` (H x W)."""

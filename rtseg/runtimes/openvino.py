@@ -37,7 +37,13 @@ def capabilities(device: str = "CPU") -> tuple[str, ...]:
     return tuple(shared_core().get_property(device, "OPTIMIZATION_CAPABILITIES"))
 
 
-def compile_graph(data: bytes, *, precision: str, threads: int, properties: dict[str, str | bool | int] | None = None):
+def compile_graph(
+    data: bytes,  # serialised ONNX
+    *,
+    precision: str,  # one of the runtime's
+    threads: int,  # None: as many as PyTorch uses
+    properties: dict[str, str | bool | int] | None = None,  # OpenVINO's, on top
+):
     "OpenVINO's compiled model of a serialised ONNX graph, with its `properties` on top; `ConfigError` for a precision that this processor has no kernels for."
     if precision == "bf16" and "BF16" not in capabilities():
         raise ConfigError(

@@ -262,7 +262,10 @@ def require_quantised(data: bytes, precision: str) -> bytes:
 
 
 def model_bytes(
-    source: nn.Module | str | Path | onnx.ModelProto, shape: tuple[int, ...] | None, *, runtime: str = "onnxruntime"
+    source: nn.Module | str | Path | onnx.ModelProto,  # a network or an ONNX file
+    shape: tuple[int, ...] | None,  # N x C x H x W; needed for a network
+    *,
+    runtime: str = "onnxruntime",  # a name in `RUNTIMES`, which decides the export
 ) -> bytes:
     """The serialized ONNX model; raises `ArtifactError` if a file is missing or no ONNX model, `ConfigError` for other things."""
     if isinstance(source, nn.Module):
@@ -301,12 +304,12 @@ def why_absent(runtime: str) -> str | None:
 
 # %% ../../nbs/runtimes/03_runtimes.ipynb #cell028
 def load_runtime(
-    source: nn.Module | str | Path | onnx.ModelProto,
+    source: nn.Module | str | Path | onnx.ModelProto,  # a network or an ONNX file
     *,
-    runtime: str = "torch",
-    threads: int | None = None,
-    precision: str = "fp32",
-    shape: tuple[int, ...] | None = None,
+    runtime: str = "torch",  # a name in `RUNTIMES`
+    threads: int | None = None,  # None: as many as PyTorch uses
+    precision: str = "fp32",  # one of the runtime's
+    shape: tuple[int, ...] | None = None,  # N x C x H x W; needed where a network has to be exported
 ) -> Runtime:
     """A module or an ONNX file in the hands of `runtime`; `shape` (N x C x H x W) is needed where a module has to be exported.
 

@@ -20,7 +20,12 @@ from ..layers.blocks import resize
 from ..models.contract import SegNetwork
 
 # %% ../../nbs/runtimes/02_serving.ipynb #cell005
-def nearest_rows(small: int, large: int, *, align_corners: bool) -> list[int]:
+def nearest_rows(
+    small: int,  # points before
+    large: int,  # points after
+    *,
+    align_corners: bool,  # as the network was trained
+) -> list[int]:
     "For each of `large` positions the nearest of `small` ones, as bilinear enlargement lays them."
     if align_corners:
         step = (small - 1) / max(large - 1, 1)
@@ -28,7 +33,12 @@ def nearest_rows(small: int, large: int, *, align_corners: bool) -> list[int]:
     return [min(max(int((i + 0.5) * small / large), 0), small - 1) for i in range(large)]
 
 
-def enlarge_labels(labels: Tensor, size: tuple[int, int], *, align_corners: bool) -> Tensor:
+def enlarge_labels(
+    labels: Tensor,  # N x h x w
+    size: tuple[int, int],  # height, width
+    *,
+    align_corners: bool,  # as the network was trained
+) -> Tensor:
     "Labels N x h x w -> N x H x W by the nearest point."
     rows, columns = (
         torch.tensor(nearest_rows(labels.shape[axis], size[axis], align_corners=align_corners), device=labels.device)
@@ -38,7 +48,12 @@ def enlarge_labels(labels: Tensor, size: tuple[int, int], *, align_corners: bool
 
 # %% ../../nbs/runtimes/02_serving.ipynb #cell008
 @lru_cache(maxsize=16)
-def interpolation_weights(small: int, large: int, *, align_corners: bool) -> np.ndarray:
+def interpolation_weights(
+    small: int,  # points before
+    large: int,  # points after
+    *,
+    align_corners: bool,  # as the network was trained
+) -> np.ndarray:
     "Matrix large x small, float32: row i holds what bilinear enlargement takes from each of the `small` points for point i."
     points = np.arange(large)
     places = (
@@ -53,7 +68,13 @@ def interpolation_weights(small: int, large: int, *, align_corners: bool) -> np.
     return weights
 
 
-def enlarge_by_products(logits: Tensor, size: tuple[int, int], *, align_corners: bool, step: int = 1) -> Tensor:
+def enlarge_by_products(
+    logits: Tensor,  # N x C x h x w
+    size: tuple[int, int],  # height, width
+    *,
+    align_corners: bool,  # as the network was trained
+    step: int = 1,  # of which every so many-th row and column is computed
+) -> Tensor:
     "Bilinear N x C x h x w -> N x C x H x W (of which every `step`-th row and column) as two matrix products."
     rows, columns = (
         torch.tensor(

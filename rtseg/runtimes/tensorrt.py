@@ -169,7 +169,12 @@ def collecting_logger():
     return Log()
 
 
-def parsed(builder, logger, data: bytes, shape: tuple[int, ...] | None):
+def parsed(
+    builder,  # TensorRT's
+    logger,  # TensorRT's
+    data: bytes,  # serialised ONNX
+    shape: tuple[int, ...] | None,  # N x C x H x W
+):
     """The strongly typed TensorRT network of a serialised graph, and the parser that keeps it; `ConfigError` names operator and module that it does not take."""
     import tensorrt
 
@@ -191,7 +196,14 @@ def parsed(builder, logger, data: bytes, shape: tuple[int, ...] | None):
 
 # %% ../../nbs/runtimes/06_tensorrt.ipynb #cell017
 def configured(
-    builder, network, *, shape: tuple[int, ...] | None, workspace_mb: int, level: int, tf32: bool, timings: bytes
+    builder,  # TensorRT's
+    network,  # TensorRT's
+    *,
+    shape: tuple[int, ...] | None,  # N x C x H x W
+    workspace_mb: int,  # memory that TensorRT may use for its search
+    level: int,  # effort, 0 to 5
+    tf32: bool,  # let fp32 use TF32
+    timings: bytes,  # of earlier builds
 ):
     """TensorRT's settings for a build: workspace limit (MB), effort (0 to 5), TF32, fixed shapes where the graph leaves them free, timings of earlier builds."""
     import tensorrt
@@ -214,7 +226,13 @@ def configured(
 
 
 def compiled_plan(
-    data: bytes, *, shape: tuple[int, ...] | None, workspace_mb: int, level: int, tf32: bool, timings: bytes
+    data: bytes,  # serialised ONNX
+    *,
+    shape: tuple[int, ...] | None,  # N x C x H x W
+    workspace_mb: int,  # memory that TensorRT may use for its search
+    level: int,  # effort, 0 to 5
+    tf32: bool,  # let fp32 use TF32
+    timings: bytes,  # of earlier builds
 ) -> tuple[bytes, bytes, dict, dict]:
     """The engine's bytes, all timings known now, and the shapes of inputs and outputs by name; `ConfigError` with TensorRT's last words where it cannot build."""
     import tensorrt
@@ -245,14 +263,14 @@ def _as_config_error() -> Iterator[None]:
 
 
 def build_engine(
-    source: nn.Module | str | Path | onnx.ModelProto,
-    path: str | Path,
+    source: nn.Module | str | Path | onnx.ModelProto,  # a network or an ONNX file
+    path: str | Path,  # of the engine
     *,
-    shape: tuple[int, ...] | None = None,
-    precision: str = "fp32",
-    workspace_mb: int = 2048,
-    level: int = 3,
-    tf32: bool = False,
+    shape: tuple[int, ...] | None = None,  # N x C x H x W
+    precision: str = "fp32",  # one of the runtime's
+    workspace_mb: int = 2048,  # memory that TensorRT may use for its search
+    level: int = 3,  # effort, 0 to 5
+    tf32: bool = False,  # let fp32 use TF32
 ) -> EngineRecord:
     """Build the engine of a network or an ONNX file for images of `shape`, and write it to `path` with its record.
 
@@ -293,11 +311,11 @@ def engines_folder() -> Path:
 
 
 def engine_for(
-    source: nn.Module | str | Path | onnx.ModelProto,
+    source: nn.Module | str | Path | onnx.ModelProto,  # a network, an ONNX file or an engine
     *,
-    shape: tuple[int, ...] | None,
-    precision: str,
-    build: Callable = build_engine,
+    shape: tuple[int, ...] | None,  # N x C x H x W
+    precision: str,  # one of the runtime's
+    build: Callable = build_engine,  # makes what is missing
 ) -> Path:
     """The path of an engine for this machine, built if there is none; an engine file itself is only looked for."""
     if isinstance(source, str | Path) and Path(source).suffix in (".engine", ".plan"):

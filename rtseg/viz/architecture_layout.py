@@ -50,7 +50,11 @@ def cell_name(layer: int, branches: tuple[int, ...]) -> str:
     return f"cell {layer} {list(branches)}"
 
 
-def cell_box(arch: Architecture, cell: CellSpec, milliseconds: float | None = None) -> Box:
+def cell_box(
+    arch: Architecture,  # the architecture
+    cell: CellSpec,  # of the architecture
+    milliseconds: float | None = None,  # below the channels
+) -> Box:
     """The box of one cell; `milliseconds` is added below the channels."""
     operator, width = OPERATORS[cell.op], arch.width_after(cell.branches[0], cell.layer)
     detail = f"{'↓ ' if cell.stride == 2 else ''}{cell.out_channels}"
@@ -89,7 +93,11 @@ def join_names(arch: Architecture, branch: int) -> list[str]:
     return [f"join 1/{STRIDES[c.scale]} [{branch}]" for c in climbs(arch, branch)]
 
 
-def frame_boxes(arch: Architecture, num_classes: int, times: Mapping[str, float]) -> list[Box]:
+def frame_boxes(
+    arch: Architecture,  # the architecture
+    num_classes: int,  # of the network
+    times: Mapping[str, float],  # box name -> ms; may lack some
+) -> list[Box]:
     """Stem, joins, fusion and head; `times` may hold milliseconds by box name."""
     everyone = tuple(range(len(arch.branches)))
     top = max(len(b.ops) + b.last for b in arch.branches)
@@ -173,7 +181,11 @@ def lanes(boxes: list[Box], depth: list[int]) -> list[dict[int, int]]:
     return rows
 
 
-def place(boxes: list[Box], depth: list[int], box_height: int) -> tuple[list[Box], list[tuple[float, float]]]:
+def place(
+    boxes: list[Box],  # without centres
+    depth: list[int],  # column of each
+    box_height: int,  # pixels
+) -> tuple[list[Box], list[tuple[float, float]]]:
     """Boxes with centres in pixels, and the (top, bottom) of each row's band; unused rows are left out at the foot."""
     tracks, bands, y = lanes(boxes, depth), [], float(TOP)
     step = box_height + LANE - 36

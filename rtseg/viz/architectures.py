@@ -55,7 +55,13 @@ def polyline(points: list[tuple[float, float]], r: float = 6) -> str:
     return f"{path}L{_point(*points[last])}"
 
 
-def route(source: Box, target: Box, *, shift: float, channel: float | None = None) -> list[tuple[float, float]]:
+def route(
+    source: Box,  # box where it begins
+    target: Box,  # box where it ends
+    *,
+    shift: float,  # pixels, which separates branches that run together
+    channel: float | None = None,  # y on which it travels sideways
+) -> list[tuple[float, float]]:
     """Corner points of a line; `shift` separates branches that run together, `channel` is the height (y) on which a lateral travels."""
     half, gap = BOX_WIDTH / 2, PITCH - BOX_WIDTH
     start, end = (source.x + half, source.y + shift), (target.x - half, target.y + shift)
@@ -203,7 +209,9 @@ LatencyLookup = LatencyTable | OpLatency | Mapping[str, float]
 
 
 def measured_for(
-    latency: LatencyLookup | None, size: tuple[int, int] | None, num_classes: int | None
+    latency: LatencyLookup | None,  # the table, if there is one
+    size: tuple[int, int] | None,  # height, width
+    num_classes: int | None,  # of the network
 ) -> tuple[tuple[int, int], int]:
     """Size and number of classes as given, else those of the latency table, else FasterSeg's 1024 x 2048 and 19."""
     header = latency.header if isinstance(latency, LatencyTable) else None
@@ -214,7 +222,11 @@ def measured_for(
 
 
 def box_times(
-    arch: Architecture, latency: LatencyLookup, *, size: tuple[int, int], num_classes: int
+    arch: Architecture,  # the architecture
+    latency: LatencyLookup,  # operator -> ms
+    *,
+    size: tuple[int, int],  # height, width
+    num_classes: int,  # of the network
 ) -> dict[str, float]:
     """Milliseconds by box name; ConfigError names an operator that the lookup does not know."""
     lookup = (
@@ -240,12 +252,12 @@ def box_times(
 
 # %% ../../nbs/viz/12_architectures.ipynb #cell030
 def plot_architecture(
-    arch: Architecture,
+    arch: Architecture,  # the architecture
     *,
-    latency: LatencyLookup | None = None,
-    title: str | None = None,
-    size: tuple[int, int] | None = None,
-    num_classes: int | None = None,
+    latency: LatencyLookup | None = None,  # operator -> ms, or a table; None: without milliseconds
+    title: str | None = None,  # the architecture's id unless given
+    size: tuple[int, int] | None = None,  # height, width; the table's unless given
+    num_classes: int | None = None,  # the table's unless given
 ) -> go.Figure:
     """Draw a network as FasterSeg's figures do; with `latency` every box shows its milliseconds at `size` (height, width)."""
     size, num_classes = measured_for(latency, size, num_classes)
@@ -288,11 +300,11 @@ def plot_architecture(
 
 # %% ../../nbs/viz/12_architectures.ipynb #cell039
 def compare_architectures(
-    named: Mapping[str, Architecture],
+    named: Mapping[str, Architecture],  # name -> architecture
     *,
-    latency: LatencyLookup | None = None,
-    size: tuple[int, int] | None = None,
-    num_classes: int | None = None,
+    latency: LatencyLookup | None = None,  # operator -> ms, or a table; None: without milliseconds
+    size: tuple[int, int] | None = None,  # height, width; the table's unless given
+    num_classes: int | None = None,  # the table's unless given
 ) -> go.Figure:
     """One figure with a drop-down of architectures; the first one is shown."""
     if not named:

@@ -63,7 +63,12 @@ def _lines(named: Mapping[str, Rows], x: str) -> list[tuple[int, str, tuple[list
     ]
 
 
-def plot_training(runs: Rows | Mapping[str, Rows], *, title: str = "Training", x: str = "epoch") -> go.Figure:
+def plot_training(
+    runs: Rows | Mapping[str, Rows],  # one record an epoch, or name -> such a list
+    *,
+    title: str = "Training",  # of the figure
+    x: str = "epoch",  # 'epoch' or 'step'
+) -> go.Figure:
     """Losses, learning rate and validation mIoU over `x` ('epoch' or 'step'), for one run or for several by name."""
     named = named_runs(runs)
     scores = [v for rows in named.values() for v in _series(rows, "miou", x)[1]]
@@ -236,7 +241,12 @@ class Running(Protocol):
         """The epochs that are done."""
 
 
-def watch(trainer: Running, *, title: str = "Training", seconds: float = 2.0) -> go.Figure:
+def watch(
+    trainer: Running,  # is run to its end
+    *,
+    title: str = "Training",  # of the figure
+    seconds: float = 2.0,  # between two drawings
+) -> go.Figure:
     """Train to the end (or as far as the run goes) with curves that grow below the cell; the last figure."""
     curves = LiveCurves(title=title, seconds=seconds)
     curves.rows = [{key: row[key] for key in ("step", "lr", "losses", "miou")} for row in trainer.records()]

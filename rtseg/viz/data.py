@@ -94,7 +94,11 @@ def plot_presence(report: DataReport, *, title: str = "") -> go.Figure:
 
 # %% ../../nbs/viz/21_data.ipynb #cellfound
 def draw_findings(
-    report: DataReport, splits: Mapping[str, SegDataset], *, most: int = 24, sound: int = 4
+    report: DataReport,  # of the data check
+    splits: Mapping[str, SegDataset],  # name -> opened split
+    *,
+    most: int = 24,  # samples that something is wrong with
+    sound: int = 4,  # others of every split
 ) -> Image.Image:
     """A contact sheet of a data check: up to `most` samples that something is wrong with, each with what it is, then `sound` others of every split with their masks, and a legend."""
     tiles, lines, masks = [], [], []

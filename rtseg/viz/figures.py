@@ -107,7 +107,13 @@ TEMPLATE = go.layout.Template(
 
 # %% ../../nbs/viz/01_figures.ipynb #cell009
 def new_figure(
-    title: str = "", *, subtitle: str = "", x: str = "", y: str = "", width: int = 860, height: int = 380
+    title: str = "",  # of the figure
+    *,
+    subtitle: str = "",  # small, below the title
+    x: str = "",  # title of the axis
+    y: str = "",  # title of the axis
+    width: int = 860,  # pixels
+    height: int = 380,  # pixels
 ) -> go.Figure:
     """An empty figure in the house style; sizes in CSS pixels, `x` and `y` are the axis titles."""
     heading = f"<b>{title}</b>" if title else ""
@@ -121,16 +127,16 @@ def new_figure(
 
 
 def new_grid(
-    panels: Sequence[str],
-    title: str = "",
+    panels: Sequence[str],  # their headings, row by row
+    title: str = "",  # of the figure
     *,
-    subtitle: str = "",
-    rows: int = 1,
-    width: int = 980,
-    height: int = 330,
-    gap: float = 0.06,
-    share_x: bool = False,
-    share_y: bool = False,
+    subtitle: str = "",  # small, below the title
+    rows: int = 1,  # of equal length
+    width: int = 980,  # pixels
+    height: int = 330,  # pixels
+    gap: float = 0.06,  # between two panels, as a share of the width
+    share_x: bool = False,  # one x axis for each column
+    share_y: bool = False,  # one y axis for each row
 ) -> go.Figure:
     """Panels in the house style, `rows` rows of equal length; `panels` are their headings, `gap` the share of the width between two."""
     figure = make_subplots(
@@ -194,7 +200,7 @@ def shared_browser() -> Browser:
 
 # %% ../../nbs/viz/01_figures.ipynb #cell013
 def render_png(
-    figure: go.Figure,
+    figure: go.Figure,  # plotly's
     *,
     scale: float = 1.4,  # pixels of the picture for one of the figure
     limit: int = 100_000,  # bytes
@@ -297,7 +303,12 @@ def to_html(figure: go.Figure) -> str:
     )
 
 
-def image_html(image: Image.Image, *, alt: str, limit: int = 400_000) -> str:
+def image_html(
+    image: Image.Image,  # PIL's
+    *,
+    alt: str,  # what it shows, in words
+    limit: int = 400_000,  # bytes
+) -> str:
     """An `<img>` that holds the picture itself, so that a report needs no files beside it."""
     data = base64.b64encode(squeeze_png(image, limit=limit)).decode()
     return f'<img alt="{alt}" style="max-width:100%" src="data:image/png;base64,{data}">'

@@ -32,7 +32,11 @@ PLACES = {
 
 
 def place_names(
-    points: Sequence[tuple[float, float]], names: Sequence[str], *, letter: float = 6.0, height: float = 12.0
+    points: Sequence[tuple[float, float]],  # x, y in pixels, y upward
+    names: Sequence[str],  # one for each
+    *,
+    letter: float = 6.0,  # width of a letter, pixels
+    height: float = 12.0,  # of a line, pixels
 ) -> list[str]:
     """A place of PLACES for the name of each point (pixels, y upward), or "" where none is free; earlier points choose first."""
     taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in points]
@@ -66,7 +70,12 @@ AXES = {
 }
 
 
-def plot_gallery(rows: Sequence[dict], *, x: str = "fps", y: str = "miou") -> go.Figure:
+def plot_gallery(
+    rows: Sequence[dict],  # of `gallery`
+    *,
+    x: str = "fps",  # a key of `AXES`
+    y: str = "miou",  # a key of `AXES`
+) -> go.Figure:
     """Networks as points; `x` and `y` are keys of AXES. Raises `ConfigError` if no row has both figures."""
     for axis in (x, y):
         check_choice(axis, AXES, what="axis")

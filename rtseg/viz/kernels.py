@@ -28,7 +28,12 @@ def norm_curve(layer: torch.nn.Module, *, criterion: str = "l1") -> tuple[list[f
     ]
 
 
-def plot_kernels(network: SegNetwork, *, criterion: str = "l1", ratio: float = 0.5) -> go.Figure:
+def plot_kernels(
+    network: SegNetwork,  # whose kernels are shown
+    *,
+    criterion: str = "l1",  # 'l1' or 'l2'
+    ratio: float = 0.5,  # share of the kernels that a cut would take
+) -> go.Figure:
     """Norms ('l1' or 'l2') of the kernels of every convolution, a line each, darker deeper in the network; a dotted line where a cut by `ratio` falls."""
     layers = [
         (name, layer)

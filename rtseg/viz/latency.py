@@ -81,10 +81,10 @@ def _panel(rows: Mapping[tuple[str, int], Mapping[int, list[float]]], order: Seq
 
 
 def plot_latency_table(
-    table: LatencyTable | Mapping[str, float],
+    table: LatencyTable | Mapping[str, float],  # a table, or operator key -> ms
     *,
-    title: str = "Latency table",
-    subtitle: str = "Mean over the input widths, ms; ↓ halves the size and doubles the channels",
+    title: str = "Latency table",  # of the figure
+    subtitle: str = "Mean over the input widths, ms; ↓ halves the size and doubles the channels",  # small, below the title
 ) -> go.Figure:
     """Heat maps of a latency table (operator key -> ms): one panel an input size, operators by output channels."""
     panels = table_panels(table.ms if isinstance(table, LatencyTable) else table)
@@ -114,11 +114,11 @@ def agreement(predicted: Sequence[float], measured: Sequence[float]) -> tuple[fl
 
 
 def plot_agreement(
-    predicted: Sequence[float],
-    measured: Sequence[float | Latency],
+    predicted: Sequence[float],  # ms of each network
+    measured: Sequence[float | Latency],  # ms or latency of each network
     *,
-    names: Sequence[str] | None = None,
-    title: str = "Predicted and measured latency",
+    names: Sequence[str] | None = None,  # one for each
+    title: str = "Predicted and measured latency",  # of the figure
 ) -> go.Figure:
     """Scatter of predicted (x) against measured (y) milliseconds with identity line, 10 % band, r and mean error; `names` stand at the points where there is room."""
     medians = [m.median_ms if isinstance(m, Latency) else float(m) for m in measured]
@@ -191,11 +191,11 @@ def circumstances(latency: Latency) -> str:
 
 
 def plot_latencies(
-    named: Mapping[str, Latency],
+    named: Mapping[str, Latency],  # name -> latency, in the order in which they are drawn
     *,
-    title: str = "Latency",
-    target_ms: float | None = None,
-    predicted_ms: float | None = None,
+    title: str = "Latency",  # of the figure
+    target_ms: float | None = None,  # drawn as a line
+    predicted_ms: float | None = None,  # drawn as a line
 ) -> go.Figure:
     """Horizontal bars of medians with quartile whiskers, in the order given; a line each for `target_ms` and `predicted_ms`, called what they are."""
     if not named:

@@ -33,7 +33,12 @@ def as_rgb(image: np.ndarray) -> np.ndarray:
     return array
 
 
-def error_map(image: np.ndarray, mask: np.ndarray, prediction: np.ndarray, labels: LabelSet) -> np.ndarray:
+def error_map(
+    image: np.ndarray,  # H x W x 3 uint8
+    mask: np.ndarray,  # train ids, H x W
+    prediction: np.ndarray,  # train ids, H x W
+    labels: LabelSet,  # brings names and colours
+) -> np.ndarray:
     """Grey where prediction and label agree, red where not, dark where the label is ignored; H x W x 3, uint8."""
     grey = as_rgb(image).mean(-1, keepdims=True) * 0.45 + 120
     mask, prediction = np.asarray(mask), np.asarray(prediction)
@@ -57,7 +62,11 @@ def occurring(masks: Sequence[np.ndarray], labels: LabelSet) -> list[int]:
 
 
 def legend_strip(
-    labels: LabelSet, ids: Sequence[int], *, width: int, extra: Sequence[tuple[str, tuple[int, int, int]]] = ()
+    labels: LabelSet,  # brings names and colours
+    ids: Sequence[int],  # train ids that are named
+    *,
+    width: int,  # pixels
+    extra: Sequence[tuple[str, tuple[int, int, int]]] = (),  # (name, colour) pairs behind the classes
 ) -> Image.Image:
     """Swatches and class names in rows of at most `width` pixels; `extra` are (name, colour) pairs behind the classes."""
     entries = [(labels.classes[i], labels.palette[i]) for i in ids] + list(extra)
@@ -114,13 +123,13 @@ def _check_lengths(images: Sequence, masks: Sequence | None, predictions: Sequen
 
 
 def show_masks(
-    images: Sequence[np.ndarray],
-    masks: Sequence[np.ndarray] | None = None,
-    predictions: Sequence[np.ndarray] | None = None,
+    images: Sequence[np.ndarray],  # H x W x 3 uint8
+    masks: Sequence[np.ndarray] | None = None,  # train ids, H x W
+    predictions: Sequence[np.ndarray] | None = None,  # train ids, H x W
     *,
-    labels: LabelSet,
-    names: Sequence[str] | None = None,
-    width: int = 1000,
+    labels: LabelSet,  # brings names and colours
+    names: Sequence[str] | None = None,  # one for each
+    width: int = 1000,  # pixels
 ) -> Image.Image:
     """A grid, one row an image: image, label, prediction, errors, with a legend; masks are train ids (H x W), `width` is in pixels."""
     images = [as_rgb(image) for image in images]
@@ -157,7 +166,11 @@ def show_masks(
 
 # %% ../../nbs/viz/22_masks.ipynb #sheet1
 def contact_sheet(
-    images: Sequence[np.ndarray], lines: Sequence[str], *, columns: int = 4, width: int = 1000
+    images: Sequence[np.ndarray],  # H x W x 3 uint8
+    lines: Sequence[str],  # text below each
+    *,
+    columns: int = 4,  # images of a row
+    width: int = 1000,  # pixels
 ) -> Image.Image:
     """Images (H x W x 3) in rows of `columns`, each with its line of text below; raises `DataError` unless there is a line for each."""
     if not images or len(images) != len(lines):
@@ -190,7 +203,12 @@ def safe_colours(count: int) -> tuple[tuple[int, int, int], ...]:
     return tuple(rgb(tint(SAFE[k % len(SAFE)], 1 - 0.75 * (k // len(SAFE)) / rounds)) for k in range(count))
 
 
-def with_palette(labels: LabelSet, palette: str, *, focus: int = 0) -> LabelSet:
+def with_palette(
+    labels: LabelSet,  # brings names and colours
+    palette: str,  # a name in `PALETTES`
+    *,
+    focus: int = 0,  # class that 'one class' shows
+) -> LabelSet:
     """The label set in the colours of PALETTES; 'one class' shows class `focus` in orange and all others in grey."""
     check_choice(palette, PALETTES, what="palette")
     if palette == "data set":

@@ -92,7 +92,11 @@ def default_blocks(model: nn.Module, prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{name}"
 
 
-def trace_flow(model: SegNetwork, size: tuple[int, int], blocks: Sequence[str] | None = None) -> dict[str, Node]:
+def trace_flow(
+    model: SegNetwork,  # in evaluation or not: it is put back
+    size: tuple[int, int],  # height, width
+    blocks: Sequence[str] | None = None,  # dotted names of submodules; the network's own choice unless given
+) -> dict[str, Node]:
     """What runs in evaluation at `size` (height, width), from "image" to "logits"; unknown blocks raise `ConfigError`."""
     modules = dict(model.named_modules())
     names = [check_choice(b, modules, what="block") for b in (default_blocks(model) if blocks is None else blocks)]
@@ -257,11 +261,11 @@ def _short(name: str, limit: int = 13) -> str:
 
 # %% ../../nbs/viz/14_networks.ipynb #cell016
 def plot_network(
-    model: SegNetwork,
-    size: tuple[int, int] = (512, 1024),
+    model: SegNetwork,  # in evaluation or not: it is put back
+    size: tuple[int, int] = (512, 1024),  # height, width
     *,
-    blocks: Sequence[str] | None = None,
-    title: str | None = None,
+    blocks: Sequence[str] | None = None,  # dotted names of submodules; the network's own choice unless given
+    title: str | None = None,  # the network's name unless given
 ) -> go.Figure:
     """Draw what runs in evaluation: boxes are `blocks` (dotted names of submodules), rows are scales, bars are channels (by their root)."""
     nodes = trace_flow(model, size, blocks)

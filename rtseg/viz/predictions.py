@@ -79,11 +79,11 @@ def plot_tables(comparison: Comparison, *, title: str = "Two latency tables") ->
 
 # %% ../../nbs/viz/32_predictions.ipynb #cell008
 def plot_intervals(
-    predictions: Sequence[PredictedLatency],
-    measured: Sequence[float],
+    predictions: Sequence[PredictedLatency],  # with intervals
+    measured: Sequence[float],  # ms of each network
     *,
-    names: Sequence[str] | None = None,
-    title: str = "Predictions and their intervals",
+    names: Sequence[str] | None = None,  # one for each
+    title: str = "Predictions and their intervals",  # of the figure
 ) -> go.Figure:
     """Each network's interval and prediction relative to its measured time (ms), fastest first; those that missed in red."""
     if len(predictions) != len(measured) or not predictions:

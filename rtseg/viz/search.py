@@ -89,7 +89,10 @@ def health_lines(rows: Records) -> list[tuple[int, str, str, list, list]]:
 
 # %% ../../nbs/viz/33_search.ipynb #cell007
 def plot_health(
-    runs: Records | Mapping[str, Records], *, title: str = "Search health", target_ms: float | None = None
+    runs: Records | Mapping[str, Records],  # records of a search, or name -> such a list
+    *,
+    title: str = "Search health",  # of the figure
+    target_ms: float | None = None,  # drawn as a line
 ) -> go.Figure:
     """Entropies, skip share, latencies and loss by epoch, of one search or of several by name, with the last verdicts."""
     named = named_runs(runs)
@@ -127,7 +130,12 @@ def plot_health(
     return figure.update_layout(legend=dict(orientation="h", x=1, xanchor="right", y=1.14, yanchor="bottom"))
 
 # %% ../../nbs/viz/33_search.ipynb #cell012
-def logit_history(history: Sequence[ArchLogits], scale: int, *, widths: Sequence[int]) -> dict[str, list[list]]:
+def logit_history(
+    history: Sequence[ArchLogits],  # logits of each epoch
+    scale: int,  # 0: 1/8, 1: 1/16, 2: 1/32
+    *,
+    widths: Sequence[int],  # twelfths to choose from
+) -> dict[str, list[list]]:
     """Cells x epochs of a scale: 'operator' (index of the most probable), 'probability', 'down', 'width' (expected, twelfths; None if fixed)."""
     layers = history[0].layers
     p = [[cell_probabilities(logits, layer, scale) for logits in history] for layer in range(scale, layers)]
@@ -203,12 +211,12 @@ def _value_map(
 
 # %% ../../nbs/viz/33_search.ipynb #cell015
 def plot_logits(
-    history: Sequence[ArchLogits],
+    history: Sequence[ArchLogits],  # logits of each epoch
     *,
-    epochs: Sequence[int] | None = None,
-    operators: Sequence[str] = OPERATORS,
-    widths: Sequence[int] = (4, 6, 8, 10, 12),
-    title: str = "Architecture parameters over the search",
+    epochs: Sequence[int] | None = None,  # their numbers; from 0 unless given
+    operators: Sequence[str] = OPERATORS,  # their names
+    widths: Sequence[int] = (4, 6, 8, 10, 12),  # twelfths to choose from
+    title: str = "Architecture parameters over the search",  # of the figure
 ) -> go.Figure:
     """Small multiples, scales by kinds of parameters: leading operator, input from the finer scale, expected width; x is the epoch."""
     if not history:
@@ -280,11 +288,11 @@ def _error_bar(points: Sequence[Mapping], plus: str, minus: str, middle: str | N
 
 # %% ../../nbs/viz/33_search.ipynb #cell021
 def plot_frontier(
-    points: Sequence[Mapping],
+    points: Sequence[Mapping],  # name, ms, miou and perhaps role, q1_ms, q3_ms, miou_std of each
     *,
-    title: str = "Accuracy against latency",
-    ceiling_ms: float | None = None,
-    subtitle: str = "",
+    title: str = "Accuracy against latency",  # of the figure
+    ceiling_ms: float | None = None,  # drawn as a line
+    subtitle: str = "",  # small, below the title
 ) -> go.Figure:
     """Mean IoU against latency for records with name, ms and miou, with the line of the points that no other beats."""
     if not points:

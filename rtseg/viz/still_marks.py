@@ -46,7 +46,11 @@ class Axis(NamedTuple):
         return self.start + (number - self.low) / ((self.high - self.low) or 1) * (self.end - self.start)
 
 
-def nice_ticks(low: float, high: float, count: int) -> list[float]:
+def nice_ticks(
+    low: float,  # end
+    high: float,  # end
+    count: int,  # about how many
+) -> list[float]:
     """Round numbers between two ends, about `count` of them."""
     low, high = sorted((low, high))
     raw = (high - low) / max(count, 1) or 1.0
@@ -195,7 +199,12 @@ def _each(value: Any, count: int) -> list:
     return list(value) if isinstance(value, list | tuple) else [value] * count
 
 
-def colour_of(value: float | None, scale: Sequence, low: float, high: float) -> str:
+def colour_of(
+    value: float | None,  # None: no colour
+    scale: Sequence,  # (share, colour) stops
+    low: float,  # value of share 0
+    high: float,  # value of share 1
+) -> str:
     """The colour of a number on a scale of (share, colour) stops."""
     share = min(max((value - low) / ((high - low) or 1), 0.0), 1.0)
     stops = [
@@ -361,7 +370,11 @@ def draw_markers(pen: Pen, points: list[tuple], marker: dict, colour: str, opaci
             pen.add("circle", cx=a, cy=b, r=size / 2, **look)
 
 # %% ../../nbs/viz/03_still_marks.ipynb #c011s3
-def draw_texts(pen: Pen, points: list[tuple], trace: dict) -> None:
+def draw_texts(
+    pen: Pen,  # draws
+    points: list[tuple],  # x, y in pixels
+    trace: dict,  # of the figure, plain data
+) -> None:
     """The texts of a trace, at their positions."""
     font, many = trace.get("textfont", {}), len(points)
     texts, places = _each(trace.get("text") or "", many), _each(trace.get("textposition", "middle center"), many)

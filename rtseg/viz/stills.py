@@ -41,7 +41,11 @@ def _text(value: Any) -> str:
     return (value.get("text") or "") if isinstance(value, dict) else (value or "")
 
 
-def build_axes(data: list[dict], layout: dict, box: tuple[float, float, float, float]) -> dict[str, Axis]:
+def build_axes(
+    data: list[dict],  # traces of the figure, plain data
+    layout: dict,  # of the figure, plain data
+    box: tuple[float, float, float, float],  # left, right, top, bottom of the plots, pixels
+) -> dict[str, Axis]:
     """All axes of a figure by name; `box` is (left, right, top, bottom) of the plots in pixels."""
     left, right, top, bottom = box
     made = {}
@@ -87,7 +91,11 @@ def _ticks(axis: Axis) -> list[tuple[float, str]]:
     return [(at, word) for at, word in found if at is not None and low - 1 <= at <= high + 1]
 
 # %% ../../nbs/viz/04_stills.ipynb #c005s1
-def draw_frame(pen: Pen, x: Axis, y: Axis) -> None:
+def draw_frame(
+    pen: Pen,  # draws
+    x: Axis,  # axis
+    y: Axis,  # axis
+) -> None:
     """Grid, ticks and titles of one panel."""
     left, right, bottom, top = x.start, x.end, y.start, y.end
     for axis, upright in ((x, True), (y, False)):
@@ -147,7 +155,12 @@ def _path(text: str, x: Axis, y: Axis) -> str:
     return "".join(made)
 
 
-def draw_shape(pen: Pen, shape: dict, axes: dict[str, Axis], box: tuple) -> None:
+def draw_shape(
+    pen: Pen,  # draws
+    shape: dict,  # plotly's
+    axes: dict[str, Axis],  # by name
+    box: tuple,  # left, right, top, bottom of the plots, pixels
+) -> None:
     """A line, a rectangle or a path."""
     x, y = _referred(axes, "x", shape.get("xref"), box), _referred(axes, "y", shape.get("yref"), box)
     line, fill = shape.get("line", {}), shape.get("fillcolor")
@@ -183,7 +196,12 @@ def draw_shape(pen: Pen, shape: dict, axes: dict[str, Axis], box: tuple) -> None
         )
 
 # %% ../../nbs/viz/04_stills.ipynb #c007s1
-def draw_note(pen: Pen, note: dict, axes: dict[str, Axis], box: tuple) -> None:
+def draw_note(
+    pen: Pen,  # draws
+    note: dict,  # plotly's annotation
+    axes: dict[str, Axis],  # by name
+    box: tuple,  # left, right, top, bottom of the plots, pixels
+) -> None:
     """An annotation's text."""
     at = [_referred(axes, letter, note.get(f"{letter}ref"), box).place(note.get(letter)) for letter in "xy"]
     if None in at or not note.get("text"):
@@ -213,7 +231,13 @@ def _legend_entries(data: list[dict], layout: dict) -> list[tuple[str, dict, str
     return list({name: (name, trace, colour) for name, trace, colour in shown}.values())
 
 # %% ../../nbs/viz/04_stills.ipynb #c007s2
-def draw_legend(pen: Pen, data: list[dict], layout: dict, box: tuple, width: float) -> None:
+def draw_legend(
+    pen: Pen,  # draws
+    data: list[dict],  # traces of the figure, plain data
+    layout: dict,  # of the figure, plain data
+    box: tuple,  # left, right, top, bottom of the plots, pixels
+    width: float,  # pixels of the whole picture
+) -> None:
     """Names in rows above the plots, or below them where the figure says so."""
     entries = _legend_entries(data, layout)
     if not entries:

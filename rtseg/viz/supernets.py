@@ -16,7 +16,11 @@ from .architecture_layout import SHORT
 from .figures import INK, MUTED, OPERATOR_COLORS, SEQUENTIAL, new_figure, rgb
 
 # %% ../../nbs/viz/13_supernets.ipynb #cell005
-def cell_probabilities(logits: ArchLogits, layer: int, scale: int) -> dict[str, list[float]]:
+def cell_probabilities(
+    logits: ArchLogits,  # of a search
+    layer: int,  # counted from 0
+    scale: int,  # 0: 1/8, 1: 1/16, 2: 1/32
+) -> dict[str, list[float]]:
     """Softmax of a cell's logits: 'operators', 'inputs' [from the finer scale, from the same scale], 'widths' of the input ([] if fixed)."""
     row = layer - scale
     if not 0 <= row < logits.layers - scale:
@@ -124,12 +128,12 @@ def _hover(
 
 
 def plot_supernet(
-    logits: ArchLogits,
+    logits: ArchLogits,  # of a search
     *,
-    operators: tuple[str, ...] = OPERATORS,
-    widths: tuple[int, ...] = (4, 6, 8, 10, 12),
-    title: str = "Supernet",
-    subtitle: str = "",
+    operators: tuple[str, ...] = OPERATORS,  # their names
+    widths: tuple[int, ...] = (4, 6, 8, 10, 12),  # twelfths to choose from
+    title: str = "Supernet",  # of the figure
+    subtitle: str = "",  # small, below the title
 ) -> go.Figure:
     """The grid of a search space with the probabilities of operators (bars), inputs (lines) and widths (strips)."""
     if len(operators) != logits.operators or logits.widths not in (1, len(widths)):

@@ -100,12 +100,14 @@ def _as_records(rows: Sequence, columns: Mapping[str, str]) -> list[dict]:
 
 
 def table(
-    rows: Sequence[Mapping | Sequence],
-    columns: Sequence[str] | Mapping[str, str] | None = None,
+    rows: Sequence[Mapping | Sequence],  # dictionaries, or sequences
+    columns: Sequence[str]
+    | Mapping[str, str]
+    | None = None,  # keys, or key -> heading; the first row's keys unless given
     *,
-    formats: Mapping[str, str] | None = None,
-    caption: str = "",
-    bold: Sequence[int] = (),
+    formats: Mapping[str, str] | None = None,  # key -> format, such as '.1f'
+    caption: str = "",  # above the table
+    bold: Sequence[int] = (),  # numbers of rows
 ) -> Table:
     """A table of `rows`; `columns` are keys or key -> heading (None: the first row's keys), `formats` key -> '.1f', `bold` row numbers."""
     if columns is None:

@@ -44,7 +44,12 @@ def _heights(result: TuneResult, state: str, objective: str) -> tuple[list[Trial
     return chosen, [min((t.scores[objective] for t in result.complete), default=0.0)] * len(chosen)
 
 
-def plot_history(result: TuneResult, *, objective: str = "miou", title: str = "History") -> go.Figure:
+def plot_history(
+    result: TuneResult,  # of a study
+    *,
+    objective: str = "miou",  # 'miou' or 'latency'
+    title: str = "History",  # of the figure
+) -> go.Figure:
     """Score of each trial in the order of their numbers, and the best so far."""
     check_choice(objective, result.objectives, what="objective")
     figure = new_figure(
@@ -90,7 +95,11 @@ def hover(trial: TrialRecord) -> str:
     return "<br>".join([f"<b>trial {trial.number}</b>: {', '.join(scores) or trial.reason or trial.state}", *settings])
 
 # %% ../../nbs/viz/24_tuning.ipynb #cell009
-def axis_of(key: str, parameter: Parameter, values: Sequence) -> dict:
+def axis_of(
+    key: str,  # of the setting
+    parameter: Parameter,  # its range
+    values: Sequence,  # of the trials
+) -> dict:
     """An axis of parallel coordinates: positions of the values, range and ticks."""
     if parameter.kind == "choice":
         words = list(parameter.labels())
@@ -111,7 +120,12 @@ def axis_of(key: str, parameter: Parameter, values: Sequence) -> dict:
     )
 
 
-def plot_parallel(result: TuneResult, *, objective: str = "miou", title: str = "Settings and score") -> go.Figure:
+def plot_parallel(
+    result: TuneResult,  # of a study
+    *,
+    objective: str = "miou",  # 'miou' or 'latency'
+    title: str = "Settings and score",  # of the figure
+) -> go.Figure:
     """Parallel coordinates of the complete trials; `DataError` if there is none."""
     check_choice(objective, result.objectives, what="objective")
     done = sorted(
@@ -150,7 +164,11 @@ def plot_parallel(result: TuneResult, *, objective: str = "miou", title: str = "
 
 # %% ../../nbs/viz/24_tuning.ipynb #cell012
 def plot_importance(
-    result: TuneResult, *, objective: str = "miou", method: str = "ped-anova", title: str = "Importance of the settings"
+    result: TuneResult,  # of a study
+    *,
+    objective: str = "miou",  # 'miou' or 'latency'
+    method: str = "ped-anova",  # 'ped-anova' or 'fanova'
+    title: str = "Importance of the settings",  # of the figure
 ) -> go.Figure:
     """One bar a setting, the most important on top; `DataError` for too few trials."""
     shares = importance(result, objective=objective, method=method)

@@ -253,6 +253,13 @@ def test_signatures_are_complete():
     assert symbol.signature == "def f(a, /, b: int=1, *args: str, c: float, **rest) -> 'list[int]'"
 
 
+def test_what_is_said_of_arguments_stays_beside_them():
+    source = '__all__ = ["f"]\ndef f(\n    a: int,  # metres\n    *,\n    b: str = "x",  # a name\n) -> None:\n    """Do it."""\n'
+    symbol = read_symbols(source)[0]
+    assert symbol.signature == 'def f(\n    a: int,  # metres\n    *,\n    b: str = "x",  # a name\n) -> None'
+    assert symbol.doc == "Do it."
+
+
 def test_formulas_and_code_do_not_mix():
     html = markdown_html("`$a$` costs $5 or $6; $x < y$\n\n```sh\necho $HOME $PATH\n```")
     assert (

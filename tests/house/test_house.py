@@ -34,7 +34,7 @@ FLOORS = (
     ("deployment", "pipeline"),
 )
 SHARED = 20  # exported functions and classes whose name occurs in several modules: may only fall
-SAID = 458  # public functions that describe each of their three or more arguments: may only rise
+SAID = 539  # public functions that describe each of their three or more arguments: may only rise
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 
 
@@ -215,10 +215,16 @@ def test_fewer_and_fewer_names_occur_in_several_modules():
     assert len(functions) <= SHARED, "a name has one home: " + "; ".join(f"{n} in {w}" for n, w in functions.items())
 
 
+TYPED_HELP = re.compile(r"\bhelp=|Option( \| None)?$|^typer\.Context$")  # what the command line says with --help
+
+
 def says_its_arguments(function: ast.FunctionDef, lines: list[str]) -> bool:
-    """Whether every argument has its comment (docments): meaning, shape, unit, allowed values."""
-    told = function.args
-    return all("  # " in lines[a.end_lineno - 1] for a in [*told.posonlyargs, *told.args, *told.kwonlyargs])
+    """Whether every argument has its comment (docments): meaning, shape, unit, allowed values; a command's options have their help."""
+    told = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+    return all(
+        "  # " in lines[a.end_lineno - 1] or (a.annotation and TYPED_HELP.search(ast.unparse(a.annotation)))
+        for a in told
+    )
 
 
 def test_more_and_more_functions_say_their_arguments():
