@@ -46,7 +46,12 @@ data_app = typer.Typer(
 )
 
 # %% ../../nbs/cli/21_data.ipynb #cell004d
-def picture_pairs(dataset: SegDataset, path: Path, *, count: int = 4) -> Path:
+def picture_pairs(
+    dataset: SegDataset,  # opened split
+    path: Path,  # of the picture
+    *,
+    count: int = 4,  # pairs from the beginning
+) -> Path:
     """Draw the first `count` pairs of a data set side by side, with a legend."""
     pairs = [dataset.read(i) for i in range(min(count, len(dataset)))]
     names = [sample.name for sample in dataset.samples[: len(pairs)]]
@@ -56,7 +61,12 @@ def picture_pairs(dataset: SegDataset, path: Path, *, count: int = 4) -> Path:
 
 # %% ../../nbs/cli/21_data.ipynb #cell004
 def existing_splits(
-    name: str, root: Path, labels: str | None, splits: str, *, bits: int | None = None
+    name: str,  # of a layout or format
+    root: Path,  # its folder
+    labels: str | None,  # as typed
+    splits: str,  # with commas
+    *,
+    bits: int | None = None,  # true depth of 16-bit images
 ) -> dict[str, SegDataset]:
     """The named splits of a data set, opened."""
     return {split: open_dataset(name, root, split, labels=labels, bits=bits) for split in splits.split(",")}

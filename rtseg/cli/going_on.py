@@ -50,7 +50,12 @@ def is_fresh(folder: Path) -> bool:
     return not folder.is_dir() or all(path.name in (COMMAND, LOCK, HOLDER) for path in folder.iterdir())
 
 # %% ../../nbs/cli/03_going_on.ipynb #cell008
-def recall(folder: Path, given: dict[str, Any], typed: set[str], paths: set[str]) -> dict[str, Any]:
+def recall(
+    folder: Path,  # of the command
+    given: dict[str, Any],  # all of its arguments
+    typed: set[str],  # names of those that were typed now
+    paths: set[str],  # names of those that are paths
+) -> dict[str, Any]:
     """What a command in `folder` goes on with: what is `typed` now, and for the rest what it was begun with; the names in `paths` are turned into paths."""
     told = read_yaml(folder / COMMAND) if (folder / COMMAND).is_file() else {}
     known = {name: Path(value) if name in paths else value for name, value in told.items() if name in given}
@@ -64,7 +69,12 @@ def recall(folder: Path, given: dict[str, Any], typed: set[str], paths: set[str]
 
 # %% ../../nbs/cli/03_going_on.ipynb #cell011
 @contextmanager
-def working(folder: Path, given: dict[str, Any], *, alone: bool) -> Iterator[None]:
+def working(
+    folder: Path,  # of the command
+    given: dict[str, Any],  # its arguments
+    *,
+    alone: bool,  # whether nobody else may work in it
+) -> Iterator[None]:
     """Hold a folder (`alone`: nobody else may work in it), with what the command was given written down in it; one in which nothing was made is removed again."""
     first, fresh = int(os.environ.get("RANK", "0")) == 0, is_fresh(folder)
     there = folder.is_dir()
@@ -112,7 +122,12 @@ def takes_path(parameter: inspect.Parameter) -> bool:
     return kind is Path or Path in get_args(kind)
 
 
-def going_on(name: str, command: Callable[..., None], *, alone: bool = True) -> Callable[..., None]:
+def going_on(
+    name: str,  # of the command
+    command: Callable[..., None],  # without --resume
+    *,
+    alone: bool = True,  # whether nobody else may work in its folder
+) -> Callable[..., None]:
     """The command `name` with `--resume`; `alone` lets one process work in a folder at a time."""
     parameters = dict(inspect.signature(command, eval_str=True).parameters)
     needed = [key for key, p in parameters.items() if p.default is p.empty and key != "out"]

@@ -29,7 +29,13 @@ def lab_start(folder: Path | None) -> tuple[Path, str]:
     return folder, "index.ipynb" if (folder / "index.ipynb").is_file() else ""
 
 
-def lab_words(folder: Path, *, port: int, browser: bool, page: str = "") -> list[str]:
+def lab_words(
+    folder: Path,  # that is opened
+    *,
+    port: int,  # of the server
+    browser: bool,  # whether one is opened
+    page: str = "",  # that is opened first
+) -> list[str]:
     """The command that starts JupyterLab on `folder`, for this machine alone; a container's root is let in."""
     root = ["--allow-root"] if getattr(os, "geteuid", lambda: 1)() == 0 else []
     server = [

@@ -64,7 +64,10 @@ def is_record(path: str) -> bool:
 
 
 def build_network(
-    model: str, classes: int, weights: Path | None = None, options: list[str] | None = None
+    model: str,  # a registry name, or the .json of an architecture or a pruned network
+    classes: int,  # their number
+    weights: Path | None = None,  # to load
+    options: list[str] | None = None,  # as typed, KEY=VALUE
 ) -> SegNetwork:
     """The network that `model` names (a registry name, or the .json of an architecture or of a pruned network), with weights if some are given, converted if they are a published checkpoint's."""
     if not model.endswith(".json"):
@@ -85,13 +88,13 @@ def build_network(
 
 # %% ../../nbs/cli/02_options.ipynb #celltrained
 def open_trained(
-    weights: Path,
-    model: str | None = None,
-    option: list[str] | None = None,
+    weights: Path,  # a file or a run folder
+    model: str | None = None,  # for a file that does not name its network
+    option: list[str] | None = None,  # as typed, KEY=VALUE
     *,
-    labels: LabelSet | None = None,
-    what: str = "--labels",
-    classes: int | None = None,
+    labels: LabelSet | None = None,  # for a file that does not name its classes
+    what: str = "--labels",  # where `labels` come from, for messages
+    classes: int | None = None,  # their number, where nothing names them
 ) -> LoadedNetwork:
     """The trained network of a file or of a run folder, by what the file says of itself; `model` and `option` are for files that do not, `labels` (said by `what`) and `classes`, too.
 
@@ -111,7 +114,13 @@ def open_trained(
 
 
 def open_with_labels(
-    weights: Path, dataset: str, root: Path, split: str, labels: str | None, *, bits: int | None = None
+    weights: Path,  # a file or a run folder
+    dataset: str,  # a layout or format
+    root: Path,  # its folder
+    split: str,  # its name
+    labels: str | None,  # as typed; the weights' own where the data have none
+    *,
+    bits: int | None = None,  # true depth of 16-bit images; the weights' own unless given
 ) -> SegDataset:
     """A split for trained weights: read with `labels`, or with the label set that the weights carry where the data set has none of its own, or names its classes as a tool does; their true depth of 16-bit images unless `bits` is given."""
     info = read_info(weights_file(weights))
@@ -148,7 +157,13 @@ def read_scales(text: str) -> tuple[float, ...]:
 
 
 def read_inference(
-    mode: str, crop: str | None, overlap: float | None, scale: float, scales: str, flip: bool, align_corners: bool
+    mode: str,  # 'whole' or 'sliding'
+    crop: str | None,  # as typed
+    overlap: float | None,  # share of a window, 0 to 1
+    scale: float,  # of the image
+    scales: str,  # as typed, with commas
+    flip: bool,  # look at the mirrored image, too
+    align_corners: bool,  # of the enlargement of logits
 ) -> Inference:
     """What was typed about the way of asking; `ConfigError` if it is impossible."""
     given = {name: value for name, value in (("crop", crop), ("overlap", overlap)) if value is not None}

@@ -24,7 +24,11 @@ from .options import read_parameters, read_settings
 
 # %% ../../nbs/cli/11_run.ipynb #cell004
 def chosen_config(
-    preset: str | None, out: Path | None, data: Path | None, settings: dict[str, str], seeds: int | None
+    preset: str | None,  # as typed
+    out: Path | None,  # run folder, as typed
+    data: Path | None,  # folder of the images, as typed
+    settings: dict[str, str],  # KEY -> VALUE, as typed
+    seeds: int | None,  # of the search, as typed
 ) -> tuple[AnyConfig, Path]:
     """Configuration and run folder for what was typed: a preset, or the folder's own configuration where no preset is named."""
     begun = preset is None and out is not None and (out / "config.yaml").is_file()

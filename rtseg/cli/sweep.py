@@ -96,7 +96,10 @@ def sweep_figure(records: Sequence[PointRecord]) -> go.Figure:
 
 # %% ../../nbs/cli/12_sweep.ipynb #cell008
 def row_html(
-    record: PointRecord, keys: Sequence[str], names: Sequence[str], marks: Mapping[str, tuple[float, float]]
+    record: PointRecord,  # of the point
+    keys: Sequence[str],  # settings that are swept
+    names: Sequence[str],  # of the numbers
+    marks: Mapping[str, tuple[float, float]],  # number -> least and greatest
 ) -> str:
     """One point as a row: settings, state, numbers (the largest ▲, the smallest ▼), links."""
     cells = [escape(record.values[key]) for key in keys] + [record.state]
@@ -127,7 +130,12 @@ def points_html(records: Sequence[PointRecord]) -> str:
     )
 
 
-def write_sweep_page(out: Path, target: str, records: Sequence[PointRecord], fixed: Mapping[str, str]) -> Path:
+def write_sweep_page(
+    out: Path,  # folder of the sweep
+    target: str,  # what was swept
+    records: Sequence[PointRecord],  # of the points
+    fixed: Mapping[str, str],  # settings that are the same at all points
+) -> Path:
     """Write `index.html` of a sweep: what was swept, the picture, the table; it opens offline."""
     done = sum(record.state == "done" for record in records)
     same = ", ".join(f"{key}={value}" for key, value in fixed.items()) or "what the notebook says"

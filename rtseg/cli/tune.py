@@ -52,7 +52,14 @@ class CommandNetwork:
         )
 
 # %% ../../nbs/cli/26_tune.ipynb #cell008
-def network_words(model: str, options: list[str], *, dataset: str, root: Path, labels: str | None) -> tuple[str, ...]:
+def network_words(
+    model: str,  # as typed
+    options: list[str],  # as typed
+    *,
+    dataset: str,  # as typed
+    root: Path,  # as typed
+    labels: str | None,  # as typed
+) -> tuple[str, ...]:
     """What a command line says of its network and data, with paths that hold from anywhere."""
     model = str(Path(model).resolve()) if model.endswith(".json") else model
     words = ["--model", model, *(word for option in options for word in ("--option", option))]
