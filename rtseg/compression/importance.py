@@ -113,8 +113,7 @@ def channel_scores(
     *,
     criterion: str = "l1",  # how kernels are scored: 'l1', 'l2' or 'taylor'
     taylor: Mapping[str, Tensor] | None = None,  # what `taylor_scores` found; needed for 'taylor'
-    without: Mapping[str, Iterable[int]]
-    | None = None,  # layer -> inputs that do not count, because they are cut as well
+    without: Mapping[str, Iterable[int]] | None = None,  # layer -> inputs that are cut as well
 ) -> Tensor | None:
     "The score of every channel of a coupling (float64, mean 1), or None where the criterion has nothing to read."
     check_choice(criterion, CRITERIA, what="criterion")

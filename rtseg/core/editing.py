@@ -93,7 +93,11 @@ def with_step(
     return _with_branches(arch, {branch: Branch(b.ops, scales, b.widths)})
 
 
-def step_places(arch: Architecture, branch: int, step: int) -> range:
+def step_places(
+    arch: Architecture,  # stays as it is
+    branch: int,  # its index
+    step: int,  # which of its steps to a coarser scale, counted from 0
+) -> range:
     "The layers behind which one step of a branch can lie while the others stay; `ConfigError` where there is no such branch or step."
     companions(arch, branch, 0)
     b = arch.branches[branch]

@@ -66,7 +66,11 @@ def busy(folder: Path) -> RunBusy:
     return RunBusy(f"run folder {folder} is in use by {who}: wait for it, stop it, or choose another folder with --out")
 
 
-def refuse_foreign(folder: Path, mark: str, what: str) -> None:
+def refuse_foreign(
+    folder: Path,  # that is to be used
+    mark: str,  # file by which it is known as ours
+    what: str,  # is the matter with it otherwise, for the message
+) -> None:
     """`ConfigError` where a folder holds things but not the file `mark`: it is somebody's, and stays as it is, without a lock in it."""
     if (
         folder.is_dir()

@@ -179,10 +179,7 @@ def import_dataset(
     source: str | Path,  # folder or archive
     out: str | Path,  # a new folder
     *,
-    labels: str
-    | Path
-    | LabelSet
-    | None = None,  # a label set, its name or its file; the tool's own classes unless given
+    labels: str | Path | LabelSet | None = None,  # a label set, its name or its file
     background: str = "class",  # 'class' or 'ignore': pixels that nobody annotated
     share: float = SHARE,  # of the images for validation, where the source has no splits, 0 to 1
     pairing: Pairing | None = None,  # how a layout pairs files

@@ -258,17 +258,12 @@ def _predict_video(
 # %% ../../nbs/evaluation/07_prediction.ipynb #cell020
 def predict(
     model: nn.Module,  # a network, or any module from normalised images to logits
-    images: str
-    | Path
-    | Sequence[str | Path]
-    | SegDataset
-    | np.ndarray,  # a folder, a file, a video, a list of files, a data set, or an array H x W x 3 uint8
+    images: str | Path | Sequence[str | Path] | SegDataset | np.ndarray,  # files, a video, a data set, or H x W x 3
     labels: LabelSet,  # brings names and colours
     out: str | Path | None = None,  # folder; not needed for an array
     *,
     inference: Inference = WHOLE_IMAGE,  # views, windows and size that the network is shown
-    kinds: Sequence[str]
-    | None = None,  # names in `KINDS` and formats of annotation tools in `SHAPES`; `KINDS` unless given
+    kinds: Sequence[str] | None = None,  # names in `KINDS` and `SHAPES`; `KINDS` unless given
     alpha: float = 0.5,  # opacity of the overlay, 0 to 1
     batch_size: int = 1,  # images at once
     precision: str = "fp32",  # 'fp32', 'bf16', 'fp16' where the device has it; see rtseg.core.precision

@@ -65,7 +65,12 @@ def segment(model: Segmenter, image: np.ndarray) -> Segmented:
 Stored = str | Path | Sequence[np.ndarray]
 
 
-def stored_answer(stored: Stored, index: int, name: str, labels: LabelSet) -> Segmented:
+def stored_answer(
+    stored: Stored,  # a folder of label-id PNGs, or a list of label maps
+    index: int,  # of the sample
+    name: str,  # of the sample
+    labels: LabelSet,  # the label set
+) -> Segmented:
     "The answer that a folder of label-id PNGs holds for the sample `name`, or a list at `index`."
     if isinstance(stored, str | Path):
         return Segmented(labels.encode(read_mask(Path(stored) / f"{name}.png")))
@@ -125,7 +130,11 @@ class Pictures:
         return as_rgb(image), mask
 
 # %% ../../nbs/explore/03_answers.ipynb #cell011
-def image_confusion(label: np.ndarray, predicted: np.ndarray, labels: LabelSet) -> torch.Tensor:
+def image_confusion(
+    label: np.ndarray,  # train ids, H x W
+    predicted: np.ndarray,  # train ids, H x W
+    labels: LabelSet,  # the label set
+) -> torch.Tensor:
     "Confusion matrix C x C of one image: rows are labels, columns predictions; `DataError` for classes that the set does not have."
     if label.shape != predicted.shape:
         raise DataError(

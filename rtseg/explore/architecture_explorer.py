@@ -44,7 +44,13 @@ class Totals:
         )
 
 
-def totals_of(arch: Architecture, latency: LatencyLookup | None, *, size: tuple[int, int], num_classes: int) -> Totals:
+def totals_of(
+    arch: Architecture,  # the architecture
+    latency: LatencyLookup | None,  # operator -> ms; None: without milliseconds
+    *,
+    size: tuple[int, int],  # height, width
+    num_classes: int,  # of the network
+) -> Totals:
     "What a network costs for an image of `size` (height, width)."
     ms = None if latency is None else sum(box_times(arch, latency, size=size, num_classes=num_classes).values())
     cost = network_cost(arch, size, num_classes=num_classes)
@@ -83,7 +89,12 @@ def change_html(before: Totals, after: Totals) -> str:
     return f"<table style='font:13px sans-serif'><tr><td>given</td><td>now</td><td></td></tr>{''.join(rows)}</table>"
 
 
-def cell_html(cell: CellSpec, arch: Architecture, cost: Cost, ms: float | None) -> str:
+def cell_html(
+    cell: CellSpec,  # of the architecture
+    arch: Architecture,  # the architecture
+    cost: Cost,  # of the cell
+    ms: float | None,  # of the cell
+) -> str:
     "One cell in words: operator, channels, width, place, sharing, costs."
     width = arch.width_after(cell.branches[0], cell.layer)
     shared = f", shared by {len(cell.branches)} branches" if len(cell.branches) > 1 else ""
@@ -298,14 +309,14 @@ class _Controls:
 
 # %% ../../nbs/explore/11_architecture_explorer.ipynb #cell021
 def explore_architecture(
-    arch: Architecture,
+    arch: Architecture,  # where one begins
     *,
-    name: str = "",
-    latency: LatencyLookup | None = None,
-    size: tuple[int, int] | None = None,
-    num_classes: int | None = None,
-    widths: tuple[int, ...] = (4, 6, 8, 10, 12),
-    folder: str | Path = "architectures",
+    name: str = "",  # of the network
+    latency: LatencyLookup | None = None,  # operator -> ms, or a table; None: without milliseconds
+    size: tuple[int, int] | None = None,  # height, width; the table's unless given
+    num_classes: int | None = None,  # the table's unless given
+    widths: tuple[int, ...] = (4, 6, 8, 10, 12),  # twelfths to choose from
+    folder: str | Path = "architectures",  # where networks are saved
 ) -> ArchitectureExplorer:
     "A network that one clicks through and changes; milliseconds from `latency` for images of `size` (height, width), saved networks go to `folder`."
     size, num_classes = measured_for(latency, size, num_classes)

@@ -211,7 +211,12 @@ def show_links(output: widgets.Output, html: str) -> None:
     output.outputs = ({"output_type": "display_data", "data": data, "metadata": {}},) if html else ()
 
 
-def link_html(path: Path | str, text: str, *, here: Path | None = None) -> str:
+def link_html(
+    path: Path | str,  # of the file
+    text: str,  # that is clicked
+    *,
+    here: Path | None = None,  # folder that the link is relative to; the working directory unless given
+) -> str:
     "A link to a file as seen from a page in the folder `here` (None: the working directory), or to an address."
     if isinstance(path, Path):
         path = quote(Path(os.path.relpath(path.resolve(), (here or Path.cwd()).resolve())).as_posix())

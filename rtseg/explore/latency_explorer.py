@@ -269,12 +269,12 @@ def kinds_html(first: LatencyTable, second: LatencyTable) -> str:
 
 # %% ../../nbs/explore/13_latency_explorer.ipynb #cell026
 def explore_latency(
-    table: LatencyTable | str | Path,
+    table: LatencyTable | str | Path,  # a table or its file
     *,
-    other: LatencyTable | str | Path | None = None,
-    networks: Mapping[str, Architecture] | None = None,
-    pairs: Sequence[tuple[Architecture, float | Latency]] = (),
-    predictor: Predictor | None = None,
+    other: LatencyTable | str | Path | None = None,  # table of another device or runtime
+    networks: Mapping[str, Architecture] | None = None,  # name -> architecture, whose layers are shown
+    pairs: Sequence[tuple[Architecture, float | Latency]] = (),  # networks and their measured ms
+    predictor: Predictor | None = None,  # fitted to this table
 ) -> LatencyExplorer:
     """A latency table (or its file) to be looked into: operators by widths, the layers of `networks` (by name), predictions against `pairs` of a network and its measured ms, and `other`, a table
     of another device or runtime. `ConfigError` for a predictor of another table or a single pair."""

@@ -62,7 +62,13 @@ class Grid:
 UNITS = {"ms": "milliseconds", "GMAC/s": "billions of multiply-accumulates a second"}
 
 
-def operator_grid(table: LatencyTable, part: Part, *, size: tuple[int, int], stride: int = 1) -> Grid:
+def operator_grid(
+    table: LatencyTable,  # of the operators
+    part: Part,  # kind and kernel
+    *,
+    size: tuple[int, int],  # height, width
+    stride: int = 1,  # 1 or 2
+) -> Grid:
     "The rows of `part` (kind, kernel) at an input size (height, width); raises `ConfigError` where the table has none."
     specs = [
         s
@@ -84,7 +90,13 @@ def operator_grid(table: LatencyTable, part: Part, *, size: tuple[int, int], str
     )
 
 # %% ../../nbs/explore/12_latency_parts.ipynb #cell011
-def plot_grid(grid: Grid, *, title: str, unit: str = "ms", top: float | None = None) -> go.Figure:
+def plot_grid(
+    grid: Grid,  # of a part
+    *,
+    title: str,  # of the figure
+    unit: str = "ms",  # of the numbers
+    top: float | None = None,  # value of the darkest colour; the grid's greatest unless given
+) -> go.Figure:
     "Heat map of a grid; `top` is the value of the darkest colour (the grid's own greatest unless given)."
     z = grid.values(unit)
     known = [v for row in z for v in row if v is not None]
@@ -158,11 +170,11 @@ def layer_times(arch: Architecture, table: LatencyTable) -> list[LayerTime]:
 
 
 def plot_layers(
-    arch: Architecture,
-    tables: Mapping[str, LatencyTable],
+    arch: Architecture,  # the architecture
+    tables: Mapping[str, LatencyTable],  # name -> table
     *,
-    title: str = "Where the milliseconds go",
-    measured: float | None = None,
+    title: str = "Where the milliseconds go",  # of the figure
+    measured: float | None = None,  # ms of the whole network
 ) -> go.Figure:
     "Bars of the layers of a network by one latency table, or by several (name -> table) side by side; `measured` is the whole network's time in ms."
     rows = {name: layer_times(arch, table) for name, table in tables.items()}

@@ -309,7 +309,11 @@ class MaskViewer(TriedState, Explorer):
             self.at(points.xs[0], points.ys[0])
 
 # %% ../../nbs/explore/23_mask_viewer.ipynb #4de04916
-def seen_view(figure: Figure, drawn: View | None, image: np.ndarray) -> View | None:
+def seen_view(
+    figure: Figure,  # living
+    drawn: View | None,  # view with which it was drawn
+    image: np.ndarray,  # H x W x 3
+) -> View | None:
     "What is seen of an image in a figure that was drawn with the view `drawn` and may have been zoomed since; None for all of it."
     layout, whole = figure.layout, whole_view(image)
     drawn = drawn or whole
@@ -325,12 +329,12 @@ def seen_view(figure: Figure, drawn: View | None, image: np.ndarray) -> View | N
 
 # %% ../../nbs/explore/23_mask_viewer.ipynb #cell024
 def explore_masks(
-    data: SegDataset | Sequence[tuple[np.ndarray, np.ndarray | None]] | np.ndarray | str | Path,
-    models: Mapping[str, Segmenter | Stored] | None = None,
+    data: SegDataset | Sequence[tuple[np.ndarray, np.ndarray | None]] | np.ndarray | str | Path,  # a data set or images
+    models: Mapping[str, Segmenter | Stored] | None = None,  # name -> what makes masks
     *,
-    labels: LabelSet | None = None,
-    width: int = 1000,
-    side: int = 1024,
+    labels: LabelSet | None = None,  # the data's own unless given, or those that weights say
+    width: int = 1000,  # pixels of the page
+    side: int = 1024,  # pixels that a picture sends to the browser, at most
 ) -> MaskViewer:
     """A viewer of a data set's images (or pairs, an array, an image file) with what `models` make of them: run folders, files of weights, networks, runtimes, functions, folders of label ids, lists of arrays.
 

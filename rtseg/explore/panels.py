@@ -63,13 +63,13 @@ def _model_panel(
 
 
 def sample_panels(
-    image: np.ndarray,
-    mask: np.ndarray | None,
-    answers: Mapping[str, Segmented],
-    labels: LabelSet,
+    image: np.ndarray,  # H x W x 3 uint8
+    mask: np.ndarray | None,  # train ids, H x W; None: without a label
+    answers: Mapping[str, Segmented],  # model -> what it makes of the image
+    labels: LabelSet,  # the label set
     *,
-    alpha: float = 1.0,
-    kinds: Sequence[str] = KINDS,
+    alpha: float = 1.0,  # opacity of the colours, 0 to 1
+    kinds: Sequence[str] = KINDS,  # names in `KINDS`
 ) -> list[list[Panel]]:
     "Columns of panels: the sample's own, then one of each model; the image and those of `kinds`."
     kinds = [kind for kind in KINDS if kind in ("image", *kinds)]
@@ -114,12 +114,12 @@ def whole_view(image: np.ndarray) -> View:
 
 
 def plot_panels(
-    columns: Sequence[Sequence[Panel]],
+    columns: Sequence[Sequence[Panel]],  # of panels
     *,
-    title: str = "",
-    view: View | None = None,
-    width: int = 1000,
-    side: int = 1024,
+    title: str = "",  # of the figure
+    view: View | None = None,  # what is seen: left, right, top, bottom in pixels; None: all
+    width: int = 1000,  # pixels of the page
+    side: int = 1024,  # pixels of the longer side that are drawn, at most
 ) -> go.Figure:
     "Columns of panels as one figure with linked axes; `view` is what is seen of all of them (left, right, top, bottom, in pixels)."
     height_px, width_px = columns[0][0].pixels.shape[:2]
@@ -170,12 +170,12 @@ def plot_panels(
 
 # %% ../../nbs/explore/02_panels.ipynb #cell011
 def paste_panels(
-    columns: Sequence[Sequence[Panel]],
-    legend: Image.Image | None = None,
+    columns: Sequence[Sequence[Panel]],  # of panels
+    legend: Image.Image | None = None,  # is put below
     *,
-    title: str = "",
-    view: View | None = None,
-    width: int = 1000,
+    title: str = "",  # of the figure
+    view: View | None = None,  # what is seen: left, right, top, bottom in pixels; None: all
+    width: int = 1000,  # pixels
 ) -> Image.Image:
     "Columns of panels as one picture `width` pixels wide."
     shape = columns[0][0].pixels.shape

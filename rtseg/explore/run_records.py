@@ -275,7 +275,11 @@ def run_folders(root: Path) -> Iterator[tuple[Path, str]]:
             yield Path(place), kind
 
 
-def read_run(folder: Path, kind: str, name: str) -> RunRecord:
+def read_run(
+    folder: Path,  # of the run
+    kind: str,  # a key of `READERS`
+    name: str,  # that it gets
+) -> RunRecord:
     "The record of a run; one that cannot be read is 'broken', with the reason as its note."
     try:
         return READERS[kind](folder, name)
@@ -314,7 +318,12 @@ def find_runs(root: str | Path) -> list[RunRecord]:
     return found
 
 
-def sort_runs(records: Sequence[RunRecord], by: str, *, descending: bool = False) -> list[RunRecord]:
+def sort_runs(
+    records: Sequence[RunRecord],  # of the runs
+    by: str,  # a key of `COLUMNS`
+    *,
+    descending: bool = False,  # largest first
+) -> list[RunRecord]:
     "Runs by a column of COLUMNS; those that have nothing there come last in either direction, equals keep their order."
     check_choice(by, COLUMNS, what="column")
     known = [record for record in records if record.row()[by] not in (None, "")]

@@ -108,7 +108,13 @@ def probability_maps(logits: ArchLogits, scale: int) -> dict[str, list[list[floa
     return {"operators": operators, "down": down, "widths": widths}
 
 
-def plot_epoch(logits: ArchLogits, *, operators: Sequence[str], widths: Sequence[int], title: str) -> go.Figure:
+def plot_epoch(
+    logits: ArchLogits,  # of the epoch
+    *,
+    operators: Sequence[str],  # their names
+    widths: Sequence[int],  # twelfths
+    title: str,  # of the figure
+) -> go.Figure:
     "Heat maps of all probabilities at one epoch: scales side by side, below one another operators, inputs and widths over the layers."
     labels = {
         "operators": [SHORT[name] for name in operators],
@@ -164,7 +170,12 @@ def pair_name(lasts: tuple[int, int]) -> str:
     return " + ".join(f"1/{STRIDES[last]}" for last in lasts)
 
 
-def plot_course(recorded: Recorded, index: int, *, role: str = "student") -> go.Figure:
+def plot_course(
+    recorded: Recorded,  # of the search
+    index: int,  # of the epoch in the list
+    *,
+    role: str = "student",  # 'student' or 'teacher'
+) -> go.Figure:
     "Latencies of the student, the supernet's mIoU and the latency's weight by epoch, with a line at the epoch number `index` of the list; the target only for whom it binds, the student."
     scored = any(score is not None for pair in PAIRS for score in recorded.scores(pair))
     figure = new_grid(

@@ -23,7 +23,13 @@ from ..search.space import SearchSpace, role_widths
 from ..viz.architectures import plot_architecture
 
 # %% ../../nbs/explore/15_search_replay.ipynb #cell014
-def epoch_html(recorded: Recorded, index: int, decoded: Decoded, role: str, lasts: tuple[int, int]) -> str:
+def epoch_html(
+    recorded: Recorded,  # of the search
+    index: int,  # of the epoch in the list
+    decoded: Decoded,  # network of the epoch
+    role: str,  # 'student' or 'teacher'
+    lasts: tuple[int, int],  # scale on which each branch ends
+) -> str:
     "An epoch in words: health, losses, latencies, the supernet's score, the weight, and whether the decoded network is the one that the run chose."
     record, score = recorded.history[index], recorded.scores(lasts)[index]
     parts = [f"<b>epoch {record.epoch}</b>", record.health.verdict]
@@ -209,13 +215,13 @@ class _Controls:
 
 # %% ../../nbs/explore/15_search_replay.ipynb #cell022
 def explore_search(
-    source: str | Path | Sequence[SearchRecord],
+    source: str | Path | Sequence[SearchRecord],  # run folder, or records of the epochs
     *,
-    space: SearchSpace | None = None,
-    table: LatencyTable | None = None,
-    num_classes: int = 19,
-    ceiling_ms: float | None = None,
-    name: str | None = None,
+    space: SearchSpace | None = None,  # that was searched; needed for records
+    table: LatencyTable | None = None,  # of the operators; the run's own for a folder
+    num_classes: int = 19,  # of the networks; the table's where there is one
+    ceiling_ms: float | None = None,  # the history's target unless given
+    name: str | None = None,  # of the search; the folder's unless given
 ) -> SearchReplay:
     """A search to be replayed: the folder of a run, or the records of its epochs with their `space` (and a latency `table`). The ceiling in ms is the history's target unless given.
     `ConfigError` for a space or a table beside a run folder, and for records without a space."""

@@ -247,15 +247,15 @@ def steps(explorer: ZooExplorer, name: str) -> list[tuple[str, float]]:
 # %% ../../nbs/explore/22_zoo_explorer.ipynb #cell028
 def explore_zoo(
     *,
-    latency: BenchRecord | str | Path | Mapping[str, float] | None = None,
-    results: Mapping[str, float | EvalReport] | str | Path | None = None,
-    x: str | None = None,
-    y: str = "miou",
-    max_ms: float | None = None,
-    max_gmacs: float | None = None,
-    max_params: float | None = None,
-    since: int | None = None,
-    pages: str | Path | None = None,
+    latency: BenchRecord | str | Path | Mapping[str, float] | None = None,  # a bench, or network -> ms
+    results: Mapping[str, float | EvalReport] | str | Path | None = None,  # network -> own score
+    x: str | None = None,  # a key of `AXES`; the latency where there is one, else GMAC
+    y: str = "miou",  # a key of `AXES`
+    max_ms: float | None = None,  # budget
+    max_gmacs: float | None = None,  # budget
+    max_params: float | None = None,  # budget, millions
+    since: int | None = None,  # year
+    pages: str | Path | None = None,  # folder or address of the notebooks; None: wherever they are
 ) -> ZooExplorer:
     """All networks on two axes within a budget. `latency` is a bench's record, its file, or ms by network; `results` own mIoU by network (0 to 1), reports, or a folder of records; `max_params` in
     millions; `pages` the folder or address of the notebooks (None: wherever they are). The x axis is the latency where there is one, else GMAC."""

@@ -171,7 +171,11 @@ class Budget:
         )
 
 
-def pareto(points: Sequence[Mapping], x: str, y: str) -> list[Mapping]:
+def pareto(
+    points: Sequence[Mapping],  # networks of the zoo
+    x: str,  # a key of `AXES`
+    y: str,  # a key of `AXES`
+) -> list[Mapping]:
     "The points that no other beats in `x` and `y` (keys of AXES, each in its better direction), from the best x to the best y."
     known = [p for p in points if p[x] is not None and p[y] is not None]
     sign_x, sign_y = (1 if AXES[key].more else -1 for key in (x, y))
@@ -207,13 +211,13 @@ def point_text(point: Mapping) -> str:
 
 # %% ../../nbs/explore/21_zoo_points.ipynb #60708b1e
 def plot_zoo(
-    points: Sequence[Mapping],
-    x: str = "gmacs",
-    y: str = "miou",
+    points: Sequence[Mapping],  # networks of the zoo
+    x: str = "gmacs",  # a key of `AXES`
+    y: str = "miou",  # a key of `AXES`
     *,
-    total: int | None = None,
-    chosen: str | None = None,
-    where: str = "",
+    total: int | None = None,  # networks without a budget
+    chosen: str | None = None,  # name of the ringed one
+    where: str = "",  # how milliseconds were measured
 ) -> go.Figure:
     "Networks over two of AXES with the front; `total` is how many there are without a budget, `chosen` is ringed, `where` says how milliseconds were measured."
     for axis in (x, y):

@@ -231,11 +231,7 @@ def fasterseg(
     *,
     in_channels: int = 3,  # bands of the image
     aux: bool = True,  # with auxiliary heads, which a training has
-    arch: Architecture
-    | dict
-    | str
-    | Path
-    | None = None,  # a value, its dictionary or its file; the published student unless given
+    arch: Architecture | dict | str | Path | None = None,  # the published student unless given
 ) -> FasterSeg:
     """The network of a searched architecture (a value, its dictionary, or its file), or the published student, with fresh weights."""
     if isinstance(arch, str | Path):

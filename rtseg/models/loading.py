@@ -143,8 +143,7 @@ class LoadedNetwork:
 def load_network(
     source: str | Path,  # a file of weights, or a run folder
     *,
-    which: str
-    | None = None,  # of a folder's files, a name in `PLACES` ('best', 'ema', 'student/model' ...); the first that is there unless given
+    which: str | None = None,  # a name in `PLACES` ('best', 'student/model' ...); the first that is there
     network: SegNetwork | None = None,  # for a file that does not name its network
     labels: LabelSet | None = None,  # for a file that does not name its classes
     what: str = "labels=",  # how `labels` were given, for the message

@@ -136,8 +136,7 @@ def check_parameters(
     namespace: Mapping[str, Any],  # the page's `globals()`
     *,
     choices: Mapping[str, Sequence[str]] | None = None,  # parameter -> words that it may be
-    ranges: Mapping[str, tuple[float | None, float | None]]
-    | None = None,  # parameter -> least and greatest value, None: no end
+    ranges: Mapping[str, tuple[float | None, float | None]] | None = None,  # least and greatest, None: no end
     paths: Sequence[str] = (),  # parameters that have to exist as files or folders
 ) -> None:
     """`ConfigError` for an unknown name, a wrong type, a word not among `choices`, a number outside `ranges` (both ends included), a path that is not there; None passes where its type allows it, an empty path always."""
@@ -178,8 +177,7 @@ def check_recipe(
     namespace: Mapping[str, Any],  # the page's `globals()`
     *,
     choices: Mapping[str, Sequence[str]] | None = None,  # parameter -> words that it may be
-    ranges: Mapping[str, tuple[float | None, float | None]]
-    | None = None,  # parameter -> least and greatest value, None: no end
+    ranges: Mapping[str, tuple[float | None, float | None]] | None = None,  # least and greatest, None: no end
     paths: Sequence[str] = (),  # parameters that have to exist as files or folders
 ) -> None:
     """`check_parameters`, and the parameters that all recipes share: `dataset`, `root`, `recipe` and `changes` (settings of the training)."""

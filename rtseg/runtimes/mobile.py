@@ -59,7 +59,11 @@ def missing_pnnx() -> str | None:
     return None if find_spec("pnnx") else "pnnx to read ONNX, which is not installed: pip install 'rtseg[ncnn]'"
 
 
-def convert_ncnn(data: bytes, shape: tuple[int, ...], folder: Path) -> tuple[Path, Path]:
+def convert_ncnn(
+    data: bytes,  # serialised ONNX
+    shape: tuple[int, ...],  # N x C x H x W
+    folder: Path,  # where both files go
+) -> tuple[Path, Path]:
     "Layers (.param) and weights (.bin) of a serialised ONNX graph in ncnn's format, in fp32; `ConfigError` names what ncnn has no layer for."
     import ncnn
 

@@ -250,8 +250,7 @@ def decode(
     size: tuple[int, int] | None = None,  # height and width of the image in pixels
     num_classes: int = 19,  # classes that the head tells apart
     ceiling_ms: float | None = None,  # the latency that must not be passed, in ms; None for no ceiling
-    min_len: int
-    | None = None,  # the least number of layers of a branch; None for a third of all and two for each step down
+    min_len: int | None = None,  # layers of a branch; a third of all and two for each step down unless given
 ) -> Decoded:
     """The network of highest score with branches to `lasts` (one or two scales), at most `ceiling_ms`; infeasible -> `RtsegError`."""
     if len(lasts) not in (1, 2) or len(set(lasts)) < len(lasts) or set(lasts) - {0, 1, 2}:

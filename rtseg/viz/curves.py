@@ -166,7 +166,12 @@ def plot_confusion(report: EvalReport, *, title: str = "Confusion") -> go.Figure
     return plot_counts(np.asarray(report.confusion), report.classes, title=title)
 
 
-def plot_counts(counts: np.ndarray, classes: Sequence[str], *, title: str = "Confusion") -> go.Figure:
+def plot_counts(
+    counts: np.ndarray,  # C x C: rows are labels, columns predictions
+    classes: Sequence[str],  # their names
+    *,
+    title: str = "Confusion",  # of the figure
+) -> go.Figure:
     """The same of a confusion matrix C x C (rows are labels) and the names of its classes."""
     there = np.flatnonzero(counts.sum(0) + counts.sum(1)).tolist()
     shares, names = row_shares(counts)[np.ix_(there, there)], [classes[k] for k in there]

@@ -101,9 +101,7 @@ def _as_records(rows: Sequence, columns: Mapping[str, str]) -> list[dict]:
 
 def table(
     rows: Sequence[Mapping | Sequence],  # dictionaries, or sequences
-    columns: Sequence[str]
-    | Mapping[str, str]
-    | None = None,  # keys, or key -> heading; the first row's keys unless given
+    columns: Sequence[str] | Mapping[str, str] | None = None,  # keys, or key -> heading; the first row's unless given
     *,
     formats: Mapping[str, str] | None = None,  # key -> format, such as '.1f'
     caption: str = "",  # above the table

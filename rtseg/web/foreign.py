@@ -55,11 +55,11 @@ def _image_input(graph: onnx.ModelProto) -> onnx.ValueInfoProto:
 
 
 def read_foreign(
-    graph: onnx.ModelProto,
+    graph: onnx.ModelProto,  # ONNX
     *,
-    size: tuple[int, int] | None = None,
-    order: str | None = None,
-    normalisation: str | None = None,
+    size: tuple[int, int] | None = None,  # height, width; the graph's own unless given
+    order: str | None = None,  # 'RGB' or 'BGR'; the file's notes, else RGB, unless given
+    normalisation: str | None = None,  # a name in `NORMALISATIONS`; ImageNet's unless given
 ) -> Foreign:
     """What is known of a graph's input, from its shape, its metadata and what is given; `ConfigError` names what nobody says."""
     dims = [dim.dim_value for dim in _image_input(graph).type.tensor_type.shape.dim]
@@ -194,12 +194,12 @@ def pixel_graph(graph: onnx.ModelProto, known: Foreign) -> tuple[onnx.ModelProto
 
 # %% ../../nbs/web/04_foreign.ipynb #c016
 def foreign_network(
-    file: str | Path,
+    file: str | Path,  # ONNX
     *,
-    size: tuple[int, int] | None = None,
-    order: str | None = None,
-    normalisation: str | None = None,
-    labels: LabelSet | None = None,
+    size: tuple[int, int] | None = None,  # height, width; the graph's own unless given
+    order: str | None = None,  # 'RGB' or 'BGR'; the file's notes, else RGB, unless given
+    normalisation: str | None = None,  # a name in `NORMALISATIONS`; ImageNet's unless given
+    labels: LabelSet | None = None,  # names of the classes; the file's own notes unless given
 ) -> PageNetwork:
     """Somebody else's ONNX file as a page's network; names of classes from `labels`, or from the file's own notes; raises `ArtifactError`, `ConfigError`."""
     graph = onnx.load_from_string(model_bytes(file, None))

@@ -40,15 +40,15 @@ class PageNetwork(NamedTuple):
 
 
 def page_network(
-    network: SegNetwork,
+    network: SegNetwork,  # in evaluation mode
     *,
-    name: str,
-    labels: LabelSet | int,
-    size: tuple[int, int],
-    data: SegDataset | Sequence[np.ndarray] | None = None,
-    images: int = 8,
-    min_agreement: float = 0.99,
-    source_sha256: str | None = None,
+    name: str,  # on the page
+    labels: LabelSet | int,  # the label set, or a number of classes
+    size: tuple[int, int],  # height, width
+    data: SegDataset | Sequence[np.ndarray] | None = None,  # to compare on; drawn scenes unless given
+    images: int = 8,  # how many
+    min_agreement: float = 0.99,  # share of the pixels that keep their class, at least
+    source_sha256: str | None = None,  # of the weights' file
 ) -> PageNetwork:
     """`network` for photographs resized to `size` (height, width), compared with PyTorch on images of `data`; raises `ArtifactError` where fewer than `min_agreement` of the labels are equal."""
     shape = (1, 3, *size)
@@ -99,12 +99,12 @@ def network_entry(card: Card) -> dict:
 
 # %% ../../nbs/web/03_page.ipynb #c010
 def write_page(
-    folder: str | Path,
-    networks: Sequence[PageNetwork],
+    folder: str | Path,  # of the page
+    networks: Sequence[PageNetwork],  # are added to those that are there
     *,
-    title: str = "Segmentation in this browser",
-    images: Sequence[str] = (),
-    runtime_files: str | Path | None = None,
+    title: str = "Segmentation in this browser",  # of the page
+    images: Sequence[str] = (),  # addresses that it opens with
+    runtime_files: str | Path | None = None,  # a folder or a package; this user's cache unless given
 ) -> Path:
     """Write the page with its networks (added to those that are there) into `folder`; `images` are addresses that it opens with. Raises `ConfigError` for a folder of something else."""
     folder = Path(folder)

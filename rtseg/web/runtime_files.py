@@ -38,7 +38,13 @@ def integrity(data: bytes) -> str:
     return f"sha512-{base64.b64encode(hashlib.sha512(data).digest()).decode()}"
 
 # %% ../../nbs/web/01_runtime_files.ipynb #c010
-def unpack(data: bytes, folder: Path, *, expected: str = INTEGRITY, files: tuple[str, ...] = FILES) -> Path:
+def unpack(
+    data: bytes,  # of the package (.tgz)
+    folder: Path,  # where they go
+    *,
+    expected: str = INTEGRITY,  # checksum
+    files: tuple[str, ...] = FILES,  # names in the package
+) -> Path:
     """Write `files` of a package (the bytes of its .tgz) into a folder; raises `ArtifactError` for another checksum or where one is missing."""
     if integrity(data) != expected:
         raise ArtifactError(
