@@ -4,9 +4,12 @@ import json
 from statistics import mean
 
 import pytest
+from pytest import approx
 
+from rtseg.core.architecture import Architecture
 from rtseg.runs.config import load_preset
 from rtseg.runs.runner import run
+from rtseg.search.latency_table import LatencyTable
 
 CROP = [64, 128]
 SHORT = {  # everything that the demo does, on smaller pictures and for fewer steps
@@ -38,8 +41,10 @@ def demo(folder, monkeypatch, **values) -> dict[str, dict]:
     result = run(settings, folder / "run", say=lambda line: None, show_progress=False)
     networks = {row["name"]: row for row in json.loads((folder / "run/results.json").read_text())["networks"]}
     assert result.report.stat().st_size < 3_000_000
-    assert networks["student"]["params"] < networks["teacher"]["params"]
-    assert networks["student"]["predicted_ms"] < networks["teacher"]["predicted_ms"]
+    table = LatencyTable.load(folder / "run/latency/table.json")
+    for name in ("teacher", "student"):
+        predicted = table.predict(Architecture.load(folder / f"run/search/{name}.json"))
+        assert networks[name]["predicted_ms"] == approx(predicted)
     return networks
 
 
@@ -48,6 +53,7 @@ def test_the_demo_student_learns_the_streets(tmp_path, monkeypatch):
     networks = demo(tmp_path, monkeypatch)
     chance = [row["miou"] for name, row in networks.items() if name.startswith("random")]
     assert len(chance) == 2 and len({row["architecture"] for row in networks.values()}) == 4
+    assert all(networks["student"][key] < networks["teacher"][key] for key in ("params", "gmac"))
     assert networks["student"]["miou"] > max(0.5, mean(chance) - 0.05), networks
 
 
