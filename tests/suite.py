@@ -23,7 +23,10 @@ LONG_FIRST = (
 
 if (
     WORKER
-):  # the workers share the cores: more threads each, or in each of their children, would only wait for one another
+):  # a worker and all that it starts stay on one core: two that use two threads each would only wait for one another
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw")) % len(cores)]})
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     import torch
 

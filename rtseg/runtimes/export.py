@@ -31,6 +31,7 @@ from ..core.values import Value
 from ..core.weights import WeightsInfo
 from ..layers.merging import merged
 from .folding import foldable, folded_copy
+from .tidying import tidy
 
 # %% ../../nbs/runtimes/01_export.ipynb #cell009
 @contextmanager
@@ -81,7 +82,9 @@ def to_onnx(
                 output_names=list(outputs or (output_name(model),)),
                 dynamic_shapes=free,
                 verbose=False,
+                optimize=False,  # `tidy` does the same in less time
             )
+            tidy(program.model)
         except Exception as error:  # the exporter's own, or whatever stops the network on the example
             raise ConfigError(
                 f"{type(model).__name__} cannot be exported to ONNX at {shape}: {_explained(error, model, example)}"
