@@ -110,7 +110,7 @@ def evaluate_command(
 
     A published checkpoint: rtseg evaluate --model fastscnn --weights fastscnn.pth --data ~/cityscapes
 
-    STDC-Seg50: rtseg evaluate --model stdc1 --weights stdc.pth --data ~/cityscapes --scale 0.5 --align-corners
+    STDC-Seg50: rtseg evaluate --model stdcseg1 --weights stdc.pth --data ~/cityscapes --scale 0.5 --align-corners
 
     Windows at several scales, mirrored: rtseg evaluate w.safetensors --model pspnet --data ~/cityscapes --inference sliding --crop 1024
     --scales 0.5,0.75,1.0,1.25,1.5,1.75 --flip --boundary --device cuda --precision fp16 --batch-size 4

@@ -6,13 +6,13 @@
 __all__ = ['WeightsArgument', 'ClassesOption', 'ImagesRootOption', 'RuntimesOption', 'PrecisionsOption', 'WebOption',
            'CountOption', 'CalibrationOption', 'AutoOption', 'ThreadsOption', 'DropOption', 'ClassDropOption',
            'AgreementOption', 'OpsetOption', 'StaticOption', 'LicenseOption', 'RosOption', 'Source', 'run_source',
-           'named_source', 'unstretched', 'own_name', 'own_size', 'export_auto', 'export_web', 'export_plain', 'export',
-           'add_export']
+           'named_source', 'unstretched', 'own_name', 'own_size', 'said_of', 'export_auto', 'export_web',
+           'export_plain', 'export', 'add_export']
 
 # %% ../../nbs/cli/33_export.ipynb #cell002
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -21,14 +21,14 @@ from ..core.errors import ArtifactError, ConfigError
 from ..core.files import sha256_file
 from ..core.run_folder import RunFolder
 from ..core.values import LabelSet
+from ..core.weights import WeightsInfo
 from ..data.datasets import SegDataset
 from ..data.labels import get_labels
 from ..shipping.ros import write_ros_node
 from ..shipping.autotuning import autotune, ship
 from ..shipping.candidates import list_candidates
-from ..shipping.cards import add_card, plain_card
-from ..shipping.faithful import MAX_CLASS_DROP, stretch
-from ..runtimes.export import export_onnx
+from ..shipping.faithful import MAX_CLASS_DROP, MAX_DROP, stretch
+from ..shipping.plain import ship_plain
 from ..models.fasterseg import FasterSeg
 from ..models.loading import LoadedNetwork, load_network, spec_of
 from ..runs.config import parse_run
@@ -106,6 +106,12 @@ def own_size(loaded: LoadedNetwork) -> tuple[int, int]:
     said = loaded.info.input
     return said.size if said is not None and said.size is not None else (512, 1024)
 
+# %% ../../nbs/cli/33_export.ipynb #cell005said
+def said_of(loaded: LoadedNetwork, labels: LabelSet | int | None) -> WeightsInfo:
+    "What a shipped file says about its weights: what their own file says, the network as it is, and the label set where it is known."
+    known = labels if isinstance(labels, LabelSet) else loaded.labels
+    return replace(loaded.info, network=spec_of(loaded.network) or loaded.info.network, labels=known)
+
 # %% ../../nbs/cli/33_export.ipynb #cell008
 def export_auto(
     source: Source,
@@ -113,7 +119,7 @@ def export_auto(
     *,
     size: tuple[int, int] | None = None,
     images: int = 16,
-    max_drop: float = 0.005,
+    max_drop: float = MAX_DROP,
     max_class_drop: float = MAX_CLASS_DROP,
     min_agreement: float = 0.99,
     threads: int | None = None,
@@ -147,7 +153,7 @@ def export_auto(
         model=source.name,
         labels=source.data.labels,
         source_sha256=sha256_file(source.loaded.path),
-        info=replace(source.loaded.info, labels=source.data.labels),
+        info=said_of(source.loaded, source.data.labels),
         license=license,
     )
     gain = (
@@ -175,6 +181,7 @@ def export_web(
     labels: LabelSet | int | None = None,
     option: list[str] | None = None,
     images: int = 8,
+    license: str | None = None,
     runtime_files: Path | None = None,
 ) -> str:
     "Write the page of a run's student, or of any trained network, compared with PyTorch on `data` (on drawn scenes without any); what the command says in the end."
@@ -194,6 +201,8 @@ def export_web(
         data=data,
         images=images,
         source_sha256=sha256_file(loaded.path),
+        info=said_of(loaded, known),
+        license=license,
     )
     write_page(folder, [made], runtime_files=runtime_files)
     judged = f"{made.card.examples} {'drawn scenes' if data is None else 'images'}"
@@ -206,25 +215,30 @@ def export_plain(
     *,
     model: str | None = None,
     size: tuple[int, int] | None = None,
-    opset: int = 18,
-    dynamic_batch: bool = True,
-    license: str | None = None,
+    data: SegDataset | None = None,
+    **how: Any,
 ) -> str:
-    "Write the network as ONNX with its card and metadata; what the command says in the end."
+    "Write the network as ONNX with its card and metadata, scored on `data` where given (`how` goes to `ship_plain`); what the command says in the end."
     said = loaded.info.input
-    shape = (1, loaded.network.in_channels, *(size or own_size(loaded)))
-    info = replace(loaded.info, network=spec_of(loaded.network), labels=loaded.labels)
-    report = export_onnx(loaded.network, out, shape=shape, opset=opset, dynamic_batch=dynamic_batch, info=info)
-    if out.suffix == ".onnx":
-        name = own_name(loaded, model)
-        facts = {"source_sha256": sha256_file(loaded.path), "license": license}
-        card = plain_card(name, report, loaded.labels or loaded.network.num_classes, info=info, **facts)
-        add_card(out, card, info=info)
-    guessed = size is None and (said is None or said.size is None)
+    own = unstretched(said.size if said is not None else None, data) if data is not None else own_size(loaded)
+    labels = loaded.labels or loaded.network.num_classes
+    report, card = ship_plain(
+        loaded.network,
+        out,
+        model=own_name(loaded, model),
+        labels=labels,
+        shape=(1, loaded.network.in_channels, *(size or own)),
+        weights=loaded.path,
+        info=said_of(loaded, labels),
+        data=data,
+        **how,
+    )
+    scores = "".join(f"; mIoU of the {who} {score['miou']:.4f}" for who, score in card.own_scores.items())
+    guessed = size is None and data is None and (said is None or said.size is None)
     note = (
         "; nobody said for which size: photographs of another aspect would be stretched, give --size" if guessed else ""
     )
-    return f"{report}{note}"
+    return f"{report}{scores}{note}"
 
 # %% ../../nbs/cli/33_export.ipynb #cell011
 def _source(
@@ -248,6 +262,12 @@ def _source(
     what = "--labels" if labels else f"data set {dataset}"
     return named_source(weights, model, judged, calibration=calibration, option=option, what=what)
 
+
+def _refuse_forms(runtimes: str | None, threads: int | None) -> None:
+    for word, given in (("--runtime", runtimes), ("--threads", threads)):
+        if given is not None:
+            raise ConfigError(f"{word} chooses among the forms of a network: add --auto, or leave it out")
+
 # %% ../../nbs/cli/33_export.ipynb #cellweb2
 WeightsArgument = Annotated[Path, typer.Argument(help="Weights (.safetensors, .pt or .pth), or the folder of a run.")]
 ClassesOption = Annotated[
@@ -262,7 +282,10 @@ RuntimesOption = Annotated[
     typer.Option("--runtime", help="Only these, separated by commas: onnxruntime, openvino, torch, torch-compile."),
 ]
 PrecisionsOption = Annotated[
-    str | None, typer.Option("--precision", help="Only these, separated by commas: fp32, bf16, int8.")
+    str | None,
+    typer.Option(
+        "--precision", help="fp32 or fp16; with --auto only these, separated by commas: fp32, bf16, fp16, int8."
+    ),
 ]
 WebOption = Annotated[
     Path | None,
@@ -306,7 +329,7 @@ def export(
     option: OptionsOption = None,
     calibration_split: CalibrationOption = "train",
     images: CountOption = 16,
-    max_drop: DropOption = 0.005,
+    max_drop: DropOption = MAX_DROP,
     max_class_drop: ClassDropOption = MAX_CLASS_DROP,
     min_agreement: AgreementOption = 0.99,
     threads: ThreadsOption = None,
@@ -323,55 +346,39 @@ def export(
 
     Example: rtseg export runs/one student.onnx --size 512x1024
 
+    Half as large, and scored on images: rtseg export runs/one student.onnx --precision fp16 --dataset camvid --data ~/camvid
+
     The fastest form of a run's student: rtseg export runs/camvid shipped/student.onnx --auto
 
     Of any trained network: rtseg export runs/one shipped/net.onnx --dataset camvid --data ~/camvid --auto
 
     A page for a browser: rtseg export runs/camvid --web page
     """
-    if web is not None:
-        if out is not None or auto:
-            raise ConfigError(f"--web writes a page into {web}: leave out {'--auto' if auto else out}, or export twice")
-        typer.echo(
-            export_web(
-                weights,
-                web,
-                model=model,
-                size=read_size(size) if size else None,
-                data=open_with_labels(weights, dataset, root, split, labels, bits=bits) if root is not None else None,
-                labels=get_labels(labels) if labels else classes,
-                option=option,
-                images=images,
-                runtime_files=onnxruntime_web,
-            )
-        )
-        return
-    if out is None or (ros and not auto):
+    if web is not None and (out is not None or auto):
+        raise ConfigError(f"--web writes a page into {web}: leave out {'--auto' if auto else out}, or export twice")
+    if (web is None and out is None) or (ros and not auto):
         raise ConfigError("export needs the name of the .onnx file to write, or --web and a folder; --ros needs --auto")
-    if not auto:
-        loaded = open_trained(weights, model, option, labels=get_labels(labels) if labels else None, classes=classes)
-        how = {"opset": opset, "dynamic_batch": not static_batch, "license": license}
-        typer.echo(export_plain(loaded, out, model=model, size=read_size(size) if size else None, **how))
-        return
-    if out.suffix != ".onnx":
+    if out is not None and out.suffix != ".onnx":
         raise ConfigError(f"{out} is no name for a network: end it in .onnx")
-    source = _source(weights, model, root, dataset, labels, (split, calibration_split), option, bits)
-    typer.echo(
-        export_auto(
-            source,
-            out,
-            size=read_size(size) if size else None,
-            images=images,
-            max_drop=max_drop,
-            max_class_drop=max_class_drop,
-            license=license,
-            min_agreement=min_agreement,
-            threads=threads,
-            runtimes=runtimes.split(",") if runtimes else None,
-            precisions=precisions.split(",") if precisions else None,
-            ros=ros,
-        )
-    )
+    limits = {"min_agreement": min_agreement, "max_drop": max_drop, "max_class_drop": max_class_drop}
+    how: dict[str, Any] = {"size": read_size(size) if size else None, "images": images, "license": license}
+    if auto:
+        source = _source(weights, model, root, dataset, labels, (split, calibration_split), option, bits)
+        how |= {"runtimes": runtimes.split(",") if runtimes else None, "threads": threads}
+        how |= {"precisions": precisions.split(",") if precisions else None}
+        typer.echo(export_auto(source, out, ros=ros, **how, **limits))
+        return
+    _refuse_forms(runtimes, threads)
+    how["data"] = open_with_labels(weights, dataset, root, split, labels, bits=bits) if root is not None else None
+    given = get_labels(labels) if labels else None
+    if web is not None:
+        how |= {"labels": given or classes, "option": option, "runtime_files": onnxruntime_web}
+        typer.echo(export_web(weights, web, model=model, **how))
+        return
+    known = how["data"].labels if root is not None else given
+    loaded = open_trained(weights, model, option, labels=known, classes=classes)
+    how |= {"opset": opset, "dynamic_batch": not static_batch, "precision": precisions or "fp32"}
+    typer.echo(export_plain(loaded, out, model=model, **how, **limits))
 
 # %% ../../nbs/cli/33_export.ipynb #9745175a
 def add_export(app: typer.Typer) -> None:

@@ -8,6 +8,7 @@ __all__ = ['RoundOption', 'ClockRuntimeOption', 'ClockPrecisionOption', 'Distill
            'compression_text', 'add_recipes']
 
 # %% ../../nbs/cli/24_recipes.ipynb #cell002
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -88,7 +89,7 @@ def distill(
     known = splits["train"].labels
     guide = open_trained(teacher_weights, teacher, teacher_option, labels=known, what="the student's data").network
     seed_everything(settings.seed)  # fresh weights, too, are the seed's
-    student, pretrained_on = build_network(model, known.num_classes, options=option), "none"
+    student, pretrained_on = build_network(model, known.num_classes, options=option), None
     if weights is not None:
         pretrained_on, start = start_training(
             student, weights, name=None if model.endswith(".json") else model, labels=known
@@ -225,7 +226,8 @@ def compress_command(
         pretrained_on=lineage(weights),
         **save,
     )
-    typer.echo(compression_text(result, save_compressed(out, result)))
+    words = ["--dataset", dataset, "--data", str(root), *(["--labels", labels] if labels else [])]
+    typer.echo(compression_text(result, [str(save_compressed(out, result)), *words]))
 
 
 def save_compressed(out: Path, result: CompressResult) -> Path:
@@ -234,11 +236,11 @@ def save_compressed(out: Path, result: CompressResult) -> Path:
     return save_pruned(out / "compressed.safetensors", result.model, info=info)
 
 
-def compression_text(result: CompressResult, weights: Path) -> str:
-    """What a compression says at its end: the table of its stages, and how to use what came out."""
+def compression_text(result: CompressResult, words: list[str]) -> str:
+    """What a compression says at its end: the table of its stages, and the line that scores what came out; `words` are its weights and its data."""
     columns = list(dict.fromkeys(key for row in result.table for key in row))
     rows = [{key: row.get(key) for key in columns} for row in result.table]
-    return f"{table(rows)}\nevaluate it: rtseg evaluate {weights} --data ROOT"
+    return f"{table(rows)}\nevaluate it: rtseg evaluate {shlex.join(words)}"
 
 # %% ../../nbs/cli/24_recipes.ipynb #cell014
 def add_recipes(app: typer.Typer) -> None:

@@ -6,6 +6,7 @@
 __all__ = ['PrunedRecord', 'drop_aux', 'record_of', 'save_pruned', 'load_pruned']
 
 # %% ../../nbs/compression/05_saving.ipynb #cell002
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,20 +14,21 @@ from typing import Any
 
 from torch import nn
 
+from .couplings import in_channels_of
 from ..core.errors import ArtifactError, ConfigError
 from ..core.files import load_tensors, save_tensors, sha256_file, write_json
 from ..core.states import require_finite_state
 from ..core.values import Value
 from ..core.weights import NetworkSpec, WeightsInfo
-from ..layers.surgery import layer_shapes
+from ..layers.surgery import layer_shapes, reshape_layers
 from ..models.contract import SegNetwork, count_parameters
-from ..models.loading import build_spec, drop_part, plain_options
+from ..models.loading import build_spec, drop_part, plain_options, spec_of
 from ..models.registry import resolve_model
 
 # %% ../../nbs/compression/05_saving.ipynb #cell005
 @dataclass(frozen=True)
 class PrunedRecord(Value):
-    "What a pruned network is: how it was created, and the channels of its layers."
+    "What a pruned network is: how it was created, and the channels of its layers; a `foreign` one is a module that only its owner can build."
 
     model: str
     num_classes: int
@@ -37,18 +39,27 @@ class PrunedRecord(Value):
     dropped: tuple[str, ...] = ()
     parameters: int = 0
     sha256: str = ""
+    foreign: bool = False
 
     @classmethod
     def from_dict(cls, data: dict) -> "PrunedRecord":
         "Rebuild a record from JSON."
         return super().from_dict(data)
 
-    def spec(self) -> NetworkSpec:
-        "How the network is created, as its file of weights says it."
-        return NetworkSpec(self.model, self.num_classes, self.in_channels, self.options, self.layers, self.dropped)
+    def spec(self) -> NetworkSpec | None:
+        "How the network is created, as its file of weights says it; None for a module of somebody's own."
+        return (
+            None
+            if self.foreign
+            else NetworkSpec(self.model, self.num_classes, self.in_channels, self.options, self.layers, self.dropped)
+        )
 
     def build(self, num_classes: int | None = None) -> SegNetwork:
-        "The network with these shapes and without its weights; for another number of classes, what counts classes is that wide."
+        "The network with these shapes and without its weights; for another number of classes, what counts classes is that wide. `ConfigError` for a module of somebody's own."
+        if self.foreign:
+            raise ConfigError(
+                f"only you can build {self.model}, of which this is a cut one: give the whole network, load_pruned(path, network=...)"
+            )
         return build_spec(self.spec(), num_classes=num_classes)
 
 # %% ../../nbs/compression/05_saving.ipynb #cell007
@@ -56,7 +67,7 @@ def drop_aux(model: SegNetwork) -> tuple[str, ...]:
     "Take all auxiliary heads off, in place; the names of the parts that had some."
     parts = tuple(
         p
-        for p in model.aux_parts
+        for p in getattr(model, "aux_parts", ())
         if isinstance(getattr(model, p, None), nn.ModuleDict | nn.ModuleList) and len(getattr(model, p))
     )
     for part in parts:
@@ -79,28 +90,25 @@ def _files(path: str | Path) -> tuple[Path, Path]:
 
 
 def record_of(
-    model: SegNetwork,  # a network that was cut
+    model: nn.Module,  # a network that was cut
     *,
     name: str | None = None,  # that it was created with; its own unless given
     options: Mapping[str, Any] | None = None,  # those that it was created with; its own unless given
 ) -> PrunedRecord:
-    "The record of a pruned network; `name` and `options` are those it was created with, where it does not know them. Raises `ConfigError` where they do not lead to this network."
-    known = getattr(model, "created_by", None)
-    if name is None and known is None:
-        raise ConfigError(
-            "the network does not know its name in the registry: give name='...' and the options that it was created with"
-        )
-    name, options = resolve_model(name or known[0], options if options is not None else {} if name else known[1])
-    record = PrunedRecord(
-        name,
-        model.num_classes,
-        model.in_channels,
-        plain_options(name, options),
+    "The record of a pruned network; `name` and `options` are those it was created with, where it does not know them, a module without either is foreign. Raises `ConfigError` where they do not lead to this network."
+    spec = spec_of(model) if name is None else None
+    kept = {k: dict(v) for k, v in getattr(model, "kept_channels", {}).items()}
+    facts = (
         layer_shapes(model),
-        {k: dict(v) for k, v in getattr(model, "kept_channels", {}).items()},
+        kept,
         tuple(getattr(model, "dropped_parts", ())),
         count_parameters(model, training=True),
     )
+    if name is None and spec is None:
+        classes = getattr(model, "num_classes", 0)
+        return PrunedRecord(type(model).__name__, classes, in_channels_of(model), {}, *facts, foreign=True)
+    name, options = resolve_model(name or spec.model, options if options is not None else {} if name else spec.options)
+    record = PrunedRecord(name, model.num_classes, model.in_channels, plain_options(name, options), *facts)
     _check(
         record.build(), {k: v.shape for k, v in model.state_dict().items()}, f"'{name}' with {options or 'no options'}"
     )
@@ -118,7 +126,7 @@ def _check(model: nn.Module, shapes: Mapping[str, Any], what: str) -> None:
 
 def save_pruned(
     path: str | Path,  # a folder, or a file that ends in .safetensors
-    model: SegNetwork,  # a network that was cut
+    model: nn.Module,  # a network that was cut
     *,
     name: str | None = None,  # that it was created with; its own unless given
     options: Mapping[str, Any] | None = None,  # those that it was created with; its own unless given
@@ -132,15 +140,16 @@ def save_pruned(
     return weights
 
 # %% ../../nbs/compression/05_saving.ipynb #cell013
-def load_pruned(path: str | Path) -> SegNetwork:
-    "The network that `save_pruned` wrote, in evaluation mode; raises `ArtifactError` if a file is missing, damaged, or not the other's."
+def load_pruned(path: str | Path, *, network: nn.Module | None = None) -> nn.Module:
+    "The network that `save_pruned` wrote, in evaluation mode; of a module that no name leads to, `network` is the whole one (a copy is cut). Raises `ArtifactError` if a file is missing, damaged, or not the other's."
     weights, where = _files(path)
     record = PrunedRecord.load(where)
     if not weights.is_file():
         raise ArtifactError(f"{weights} does not exist: a pruned network is this file and {where.name}")
     if sha256_file(weights) != record.sha256:
         raise ArtifactError(f"{weights} is not the file that {where.name} was written with: copy both, or save again")
-    model, state = record.build(), load_tensors(weights)
+    state = load_tensors(weights)
+    model = record.build() if network is None else reshape_layers(copy.deepcopy(network), record.layers)
     require_finite_state(state, weights)
     _check(model, {k: v.shape for k, v in state.items()}, str(where))
     model.load_state_dict(state)

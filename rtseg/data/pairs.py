@@ -107,6 +107,10 @@ class PairDataset(SegDataset):
             )
         return picture, train
 
+    def fetch(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Picture and train ids of a sample as the data set gives them now, whatever is kept in memory."""
+        return self._decode(self.samples[index])
+
     def train_mask(self, index: int) -> np.ndarray:
         """The train ids of a sample (H x W uint8)."""
         return self.read(index)[1]

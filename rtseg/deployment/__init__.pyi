@@ -38,4 +38,5 @@ from rtseg.shipping import load_card as load_card
 from rtseg.shipping import quantize as quantize
 from rtseg.shipping import run_bench as run_bench
 from rtseg.shipping import ship as ship
+from rtseg.shipping import ship_plain as ship_plain
 from rtseg.shipping import write_shipped as write_shipped

@@ -106,9 +106,11 @@ class EvaluateConfig(Config):
 
 
 class DeployConfig(Config):
-    """How the student is exported and measured: runtime, threads (None: those of the latency table), tolerance of the median."""
+    """How the student is exported and measured: runtime, threads (None: those of the latency table), tolerance of the median; images that the file is judged on, and the licence of the weights for its card."""
 
     runtime: str = "onnxruntime"
+    images: int = Field(16, ge=1)
+    license: str | None = None
     threads: int | None = Field(None, ge=1)
     opset: int = Field(18, ge=17)
     tolerance: float = Field(0.05, gt=0, lt=1)

@@ -5,11 +5,13 @@
 # %% auto #0
 __all__ = ['seeded', 'settled_training', 'fit_network', 'train_network', 'new_network', 'load_role', 'finished_network',
            'draw_random', 'train_twins', 'list_twins', 'load_twin', 'measure_network', 'measure_random',
-           'settled_scoring', 'score_role', 'disturbed_text', 'spread', 'predict_samples', 'masks_of']
+           'settled_scoring', 'score_role', 'disturbed_text', 'spread', 'predict_samples', 'masks_of', 'deploy_network',
+           'shipped_rows']
 
 # %% ../../nbs/runs/07_networks.ipynb #cell002
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +25,19 @@ from ..core.errors import ArtifactError, ConfigError, check_choice
 from ..core.files import read_json, sha256_file, write_json
 from ..core.results import ScoredNetwork
 from ..core.values import Latency, ScoreOrigin
+from ..core.weights import read_info
 from ..data.datasets import SegDataset
 from ..latency.measuring import measure_latency
+from ..runtimes.export import ExportReport
 from ..runtimes.runtimes import load_runtime
+from ..shipping.cards import Card
+from ..shipping.faithful import stretch
+from ..shipping.plain import ship_plain
 from ..evaluation.evaluator import Trained, evaluate, evaluating, load_trained, predict_ids
 from ..evaluation.ways import scoring_precision
 from ..models.contract import SegNetwork, count_macs, count_parameters
 from ..models.fasterseg import FasterSeg
+from ..models.loading import spec_of
 from .config import LatencyConfig, NetworkConfig
 from .stage import Stage
 from ..search.latency_table import LatencyTable
@@ -69,9 +77,9 @@ def fit_network(
     *,
     folder: Path,  # of the training
     teacher: SegNetwork | None = None,  # that it learns from
-    pretrained_on: str = "none",  # what it starts from, in words
+    pretrained_on: str | None = None,  # what it starts from, in words
 ) -> tuple[Trained, dict]:
-    """Train `network` in `folder` (resuming what a killed run left): the weights that are kept, and metrics, origin and steps; `pretrained_on` says what it starts from."""
+    """Train `network` in `folder` (resuming what a killed run left): the weights that are kept, and metrics, origin and steps; `pretrained_on` says what it starts from (None: what its parts say)."""
     torch.manual_seed(config.seed + stage.config.seed)
     trainer = Trainer(
         network,
@@ -94,7 +102,7 @@ def train_network(
     splits: dict[str, SegDataset],  # 'train', 'val' and perhaps 'test'
     *,
     teacher: SegNetwork | None = None,  # that it learns from
-    pretrained_on: str = "none",  # what it starts from, in words
+    pretrained_on: str | None = None,  # what it starts from, in words
 ) -> None:
     """Train the network of a stage and write `ROLE/model.safetensors` and `ROLE/training.json`; what the settings leave open is measured first."""
     config = settled_training(stage, network, config, len(splits["train"]))
@@ -342,3 +350,51 @@ def masks_of(
         labels=data.labels,
         names=[data.samples[i].name for i in indices],
     )
+
+# %% ../../nbs/runs/07_networks.ipynb #cell021
+def deploy_network(
+    stage: Stage,  # the stage 'deploy' of a run
+    network: SegNetwork,  # that leaves the run
+    weights: Path,  # its file of weights
+    data: SegDataset,  # the split to judge the file on
+    *,
+    file: str,  # name of the file, without ending
+) -> tuple[ExportReport, Card]:
+    """Write `deploy/FILE.onnx` of a stage with its card, judged on images of `data` at the run's size, and show what it scores and whether photographs are stretched; raises as `ship_plain` does."""
+    config, size = stage.config.deploy, stage.config.latency.size
+    stage.output(f"deploy/{file}.json")
+    report, card = ship_plain(
+        network,
+        stage.output(f"deploy/{file}.onnx"),
+        model=f"{file} of {stage.run.root.name}",
+        labels=data.labels,
+        shape=(1, network.in_channels, *size),
+        weights=weights,
+        info=replace(read_info(weights), network=spec_of(network), labels=data.labels),
+        opset=config.opset,
+        license=config.license,
+        data=data,
+        images=config.images,
+    )
+    stage.table(
+        "shipped",
+        shipped_rows(card),
+        f"IoU on {card.examples} images of {data.split}: the network on photographs as they are, and the file at {size[0]} x {size[1]}.",
+    )
+    wide = stretch(data.read(0)[0].shape[:2], size)
+    if wide >= 1.05:
+        stage.note(
+            f"Photographs are stretched by {wide:.2f} to fit {size[0]} x {size[1]}: the column of what is shipped holds what that costs."
+        )
+    return report, card
+
+
+def shipped_rows(card: Card) -> list[dict]:
+    """The two scores of a card, class by class and on average, as rows of a table."""
+    own = card.own_scores
+    names = {str(k): name for k, name in enumerate(card.classes)}
+    rows = [
+        {"class": name, "network": own["network"]["iou"].get(k), "shipped": own["shipped"]["iou"].get(k)}
+        for k, name in names.items()
+    ]
+    return [*rows, {"class": "mean", "network": own["network"]["miou"], "shipped": own["shipped"]["miou"]}]

@@ -115,9 +115,9 @@ PROVING = (
         "deploy",
         "09_deployment.ipynb",
         "Deployment",
-        ("latency", "deploy"),
-        ("latency/table.json", "search/student.json", "student/model.safetensors"),
-        ("deploy/student.onnx", "deploy/latency.json"),
+        ("data", "latency", "deploy"),
+        ("data/splits.json", "latency/table.json", "search/student.json", "student/model.safetensors"),
+        ("deploy/student.onnx", "deploy/student.json", "deploy/latency.json"),
     ),
     StageSpec(
         "report",

@@ -62,9 +62,9 @@ CASCADE_PROOF = (
         "deploy",
         "25_cascade_deployment.ipynb",
         "Deployment",
-        ("data.name", "data.labels", "latency", "deploy"),
-        ("retrain/model.json", "retrain/model.safetensors"),
-        ("deploy/network.onnx", "deploy/latency.json"),
+        ("data", "network", "latency", "deploy"),
+        ("data/splits.json", "retrain/model.json", "retrain/model.safetensors"),
+        ("deploy/network.onnx", "deploy/network.json", "deploy/latency.json"),
     ),
 )
 ICNET = (find_stage("data"), *CASCADE, *CASCADE_PROOF, find_stage("report"))

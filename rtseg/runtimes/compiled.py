@@ -188,7 +188,9 @@ def missing_provider() -> str | None:
     return missing_cuda()
 
 
-@RUNTIMES.register("onnxruntime-cuda", package="onnxruntime", extra=None, precisions=("fp32",), lacks=missing_provider)
+@RUNTIMES.register(
+    "onnxruntime-cuda", package="onnxruntime", extra=None, precisions=("fp32", "fp16"), lacks=missing_provider
+)
 class OnnxRuntimeCuda(OnnxRuntime):
     """An ONNX model, executed by ONNX Runtime on the GPU; operators without a CUDA kernel run on the CPU, as ONNX Runtime places them."""
 

@@ -11,7 +11,7 @@ import ast
 import logging
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from io import StringIO
@@ -227,12 +227,14 @@ def export_onnx(
     opset: int = 18,  # version of ONNX's operators
     dynamic_batch: bool = True,  # N may be any number in the file
     tolerance: float = 1e-3,  # relative to the largest logit
+    convert: Callable[[onnx.ModelProto], onnx.ModelProto] | None = None,  # to another form, such as to_half
     info: WeightsInfo | None = None,  # what the weights say about themselves
 ) -> ExportReport:
-    """Write `model` as ONNX (input N x C x H x W), checked and compared with PyTorch; its metadata carry `info`.
+    """Write `model` as ONNX (input N x C x H x W), in another form where `convert` gives one, checked and compared with PyTorch; its metadata carry `info`.
 
     Raises `ArtifactError`, and writes nothing, if the logits differ by more than `tolerance` times their largest magnitude."""
     proto = to_onnx(model, shape, opset=opset, dynamic_batch=dynamic_batch)
+    proto = convert(proto) if convert is not None else proto
     onnx.checker.check_model(proto, full_check=True)
     trial = (shape[0] + 1, *shape[1:]) if dynamic_batch else shape
     difference, equal = compare_onnx(proto, model, trial)

@@ -16,7 +16,7 @@ import onnx
 from torch import nn
 
 from ..core.errors import ConfigError
-from .runtimes import RUNTIMES, Runtime, check_image, default_threads, model_bytes, require_quantised
+from .runtimes import RUNTIMES, Runtime, check_image, default_threads, in_precision, model_bytes
 
 # %% ../../nbs/runtimes/04_openvino.ipynb #cell005
 HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
@@ -80,7 +80,7 @@ class OpenVinoRuntime(Runtime):
         properties: dict[str, str | bool | int] | None = None,
     ):
         self.threads, self.precision, self.shape = default_threads(threads), precision, shape
-        data = require_quantised(model_bytes(source, shape, runtime=self.name), precision)
+        data = in_precision(model_bytes(source, shape, runtime=self.name), precision)
         self.compiled = compile_graph(data, precision=precision, threads=self.threads, properties=properties)
         self.request = self.compiled.create_infer_request()
         self.takes = tuple(d.get_length() if d.is_static else -1 for d in self.compiled.input(0).partial_shape)

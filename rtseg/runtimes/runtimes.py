@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RUNTIMES', 'Runtime', 'device_name', 'default_threads', 'check_image', 'to_floats', 'torch_threads',
-           'settle_allocator', 'TorchRuntime', 'OnnxRuntime', 'require_quantised', 'model_bytes', 'why_absent',
+           'settle_allocator', 'TorchRuntime', 'OnnxRuntime', 'in_precision', 'model_bytes', 'why_absent',
            'load_runtime']
 
 # %% ../../nbs/runtimes/03_runtimes.ipynb #cell002
@@ -30,6 +30,7 @@ from ..core.machine import available_cores
 from ..core.registry import Registry
 from ..data.loading import MEAN, STD
 from .export import evaluating, to_onnx
+from .half import to_half
 
 # %% ../../nbs/runtimes/03_runtimes.ipynb #cell004
 RUNTIMES = Registry("runtime", package="rtseg.runtimes")
@@ -195,7 +196,7 @@ class TorchRuntime(Runtime):
         return {"torch": torch.__version__, "allocator": settle_allocator()}
 
 # %% ../../nbs/runtimes/03_runtimes.ipynb #cell021
-@RUNTIMES.register("onnxruntime", package="onnxruntime", extra=None, precisions=("fp32", "int8"))
+@RUNTIMES.register("onnxruntime", package="onnxruntime", extra=None, precisions=("fp32", "fp16", "int8"))
 class OnnxRuntime(Runtime):
     """An ONNX model, executed by ONNX Runtime on the CPU; a module is exported in memory first."""
 
@@ -210,7 +211,7 @@ class OnnxRuntime(Runtime):
         shape: tuple[int, ...] | None = None,
     ):
         self.threads, self.precision, self.shape = default_threads(threads), precision, shape
-        data = require_quantised(model_bytes(source, shape, runtime=self.name), precision)
+        data = in_precision(model_bytes(source, shape, runtime=self.name), precision)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = self.threads, 1, 3
         options.add_session_config_entry("session.force_spinning_stop", "1")
@@ -254,11 +255,11 @@ class OnnxRuntime(Runtime):
         return {"onnxruntime": onnxruntime.__version__, "onnx": onnx.__version__}
 
 # %% ../../nbs/runtimes/03_runtimes.ipynb #cell022
-def require_quantised(data: bytes, precision: str) -> bytes:
-    """The serialized ONNX model as it is; `ConfigError` where int8 is asked of a graph without quantising nodes."""
+def in_precision(data: bytes, precision: str) -> bytes:
+    """The serialized ONNX model, converted for fp16, else as it is; `ConfigError` where int8 is asked of a graph without quantising nodes."""
     if precision == "int8" and b"QuantizeLinear" not in data:
         raise ConfigError("precision 'int8' needs a quantised graph: make one with rtseg.deployment.quantize first")
-    return data
+    return to_half(onnx.load_from_string(data)).SerializeToString() if precision == "fp16" else data
 
 
 def model_bytes(

@@ -30,7 +30,7 @@ from .table_specs import table_specs
 # %% ../../nbs/search/14_latency_table.ipynb #cell014
 @dataclass(frozen=True)
 class TableHeader(Value):
-    """What a latency table was made for, and how."""
+    """What a latency table was made for, and how; the first `settled` entries are final, whatever is measured beside them later."""
 
     device: str
     runtime: str
@@ -43,6 +43,7 @@ class TableHeader(Value):
     versions: dict = field(default_factory=dict)
     created: str = ""
     load: dict = field(default_factory=dict)
+    settled: int = 0
 
     @property
     def size(self) -> tuple[int, int]:
@@ -210,8 +211,8 @@ def build_table(
     )
     watch, options = watch or WATCH, dict(runtime=runtime, threads=threads, precision=precision, protocol=protocol)
     missing = [spec for spec in specs if spec.key() not in table.entries]
+    kept = {*(start.ms if start is not None else ()), *list(table.entries)[: table.header.settled]}
     _measure(table, missing, path, log, batch, options, watch, progress)
-    kept = start.ms if start is not None else {}
     disturbed = set() if watch.gave_up else set(table.header.load.get("busy", ()))
     odd = {spec.key() for spec in suspects(table.ms)}
     again = (
@@ -220,6 +221,10 @@ def build_table(
     if again:
         _say(log, f"{len(again)} entries look out of line or were disturbed and are timed again")
         _measure(table, again, path, log, batch, options, watch)
+    if missing:
+        table.header = replace(table.header, settled=len(table.entries))
+        if path is not None:
+            table.save(path)
     return table
 
 

@@ -16,4 +16,5 @@ from .checking import RuntimeCheck as RuntimeCheck
 from .checking import check_runtime as check_runtime
 from .faithful import FormScore as FormScore
 from .faithful import evaluate_form as evaluate_form
+from .plain import ship_plain as ship_plain
 from .quantization import quantize as quantize

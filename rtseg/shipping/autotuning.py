@@ -28,13 +28,14 @@ from rtseg.shipping.candidates import (
     FILE_RUNTIMES,
     Builder,
     Candidate,
+    fitting,
     images_key,
     list_candidates,
     network_key,
     why_not,
 )
 from .cards import Card, Preprocessing, class_facts, weights_facts, write_shipped
-from .faithful import MAX_CLASS_DROP, check_limits, evaluate_form, own_scores, read_examples
+from .faithful import MAX_CLASS_DROP, MAX_DROP, check_limits, evaluate_form, own_scores, read_examples
 from .outcomes import Row, Tuned
 from .server import write_check, write_server
 
@@ -99,7 +100,7 @@ def autotune(
     judged: SegDataset | Sequence | None = None,
     shape: tuple[int, ...] = (1, 3, 512, 1024),
     device: str = "cpu",
-    max_drop: float = 0.005,
+    max_drop: float = MAX_DROP,
     max_class_drop: float = MAX_CLASS_DROP,
     min_agreement: float = 0.99,
     threads: int | None = None,
@@ -139,7 +140,11 @@ def autotune(
     seen, shown = images_key(builder.calibration), images_key(examples)
     key = network_key(model, shape, threads, shown, seen, *limits.values())
     rows, loaded = _judge_all(
-        list(candidates) if candidates is not None else list_candidates(device), trial, builder, _Kept(folder, key), say
+        fitting(list_candidates(device) if candidates is None else candidates, model),
+        trial,
+        builder,
+        _Kept(folder, key),
+        say,
     )
     loads = [_time_all(rows, loaded, examples[0].image, rounds=rounds, seconds=seconds, say=say, watch=watch)]
     best = _fastest(rows, files_only)

@@ -7,7 +7,7 @@ __all__ = ['OF_INT8', 'BenchCase', 'bench_cases', 'BenchRow', 'BenchRecord', 'Be
            'compare_bench', 'bench_rows']
 
 # %% ../../nbs/shipping/08_bench.ipynb #cell002
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import product
@@ -32,7 +32,7 @@ from ..runtimes.serving import ServingGraph
 # %% ../../nbs/shipping/08_bench.ipynb #cell004
 @dataclass(frozen=True)
 class BenchCase(Value):
-    """One combination; height and width are the image's."""
+    """One combination; height and width are the image's, `content` says what the model's name stands for (a checksum of its weights, its classes; empty where nobody knows)."""
 
     model: str
     runtime: str
@@ -40,9 +40,15 @@ class BenchCase(Value):
     height: int
     width: int
     threads: int
+    content: str = ""
 
     def __str__(self) -> str:
         return f"{self.model} {self.runtime} {self.precision} {self.height}x{self.width}"
+
+    @property
+    def asked(self) -> "BenchCase":
+        """The case as it is typed, whatever the model's name stands for."""
+        return replace(self, content="")
 
 
 def bench_cases(
@@ -52,8 +58,9 @@ def bench_cases(
     precisions: Sequence[str] = ("fp32",),
     sizes: Sequence[tuple[int, int]] = ((512, 1024),),
     threads: int | None = None,
+    contents: Mapping[str, str] | None = None,
 ) -> list[BenchCase]:
-    """All combinations, network by network; runtimes are all that rtseg knows unless given, `all` as precision means each runtime's own. `ConfigError` for unknown names."""
+    """All combinations, network by network; runtimes are all that rtseg knows unless given, `all` as precision means each runtime's own; `contents` say what a model's name stands for. `ConfigError` for unknown names."""
     runtimes, known = (
         list(runtimes or RUNTIMES.names()),
         sorted({p for name in RUNTIMES.names() for p in RUNTIMES.metadata(name)["precisions"]}),
@@ -70,7 +77,7 @@ def bench_cases(
         for p in (RUNTIMES.metadata(name)["precisions"] if "all" in precisions else dict.fromkeys(precisions))
     ]
     return [
-        BenchCase(model, name, precision, height, width, default_threads(threads))
+        BenchCase(model, name, precision, height, width, default_threads(threads), (contents or {}).get(model, ""))
         for model, (height, width), (name, precision) in product(models, sizes, pairs)
     ]
 
@@ -126,12 +133,12 @@ class BenchRecord(Value):
         return super().from_dict({**data, "rows": [BenchRow.from_dict(row) for row in data["rows"]]})
 
     def find(self, case: BenchCase) -> BenchRow | None:
-        """The row of a case, if there is one."""
+        """The row of a case, if there is one; none of what its model's name stood for before."""
         return next((row for row in self.rows if row.case == case), None)
 
     def with_row(self, row: BenchRow) -> "BenchRecord":
-        """The record with a row added, or in place of the case's earlier one."""
-        place = next((i for i, old in enumerate(self.rows) if old.case == row.case), len(self.rows))
+        """The record with a row added, or in place of the earlier one of the case, also where its model's name stood for something else."""
+        place = next((i for i, old in enumerate(self.rows) if old.case.asked == row.case.asked), len(self.rows))
         return replace(self, rows=(*self.rows[:place], row, *self.rows[place + 1 :]))
 
 # %% ../../nbs/shipping/08_bench.ipynb #cell010
@@ -261,13 +268,14 @@ def run_bench(
 def compare_bench(
     now: BenchRecord, earlier: BenchRecord, *, name: str = "the earlier record", other_machine: bool = False
 ) -> dict[str, float]:
-    """Case -> milliseconds now over milliseconds then, for cases that both have; `DeviceMismatch` if the machines differ and nobody said that this is meant."""
+    """Case -> milliseconds now over milliseconds then, for cases that both have of the same content (as far as both say it); `DeviceMismatch` if the machines differ and nobody said that this is meant."""
     require_same_machine(earlier.machine, now.machine, what=name, other_machine=other_machine)
-    then = {row.case: row.latency.median_ms for row in earlier.rows if row.latency is not None}
+    then = {row.case.asked: row for row in earlier.rows if row.latency is not None}
+    pairs = [(row, then[row.case.asked]) for row in now.rows if row.latency is not None and row.case.asked in then]
     return {
-        str(row.case): row.latency.median_ms / then[row.case]
-        for row in now.rows
-        if row.latency is not None and row.case in then
+        str(row.case): row.latency.median_ms / old.latency.median_ms
+        for row, old in pairs
+        if row.case.content == old.case.content or "" in (row.case.content, old.case.content)
     }
 
 

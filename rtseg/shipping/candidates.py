@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['GRAPHS', 'BASELINE', 'EAGER', 'CPU_RUNTIMES', 'CUDA_RUNTIMES', 'FILE_RUNTIMES', 'Candidate', 'list_candidates',
-           'why_not', 'network_key', 'images_key', 'Builder']
+           'fitting', 'why_not', 'network_key', 'images_key', 'Builder']
 
 # %% ../../nbs/shipping/06_candidates.ipynb #cell002
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx
@@ -20,6 +20,7 @@ from ..core.files import atomic_write, read_json, write_json
 from ..core.values import Value
 from ..data.datasets import SegDataset
 from ..runtimes.export import to_onnx
+from ..runtimes.half import to_half
 from .faithful import Example, read_examples
 from ..runtimes.openvino import OpenVinoRuntime, capabilities
 from .quantization import QuantizationRecord, Quantized, float_graph, quantize
@@ -62,7 +63,7 @@ class Candidate(Value):
     @property
     def graph_key(self) -> tuple:
         "Candidates with the same key share one ONNX graph."
-        return self.inside, self.upsampling, self.argmax, self.method
+        return self.inside, self.upsampling, self.argmax, self.method, self.precision == "fp16"
 
 
 BASELINE = Candidate("onnxruntime", inside="network", upsampling="resize")
@@ -78,12 +79,15 @@ def list_candidates(
     device: str = "cpu",
     *,
     runtimes: Sequence[str] | None = None,
-    precisions: Sequence[str] = ("fp32", "bf16", "int8"),
+    precisions: Sequence[str] | None = None,
     argmax: Sequence[str] = ("after",),
     methods: Sequence[str] = ("nncf", "onnxruntime"),
 ) -> list[Candidate]:
-    "All forms to try on a device, the two references first; `ConfigError` for a device or runtime that is unknown."
+    "All forms to try on a device, the two references first, in fp32, bf16 and int8 (on a GPU fp16, too) or in the `precisions` given; `ConfigError` for a device, runtime or precision that is unknown."
     kind = check_choice(device.partition(":")[0], ("cpu", "cuda"), what="device")
+    known = ("fp32", "bf16", "fp16", "int8")
+    default = [name for name in known if name != "fp16" or kind == "cuda"]
+    precisions = [check_choice(name, known, what="precision") for name in precisions or default]
     allowed = CPU_RUNTIMES if kind == "cpu" else CUDA_RUNTIMES
     chosen = [check_choice(name, allowed, what=f"runtime for {kind}") for name in (runtimes or allowed)]
     found = [BASELINE, EAGER] if kind == "cpu" else [EAGER]
@@ -91,6 +95,14 @@ def list_candidates(
         for precision in precisions:
             found += _forms(name, precision, argmax, methods)
     return list({candidate.name: candidate for candidate in found}.values())
+
+
+def fitting(candidates: Sequence[Candidate], model: nn.Module) -> list[Candidate]:
+    "The candidates as `model` can be built: a module that shows no logits before they are enlarged is enlarged by a resize, and gives its argmax after it."
+    if isinstance(model, SegNetwork):
+        return list(candidates)
+    resized = [replace(each, upsampling="resize") for each in candidates if each.argmax == "after"]
+    return list({each.name: each for each in resized}.values())
 
 
 def _forms(runtime: str, precision: str, argmax: Sequence[str], methods: Sequence[str]) -> list[Candidate]:
@@ -110,7 +122,7 @@ def _forms(runtime: str, precision: str, argmax: Sequence[str], methods: Sequenc
             for m in quantisers
             if runtime == "openvino"
         ]
-    if runtime.startswith("onnxruntime") and precision != "fp32":
+    if runtime.startswith("onnxruntime") and precision == "bf16":
         return []
     return [
         Candidate(runtime, precision, upsampling=u, argmax=a)
@@ -189,6 +201,8 @@ class Builder:
             if candidate.method is not None:
                 done = self._quantised(candidate)
                 self.graphs[key], self.records[key] = done.graph, done.record
+            elif candidate.precision == "fp16":
+                self.graphs[key] = to_half(self.graph(replace(candidate, precision="fp32")))
             elif candidate.inside == "network":
                 self.graphs[key] = to_onnx(self.model, self.shape, dynamic_batch=False)
             else:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['INSIDE', 'CARD_FORMAT', 'Preprocessing', 'Card', 'class_facts', 'weights_facts', 'card_path', 'label_graph',
-           'write_shipped', 'load_card', 'plain_card', 'add_card']
+           'write_shipped', 'load_card', 'plain_card']
 
 # %% ../../nbs/shipping/04_cards.ipynb #cell002
 import json
@@ -126,7 +126,7 @@ def card_path(file: str | Path) -> Path:
 
 
 def label_graph(graph: onnx.ModelProto, card: Card, info: WeightsInfo | None = None) -> onnx.ModelProto:
-    "A copy of the graph that carries the short facts of its card, and what its weights say about themselves, as ONNX metadata."
+    "A copy of the graph that carries the short facts of its card, and what its weights say about themselves, as ONNX metadata, beside what stands there."
     labelled = onnx.ModelProto.FromString(graph.SerializeToString())
     facts = {
         "model": card.model,
@@ -140,8 +140,9 @@ def label_graph(graph: onnx.ModelProto, card: Card, info: WeightsInfo | None = N
         "std": ", ".join(f"{s:g}" for s in card.preprocessing.std),
         "license": card.license or "unknown",
     }
+    kept = {prop.key: prop.value for prop in labelled.metadata_props}
     del labelled.metadata_props[:]
-    onnx.helper.set_model_props(labelled, {f"rtseg.{key}": value for key, value in facts.items()})
+    onnx.helper.set_model_props(labelled, kept | {f"rtseg.{key}": value for key, value in facts.items()})
     write_info(labelled, info or WeightsInfo())
     return labelled
 
@@ -169,7 +170,7 @@ def load_card(file: str | Path) -> Card:
     "The card of a shipped file (give the file or the card); `ArtifactError` if one of the two is missing, or if they do not belong together."
     path = card_path(file)
     if not path.is_file():
-        raise ArtifactError(f"{file} has no card: {path} is missing; export it with 'rtseg export --auto'")
+        raise ArtifactError(f"{file} has no card: {path} is missing; export it with 'rtseg export'")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         card = Card.from_dict(data)
@@ -187,7 +188,13 @@ def load_card(file: str | Path) -> Card:
 
 # %% ../../nbs/shipping/04_cards.ipynb #cell017
 def plain_card(
-    model: str, report: ExportReport, labels: LabelSet | int, *, info: WeightsInfo | None = None, **facts: Any
+    model: str,
+    report: ExportReport,
+    labels: LabelSet | int,
+    *,
+    precision: str = "fp32",
+    info: WeightsInfo | None = None,
+    **facts: Any,
 ) -> Card:
     "The card of a file that `export_onnx` wrote: float N x 3 x H x W in, logits out; `facts` are other fields of `Card`."
     said = info.input if info is not None and info.input is not None else None
@@ -198,16 +205,10 @@ def plain_card(
         **class_facts(labels),
         preprocessing=Preprocessing(dtype="float32", layout="NCHW", inside=("upsampling",), **numbers),
         runtime="onnxruntime",
-        precision="fp32",
+        precision=precision,
         threads=1,
         form={"opset": report.opset, "dynamic_batch": report.dynamic_batch},
-        agreement=report.class_agreement,
         versions=report.versions,
         **(weights_facts(info) if info is not None else {}),
-        **facts,
+        **({"agreement": report.class_agreement} | facts),
     )
-
-
-def add_card(path: str | Path, card: Card, *, info: WeightsInfo | None = None) -> Card:
-    "Give a written graph its metadata and its card."
-    return write_shipped(path, onnx.load(path), card, info=info)

@@ -16,16 +16,18 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 
-from ..core.errors import ArtifactError, ConfigError
+from ..core.errors import ConfigError
 from ..core.files import atomic_write, read_json, write_json
 from ..core.values import LabelSet
+from ..core.weights import WeightsInfo
 from ..data.datasets import SegDataset
 from ..data.scenes import draw_scene
 from ..models.contract import SegNetwork
-from ..runtimes.runtimes import OnnxRuntime, TorchRuntime, default_threads
+from ..runtimes.export import write_info
 from ..runtimes.serving import ServingGraph
-from ..shipping.cards import Card, Preprocessing, class_facts, load_card, write_shipped
-from ..shipping.faithful import evaluate_form, read_examples
+from ..shipping.cards import Card, Preprocessing, class_facts, load_card, weights_facts, write_shipped
+from ..shipping.faithful import MAX_DROP
+from ..shipping.plain import scored_form
 from ..shipping.quantization import float_graph
 from ..viz.masks import safe_colours
 from .local_server import write_starter
@@ -49,17 +51,20 @@ def page_network(
     images: int = 8,  # how many
     min_agreement: float = 0.99,  # share of the pixels that keep their class, at least
     source_sha256: str | None = None,  # of the weights' file
+    info: WeightsInfo | None = None,  # what the weights say about themselves
+    license: str | None = None,  # of the weights
 ) -> PageNetwork:
-    """`network` for photographs resized to `size` (height, width), compared with PyTorch on images of `data`; raises `ArtifactError` where fewer than `min_agreement` of the labels are equal."""
+    """`network` for photographs resized to `size` (height, width), compared with PyTorch on images of `data`; the file carries `info`, what the weights say about themselves.
+
+    Raises `ArtifactError` where fewer than `min_agreement` of the labels are equal, or mIoU or a class falls too far."""
     shape = (1, 3, *size)
     rng = np.random.default_rng(0)
     scenes = [draw_scene(rng, size=size)[0] for _ in range(4)] if data is None else data
-    examples = read_examples(scenes, size, count=images)
     graph = float_graph(ServingGraph(network, upsampling="products").train(network.training), shape)
-    eager = TorchRuntime(network, threads=default_threads(None))
-    score = evaluate_form(OnnxRuntime(graph), examples, reference=[eager(example.image) for example in examples])
-    if refusal := score.refusal(min_agreement=min_agreement, max_drop=1.0, max_class_drop=1.0):
-        raise ArtifactError(f"{name} is not the same network as ONNX: {refusal}")
+    limits = {"min_agreement": min_agreement, "max_drop": MAX_DROP}
+    facts = scored_form(network, graph, scenes, size, what=f"the page's file of {name}", images=images, **limits)
+    info = info or WeightsInfo(labels=labels if isinstance(labels, LabelSet) else None)
+    write_info(graph, info)
     card = Card(
         name,
         shape,
@@ -69,10 +74,9 @@ def page_network(
         precision="fp32",
         threads=1,
         form={"upsampling": "products", "argmax": "after"},
-        agreement=score.agreement,
-        miou_before=score.miou_before,
-        miou_after=score.miou_after,
-        examples=score.images,
+        **facts,
+        **weights_facts(info),
+        license=license,
         source_sha256=source_sha256,
         versions={"onnxruntime-web": VERSION, "torch": version("torch"), "onnx": onnx.__version__},
     )

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rtseg.compression import PrunedRecord
-from rtseg.core.errors import ArtifactError
+from rtseg.core.errors import ArtifactError, ConfigError
 from rtseg.core.files import save_tensors
 from rtseg.core.run_folder import RunFolder
 from rtseg.data.scenes import make_scenes
@@ -22,6 +22,7 @@ from rtseg.runs.config import load_preset
 from rtseg.runs.kernels import kernel_managers
 from rtseg.runs.plans import ICNET
 from rtseg.runs.runner import run
+from rtseg.training.trainer import Trainer
 
 RECIPES = Path(__file__).resolve().parents[2] / "nbs" / "recipes"
 TINY = "--set epochs=1 --set steps_per_epoch=1 --set batch_size=2 --set augmentation.crop=[64,64] --set loss.kind=cross_entropy"
@@ -197,6 +198,26 @@ def test_a_teacher_teaches_from_the_command_line(typed, scenes, tmp_path):
     assert code == 1 and err.count("\n") == 1 and not (tmp_path / "v").exists()
 
 
+def test_a_pretrained_student_says_what_it_started_from(typed, scenes, tmp_path, monkeypatch):
+    import timm
+
+    torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "r18.pth")
+    save_trained(
+        tmp_path / "teacher.safetensors", create_model("dabnet", 19).state_dict(), epoch=1, which="best", seed=0
+    )
+    begun = []
+
+    class Begun(Trainer):
+        def fit(self):
+            begun.append(self.files.pretrained_on)
+            raise ConfigError("enough")
+
+    monkeypatch.setattr("rtseg.runs.training_runs.Trainer", Begun)
+    line = f"distill --model bisenetv1 --option pretrained={tmp_path}/r18.pth --teacher dabnet --teacher-weights {tmp_path}/teacher.safetensors"
+    code, _, err = typed(f"{line} --dataset synthetic --data {scenes} --out {tmp_path}/s {TINY}")
+    assert code == 1 and err.endswith("enough\n") and begun[0].startswith("encoder from r18.pth "), err
+
+
 @pytest.mark.slow
 def test_a_network_is_compressed_and_goes_on_being_a_network(typed, scenes, tmp_path):
     save_tensors(tmp_path / "whole.safetensors", create_model("fastscnn", 19).state_dict())
@@ -207,6 +228,8 @@ def test_a_network_is_compressed_and_goes_on_being_a_network(typed, scenes, tmp_
     before = (tmp_path / "c/compressed.safetensors").read_bytes()
     assert typed(line)[0] == 0 and (tmp_path / "c/compressed.safetensors").read_bytes() == before
     assert typed(f"evaluate {small} --dataset synthetic --data {scenes}")[0] == 0
+    told = next(text for text in out.splitlines() if text.startswith("evaluate it: "))
+    assert typed(told.split("rtseg ")[1])[0] == 0  # the line that it prints
     code, _, err = typed(
         f"export {tmp_path}/c/compressed.safetensors {tmp_path}/x.onnx --model {tmp_path}/c/compressed.json --classes 5"
     )

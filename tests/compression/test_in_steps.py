@@ -36,9 +36,11 @@ def pairs():
 def test_between_cuts_a_short_calm_training_after_the_last_the_whole_one():
     stages = [stage_training(TINY, CompressConfig(steps=4), n) for n in (1, 2, 3, 4)]
     assert [(s.epochs, s.lr, s.schedule.kind) for s in stages[:3]] == [(1, 0.01, "constant")] * 3
-    assert stages[3] == TINY
+    assert stages[3] == TINY.model_copy(update={"seed": 3}) and [s.seed for s in stages] == [0, 1, 2, 3]
+    assert stage_training(TINY, CompressConfig(steps=1), 1) == TINY
     even = CompressConfig(steps=2, recovery_epochs=None, final_epochs=7)
-    assert stage_training(TINY, even, 1) == TINY and stage_training(TINY, even, 2).epochs == 7
+    assert stage_training(TINY, even, 1) == TINY and stage_training(TINY, even, 2).seed == 1
+    assert stage_training(TINY, even, 2).epochs == 7
 
 
 def test_the_whole_network_teaches(tmp_path):
@@ -119,3 +121,52 @@ def test_a_searched_network_is_cut_by_the_command_and_read_again(tmp_path):
     again = load_pruned(save_pruned(tmp_path / "small.safetensors", small, **how))
     image = torch.randn(1, 3, *SIZE)
     assert torch.equal(again(image), small(image))
+
+
+@pytest.mark.parametrize("how", [{"round_to": 8}, {"ratio": 0.5}, {"latency_ms": 0.6}])
+def test_smps_networks_are_cut_saved_and_read_again(how, tmp_path):
+    """Through the registry, in multiples, to a goal in another runtime than PyTorch."""
+    from rtseg.compression import load_pruned, save_pruned
+
+    torch.manual_seed(0)
+    network = create_model("smp", 3, decoder="fpn", encoder="resnet18")
+    whole = sum(p.numel() for p in network.parameters())
+
+    def share(net, shape):
+        return sum(p.numel() for p in net.parameters()) / whole
+
+    done = prune(network, example_size=SIZE, measure=share, **{"ratio": 0.4, **how})
+    small, multiple = done.model.eval(), how.get("round_to", 1)
+    assert all(e.after % multiple == 0 or e.after == e.before for e in done.plan.entries)
+    assert done.table[-1]["ms"] <= how.get("latency_ms", 0.75)
+    image = torch.randn(1, 3, *SIZE)
+    assert torch.equal(load_pruned(save_pruned(tmp_path, small))(image), small(image))
+
+
+def test_a_network_of_smp_itself_is_a_module_like_any_other(tmp_path):
+    smp = pytest.importorskip("segmentation_models_pytorch")
+    from rtseg.compression import load_pruned, save_pruned
+
+    torch.manual_seed(0)
+    network = smp.create_model("linknet", "mobilenet_v2", classes=2, encoder_weights=None)
+    small = prune(network, ratio=0.4, example_size=SIZE).model.eval()
+    assert sum(p.numel() for p in small.parameters()) < 0.8 * sum(p.numel() for p in network.parameters())
+    again = load_pruned(save_pruned(tmp_path, small), network=network)
+    image = torch.randn(1, 3, *SIZE)
+    assert torch.equal(again(image), small(image))
+
+
+def test_a_searched_students_goal_is_found_unreachable_in_its_runtime_before_training():
+    from rtseg.models.fasterseg import STUDENT, FasterSeg
+
+    torch.manual_seed(0)
+    with pytest.raises(ConfigError, match=r"latency_ms=1e-06 is out of reach: with 95% of the channels gone"):
+        next(
+            prune_steps(
+                FasterSeg(STUDENT, 3),
+                latency_ms=1e-6,
+                steps=2,
+                example_size=SIZE,
+                measure=measure_in("onnxruntime", threads=1),
+            )
+        )

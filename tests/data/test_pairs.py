@@ -6,9 +6,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from rtseg.core.errors import DataError
+from rtseg.core.errors import ConfigError, DataError
 from rtseg.core.values import LabelSet
-from rtseg.data import as_dataset
+from rtseg.data import as_dataset, fingerprints, numbered_labels
+from rtseg.data.fingerprints import data_facts
+from rtseg.data.pairs import PairDataset
 from rtseg.evaluation import evaluate
 from rtseg.training import TrainConfig, Trainer
 
@@ -120,3 +122,75 @@ def test_what_has_no_length_is_refused():
         as_dataset(iter([]), classes=2)
     with pytest.raises(DataError, match="nothing about its classes"):
         as_dataset(Pairs(FORMS["arrays"]))
+
+
+def numbers(count, seed=0):
+    """Pairs of noise."""
+    rng = np.random.default_rng(seed)
+    return [(rng.integers(0, 255, (4, 6, 3), dtype=np.uint8), rng.integers(0, 2, (4, 6))) for _ in range(count)]
+
+
+def test_pairs_are_known_by_what_they_hold():
+    facts = data_facts(as_dataset(numbers(5), classes=2))
+    assert facts == data_facts(as_dataset(numbers(5), classes=2)) and facts["images"] == 5
+    assert data_facts(as_dataset(numbers(5, seed=1), classes=2))["pictures"] != facts["pictures"]
+    painted = numbers(5)
+    painted[3] = (painted[3][0], 1 - painted[3][1])
+    changed = data_facts(as_dataset(painted, classes=2))
+    assert changed["pictures"] == facts["pictures"] and changed["masks"] != facts["masks"]
+    assert data_facts(as_dataset(numbers(5), classes=2).subset([0, 1, 2]))["pictures"] != facts["pictures"]
+
+
+@pytest.mark.parametrize("cache", [None, "memory"])
+def test_pairs_that_are_drawn_anew_are_told_by_their_number(cache):
+    class Drawn:
+        rng = np.random.default_rng(0)
+
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            return self.rng.integers(0, 255, (4, 6, 3), dtype=np.uint8), np.zeros((4, 6), int)
+
+    data = PairDataset(Drawn(), labels=numbered_labels(2), cache=cache)
+    assert data_facts(data) == data_facts(data) and "each reading" in data_facts(data)["pictures"]
+
+
+def test_many_pairs_are_looked_at_in_samples(monkeypatch):
+    monkeypatch.setattr(fingerprints, "PAIRS", 4)
+    seen = []
+
+    class Counted(list):
+        def __getitem__(self, index):
+            seen.append(index)
+            return super().__getitem__(index)
+
+    data_facts(as_dataset(Counted(numbers(10)), classes=2))
+    assert seen == [0, 0, 3, 6, 9]
+
+
+def test_a_training_on_other_pairs_is_another_training(tmp_path):
+    def training(seed, **more):
+        network = nn.Sequential(nn.Conv2d(3, 2, 1))
+        config = TrainConfig.parse(QUICK)
+        return Trainer(network, numbers_of(seed), config=config, folder=tmp_path / "run", progress=False, **more)
+
+    def numbers_of(seed):
+        return as_dataset(numbers(4, seed), classes=2)
+
+    training(0).fit()
+    assert training(0, resume=True).fit().steps == 1
+    with pytest.raises(ConfigError, match="train.pictures is"):
+        training(1, resume=True)
+
+
+QUICK = {
+    "epochs": 1,
+    "steps_per_epoch": 1,
+    "batch_size": 2,
+    "augmentation": None,
+    "precision": "fp32",
+    "channels_last": False,
+    "compile": False,
+    "device": "cpu",
+}

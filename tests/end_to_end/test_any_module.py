@@ -1,20 +1,37 @@
 """A module that knows nothing of rtseg is trained, evaluated, measured, pruned and shipped."""
 
+import copy
+
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
-from rtseg.compression import prune
+from rtseg.compression import CompressConfig, compress, load_pruned, prune, save_pruned
+from rtseg.core.errors import ConfigError
 from rtseg.data import as_dataset
 from rtseg.evaluation import evaluate
 from rtseg.latency.measuring import measure_latency
 from rtseg.runtimes.export import export_onnx
 from rtseg.runtimes.runtimes import load_runtime
 from rtseg.runtimes.serving import ServingGraph
+from rtseg.shipping.autotuning import autotune, ship
+from rtseg.shipping.candidates import list_candidates
+from rtseg.shipping.cards import load_card
 from rtseg.shipping.faithful import evaluate_form, read_examples
+from rtseg.shipping.plain import ship_plain
 from rtseg.training import TrainConfig, Trainer
 
 SIZE = (64, 96)
+BRIEF = {
+    "epochs": 1,
+    "steps_per_epoch": 2,
+    "batch_size": 2,
+    "augmentation": None,
+    "precision": "fp32",
+    "channels_last": False,
+    "compile": False,
+}
 
 
 class Stranger(nn.Module):
@@ -39,17 +56,7 @@ def pairs():
 def test_a_stranger_goes_all_the_way(tmp_path):
     torch.manual_seed(0)
     network, data = Stranger(), pairs()
-    config = TrainConfig.parse(
-        {
-            "epochs": 1,
-            "steps_per_epoch": 2,
-            "batch_size": 2,
-            "augmentation": None,
-            "precision": "fp32",
-            "channels_last": False,
-            "compile": False,
-        }
-    )
+    config = TrainConfig.parse(BRIEF)
     result = Trainer(network, data, config=config, folder=tmp_path / "run", val=data, progress=False).fit()
     assert result.steps == 2 and evaluate(network, data).miou == result.last.miou
     assert measure_latency(network.eval(), (1, 3, *SIZE), max_seconds=0.2).median_ms > 0
@@ -62,3 +69,48 @@ def test_a_stranger_goes_all_the_way(tmp_path):
     eager = load_runtime(small.model)
     score = evaluate_form(served, examples, reference=[eager(example.image) for example in examples])
     assert score.agreement > 0.999
+
+
+def test_a_stranger_that_was_cut_is_saved_read_compressed_and_shipped(tmp_path):
+    torch.manual_seed(0)
+    network, data = Stranger(), pairs()
+    small = prune(network, ratio=0.5, example_size=SIZE).model.eval()
+    again = load_pruned(save_pruned(tmp_path / "small.safetensors", small), network=network)
+    image = torch.randn(1, 3, *SIZE)
+    assert torch.equal(again(image), small(image)) and network.body[0].out_channels == 16
+    with pytest.raises(ConfigError, match=r"only you can build Stranger.*network="):
+        load_pruned(tmp_path / "small.safetensors")
+    how = CompressConfig(ratio=0.5, steps=2, example_size=SIZE)
+    train = TrainConfig.parse(BRIEF)
+    told = dict(config=how, train=train, folder=tmp_path / "cut", progress=False)
+    result = compress(copy.deepcopy(network), data, **told)
+    assert result.model.body[0].out_channels < 16 and result.table[-1]["parameters"] < result.table[0]["parameters"]
+    found = compress(copy.deepcopy(network), data, **told).model  # everything is read from the folder
+    assert torch.equal(found(image), result.model(image))
+    report, card = ship_plain(
+        small, tmp_path / "small.onnx", model="stranger", labels=2, shape=(1, 3, *SIZE), data=data, precision="fp16"
+    )
+    assert card.agreement >= 0.99 and card.precision == "fp16" and load_card(report.path) == card
+
+
+def test_the_fastest_form_of_a_stranger_is_shipped(tmp_path):
+    torch.manual_seed(0)
+    data = pairs()
+    forms = list_candidates(runtimes=["onnxruntime"], precisions=["fp32", "int8"])
+    tuned = autotune(
+        Stranger().eval(),
+        data,
+        shape=(1, 3, *SIZE),
+        images=2,
+        candidates=forms,
+        files_only=True,
+        rounds=1,
+        seconds=1,
+        threads=1,
+        min_agreement=0.5,
+        max_drop=1.0,
+        max_class_drop=1.0,
+    )
+    assert {row.status for row in tuned.rows} <= {"accepted", "chosen"}, [row.reason for row in tuned.rows]
+    card = ship(tuned, tmp_path / "net.onnx", model="stranger", labels=2)
+    assert load_card(tmp_path / "net.onnx") == card and card.form["upsampling"] == "resize"

@@ -1,6 +1,7 @@
 """Every stage, recipe and guide with parameters lists them with types and help, and refuses bad ones in its first cell."""
 
 import ast
+import json
 from pathlib import Path
 
 import nbformat
@@ -118,6 +119,40 @@ def test_a_stage_of_a_begun_run_is_checked_by_that_run(tmp_path):
     check_stage("icnet", {"run": str(tmp_path / "run"), "preset": "demo", "settings": {"icnet.lr": 0.1}})
     with pytest.raises(ConfigError, match="stage 'search' is unknown"):
         check_stage("search", {"run": str(tmp_path / "run"), "preset": "demo", "settings": {}})
+
+
+LISTS = [
+    (path, p) for path in WITH for p in read_parameters(path).values() if p.kind.startswith(("list", "tuple", "dict"))
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "parameter"), LISTS, ids=lambda each: getattr(each, "name", getattr(each, "stem", ""))
+)
+def test_papermills_texts_become_lists(path, parameter, tmp_path, monkeypatch):
+    """`papermill -p size "[64, 128]"` gives a text, `-y "size: [64, 128]"` a list: both are the list."""
+    value = parameter.default or ({} if parameter.kind == "dict" else ["encoder"])
+    if parameter.name != "protect":
+        assert first_cell(path, {parameter.name: json.dumps(value)}, tmp_path, monkeypatch) == ""
+    error = first_cell(path, {parameter.name: "seven"}, tmp_path, monkeypatch)
+    assert f"parameter '{parameter.name}' is 'seven'" in error and f"-y '{parameter.name}: " in error
+
+
+def test_what_a_shell_gives_is_read_by_the_parameters_type():
+    def read(kind, value):
+        space = {"a": value, "__annotations__": {"a": kind_of(kind)}, "In": ["", f"# Parameters\na = {value!r}"]}
+        check_parameters(space)
+        return space["a"]
+
+    assert read("list[int]", "[4, 8]") == [4, 8] == read("list[int]", [4, 8])
+    assert read("tuple[int, int]", "[4, 8]") == (4, 8) == read("tuple[int, int]", [4, 8])
+    assert read("dict", "{student.lr: 0.02}") == {"student.lr": 0.02}
+    assert read("Optional[list[str]]", "[a]") == ["a"] and read("Optional[list[str]]", None) is None
+    assert read("str", "[4, 8]") == "[4, 8]"  # a text stays one
+    with pytest.raises(ConfigError, match=r"-y 'a: \[1, 2\]'"):
+        read("list[int]", "[4, eight]")
+    with pytest.raises(ConfigError, match="-r a 2024"):
+        read("str", 2024)
 
 
 def test_types_are_never_evaluated():

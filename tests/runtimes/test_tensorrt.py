@@ -29,7 +29,8 @@ from rtseg.runtimes.engine import (
     record_path,
 )
 from rtseg.runtimes.export import to_onnx
-from rtseg.runtimes.tensorrt import EngineRecord, check_quantised, engine_for, engines_folder, prepared, to_half
+from rtseg.runtimes.half import to_half
+from rtseg.runtimes.tensorrt import EngineRecord, check_quantised, engine_for, engines_folder, prepared
 
 SHAPE = (1, 3, 64, 96)
 IMAGE = np.random.default_rng(0).standard_normal(SHAPE, dtype=np.float32)

@@ -359,6 +359,30 @@ def test_a_finished_table_is_not_measured_again(tmp_path):
     assert build_table([spec], **options).ms == {spec.key(): 1e6}
 
 
+def test_entries_added_to_a_finished_table_are_the_only_ones_measured(tmp_path, monkeypatch):
+    """Also where old ones look out of line or were disturbed: they are final."""
+    timed = []
+
+    def fake(specs, **options):
+        for spec in specs:
+            timed.append(spec.key())
+            ms = 1e-4 * spec.in_channels * spec.out_channels * (9 if spec.out_channels == 32 else 1)
+            yield spec, Entry(ms, ms, ms, 5)
+
+    monkeypatch.setattr(module, "time_probes", fake)
+    old = [OpSpec("conv", 8, 16, i, o) for i in (8, 16, 24) for o in (8, 16, 24, 32)]
+    new = [OpSpec("conv", 8, 16, 40, o) for o in (8, 16, 24)]
+    options = dict(size=SIZE, num_classes=5, path=tmp_path / "t.json", protocol=FAST)
+    built = build_table(old, **options)
+    assert built.header.settled == len(old) and {s.key() for s in suspects(built.ms)}
+    timed.clear()
+    more = build_table([*old, *new], **options)
+    assert set(timed) == {s.key() for s in new} and list(more.entries)[: len(old)] == list(built.entries)
+    assert {key: more.ms[key] for key in built.ms} == built.ms and more.header.settled == len(old) + len(new)
+    timed.clear()
+    assert build_table([*old, *new], **options) == more == LatencyTable.load(options["path"]) and not timed
+
+
 # --- beside others ----------------------------------------------------------------------------------------------------
 
 

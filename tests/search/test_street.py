@@ -7,12 +7,14 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from rtseg.cli import nas
 from rtseg.compression import prune
 from rtseg.core.architecture import OpSpec
 from rtseg.core.errors import ArtifactError, ConfigError
@@ -29,7 +31,7 @@ from rtseg.search.space import InfeasibleError
 from rtseg.search.spaces import SPACES, open_space
 from rtseg.search.street import StreetStage, StreetArchitecture, StreetSpace, receptive_field, street_table_specs
 from rtseg.search.table_latencies import Target, measure_table, parse_target
-from rtseg.search.table_plan import PlanEntry, bin_edges, draw_between, make_plan
+from rtseg.search.table_plan import PlanEntry, bin_edges, draw_between, make_plan, seen_ranges
 from rtseg.search.table_training import TableJob, entry_of, planned, train_table, wanted
 from rtseg.search.trained import TableInfo, TrainedNetwork, load_table, read_lines
 from rtseg.training.config import TrainConfig
@@ -318,10 +320,15 @@ def splits(tmp_path_factory):
     return {name: open_dataset("synthetic", root, name, cache="memory") for name in ("train", "val", "test")}
 
 
+def plain_plan(plan):
+    """A plan as it comes out of a file."""
+    return tuple(PlanEntry.from_dict(json.loads(json.dumps(e.to_dict()))) for e in plan)
+
+
 def make_job(folder, splits, **config) -> TableJob:
     space = open_space("street", TINY)
     plan = make_plan(space, [work_of], [(1, 1000)], networks=3, repeats=1, bins=1)
-    plan = tuple(PlanEntry.from_dict(json.loads(json.dumps(e.to_dict()))) for e in plan)
+    plan = plain_plan(plan)
     settings = TrainConfig.parse(
         {"epochs": 2, "steps_per_epoch": 2, "batch_size": 2, "device": "cpu", "augmentation": None, **config}
     )
@@ -377,6 +384,43 @@ def test_a_journal_of_something_else_is_refused(tmp_path, splits):
     with pytest.raises(ConfigError, match="3 networks, not 9"):
         wanted(job.plan, 9)
     assert planned(open_storage(None, tmp_path)) == list(job.plan)
+
+
+def test_a_plan_grows_by_new_networks_behind_its_own(tmp_path, monkeypatch):
+    space = open_space("street", TINY)
+    begun = plain_plan(make_plan(space, [work_of], [(1, 1000)], networks=3, repeats=1, bins=1))
+    grown = make_plan(space, [work_of], [(1, 1000)], networks=6, repeats=2, bins=1, begun=begun)
+    assert tuple(grown[: len(begun)]) == begun and [e.seed for e in grown[len(begun) :]] == [0, 0, 0, 1, 2]
+    assert len({space.read(e.architecture).id for e in grown}) == 6
+    ((low, high),) = seen_ranges(space, [work_of], begun)
+    assert all(low <= work_of(space.read(e.architecture)) < high for e in begun)
+    with pytest.raises(ConfigError, match="made for 1 targets, and 0 are given"):
+        seen_ranges(space, [], begun)
+    monkeypatch.setattr(nas, "device_table", lambda *a, **k: SimpleNamespace(predict=work_of))
+    how = {"size": (64, 96), "classes": 3, "repeats": None, "folder": tmp_path}
+    begun = list(begun)
+    assert nas.table_plan(begun, space, [Target()], [], networks=2, **how) == begun
+    more = nas.table_plan(begun, space, [Target()], [], networks=4, **how)
+    assert more[: len(begun)] == begun and len({space.read(e.architecture).id for e in more}) == 4
+    assert all(low <= work_of(space.read(e.architecture)) < high for e in more)
+
+
+def test_a_grown_table_trains_its_new_networks_only(tmp_path, splits):
+    job = make_job(tmp_path, splits, epochs=1)
+    job = replace(job, plan=job.plan[:1])
+    first = train_table(job, networks=1, progress=False)
+    space = open_space("street", TINY)
+    plan = make_plan(space, [work_of], [(1, 1000)], networks=2, repeats=0, bins=1, begun=job.plan)
+    larger = replace(job, plan=plain_plan(plan))
+    records = train_table(larger, networks=2, progress=False)
+    assert records[:1] == first and [(r.entry, r.seed) for r in records] == [(0, 0), (1, 0)]
+    assert planned(open_storage(None, tmp_path)) == list(larger.plan)
+    assert train_table(larger, networks=2, progress=False) == records
+    with pytest.raises(ConfigError, match="plan"):
+        train_table(job, networks=1, progress=False)  # whoever asks for the shorter plan is told
+    assert measure_table(tmp_path, [Target()], max_seconds=0.02) == 0
+    timed = load_table(tmp_path).latencies
+    assert measure_table(tmp_path, [Target()], max_seconds=0.02) == 0 and load_table(tmp_path).latencies == timed
 
 
 WORKER = """

@@ -20,8 +20,12 @@ from rtseg.shipping.bench import (
     open_bench,
     run_bench,
 )
+from rtseg.core.weights import WeightsInfo
+from rtseg.evaluation.evaluator import save_trained
+from rtseg.models import create_model
 from rtseg.models.contract import SegNetwork
-from rtseg.cli.bench import bench_figure, bench_table, read_models
+from rtseg.models.loading import spec_of
+from rtseg.cli.bench import bench_figure, bench_table, content_of, read_models
 
 QUICK = BenchSettings(max_seconds=0.1, rounds=1, end_to_end=False, memory=False)
 
@@ -264,6 +268,39 @@ def test_the_picture_has_a_view_for_each_size(record):
     assert figure.data[0].x[0] == record.rows[0].latency.median_ms
     with pytest.raises(ConfigError, match="nothing was measured"):
         bench_figure(BenchRecord(record.machine, "", {}))
+
+
+def named(content):
+    return bench_cases(["small"], runtimes=["torch"], sizes=[(64, 96)], threads=1, contents={"small": content})
+
+
+def test_a_row_belongs_to_the_weights_it_was_measured_with(tmp_path, build):
+    path, how = tmp_path / "b.json", {"build": build, "settings": QUICK}
+    first = run_bench(named("aaa"), path, **how)
+    assert run_bench(named("aaa"), path, **how) == first and build.calls == ["small"]
+    second = run_bench(named("bbb"), path, **how)
+    assert build.calls == ["small", "small"] and [row.case.content for row in second.rows] == ["bbb"]
+    assert compare_bench(second, first) == {} and len(compare_bench(second, second)) == 1
+    unsaid = run_bench(cases(), tmp_path / "old.json", **how)
+    assert len(compare_bench(second, unsaid)) == 1  # a record from before contents were kept
+    assert run_bench(named("bbb"), tmp_path / "old.json", **how).rows[0].case.content == "bbb" and len(build.calls) == 4
+
+
+def test_what_a_name_stands_for(tmp_path):
+    torch.manual_seed(0)
+    told = set()
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        network = create_model("enet", 3)
+        info = WeightsInfo(spec_of(network))
+        save_trained(tmp_path / "best.safetensors", network.state_dict(), epoch=1, which="best", seed=0, info=info)
+        told |= {content_of(str(tmp_path), 19), content_of(str(tmp_path / "best.safetensors"), 19)}
+    assert len(told) == 2 and all(len(text) == 12 for text in told)
+    assert content_of("enet", 19) != content_of("enet", 3)
+    for text in ("{}", "[]"):
+        (tmp_path / "a.json").write_text(text)
+        told.add(content_of(str(tmp_path / "a.json"), 19))
+    assert len(told) == 4
 
 
 @pytest.mark.slow

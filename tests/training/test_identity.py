@@ -17,7 +17,6 @@ from rtseg.data.augmentation import Augmentation
 from rtseg.data.datasets import open_dataset
 from rtseg.data.labels import CITYSCAPES
 from rtseg.data.scenes import make_scenes
-from rtseg.models.registry import create_model
 from rtseg.shipping.bench import run_bench
 from rtseg.training.config import LossConfig, TrainConfig
 from rtseg.training.logging import read_metrics
@@ -196,29 +195,36 @@ def test_a_training_is_not_made_shorter_than_it_is(root, tmp_path):
 # compression ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_compression_hands_its_result_to_nobody_else(tmp_path):
-    """Another network's weights, other images, another share: the old file is not the answer."""
-    root = make_scenes(tmp_path / "larger", counts=COUNTS, size=(64, 64))
-    data, val, other = (open_dataset("synthetic", root, split) for split in ("train", "val", "test"))
-    how, training = CompressConfig(ratio=0.3, steps=1, example_size=(64, 64)), longer(epochs=1, augmentation=None)
-
-    def small(seed=0, data=data, val=val, config=how, train=training, name="enet"):
-        torch.manual_seed(seed)
-        model = create_model(name)
-        told = dict(config=config, train=train, folder=tmp_path / "small", val=val, name=name, progress=False)
-        return compress(model, data, **told).model.state_dict()
-
-    first = small()
-    assert all(
-        torch.equal(value, first[name])
-        for name, value in small(train=longer(epochs=1, augmentation=None, workers=1)).items()
+@pytest.fixture
+def compressing(root, tmp_path):
+    """A compression of a toy in a folder, with a few things changed; the compressed weights."""
+    data, val = (open_dataset("synthetic", root, split) for split in ("train", "val"))
+    usual = dict(
+        data=data,
+        train=longer(epochs=1, augmentation=None),
+        config=CompressConfig(ratio=0.3, steps=1, example_size=(32, 64)),
+        val=val,
     )
+
+    def small(seed=0, **changes):
+        told = {**usual, "folder": tmp_path / "small", "progress": False, **changes}
+        return compress(toy(width=6, seed=seed), told.pop("data"), **told).model.state_dict()
+
+    return small, usual
+
+
+def test_a_compression_hands_its_result_to_nobody_else(root, tmp_path, compressing):
+    """Another network's weights, other images, another share: the old file is not the answer."""
+    small, usual = compressing
+    first = small()
+    again = small(train=longer(epochs=1, augmentation=None, workers=1))
+    assert all(torch.equal(value, first[name]) for name, value in again.items())
     for changes, words in (
         (dict(seed=1), "network.weights is "),
-        (dict(data=val), "train.images is 1, it was begun with 3"),
-        (dict(val=other), "val.names is "),
-        (dict(config=CompressConfig(ratio=0.5, steps=1, example_size=(64, 64))), "compression.ratio is 0.5"),
-        (dict(train=longer(epochs=2, augmentation=None)), "config.epochs is 2"),
+        (dict(data=usual["val"]), "train.images is 1, it was begun with 3"),
+        (dict(val=open_dataset("synthetic", root, "test")), "val.names is "),
+        (dict(config=CompressConfig(ratio=0.5, steps=1, example_size=(32, 64))), "compression.ratio is 0.5"),
+        (dict(train=longer(epochs=1, lr=0.2, augmentation=None)), "config.lr is 0.2"),
     ):
         with pytest.raises(ConfigError, match=words) as error:
             small(**changes)
@@ -226,6 +232,30 @@ def test_a_compression_hands_its_result_to_nobody_else(tmp_path):
     (tmp_path / "small/identity.json").unlink()
     with pytest.raises(ArtifactError, match="does not say what it was made of"):
         small()
+
+
+def test_the_last_training_of_a_compression_is_extended(tmp_path, compressing):
+    small, usual = compressing
+    first = small()
+    longest = small(train=longer(epochs=3, augmentation=None))
+    log = tmp_path / "small/step_1/train"
+    assert [line["epoch"] for line in read_metrics(log)] == [1, 2, 3]
+    assert any(not torch.equal(value, first[name]) for name, value in longest.items())
+    again = small(train=longer(epochs=3, augmentation=None))
+    assert all(torch.equal(value, longest[name]) for name, value in again.items())
+    with pytest.raises(ConfigError, match="has done 3 epochs, more than the 2"):
+        small(train=longer(epochs=2, augmentation=None))
+    how = usual["config"].model_copy(update={"final_epochs": 4})
+    small(train=longer(epochs=3, augmentation=None), config=how)
+    assert len(read_metrics(log)) == 4
+
+
+def test_trainings_that_lie_behind_a_cut_are_not_extended(tmp_path, compressing):
+    small, usual = compressing
+    how = usual["config"].model_copy(update={"steps": 2, "recovery_epochs": None})
+    small(config=how)
+    with pytest.raises(ConfigError, match="config.epochs is 2"):
+        small(config=how, train=longer(epochs=2, augmentation=None))
 
 
 # one process ----------------------------------------------------------------------------------------------------------
