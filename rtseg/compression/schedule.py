@@ -168,7 +168,7 @@ def may_differ(folder: Path, facts: dict[str, Any]) -> tuple[str, ...]:
     grown = alone and lengths[1] >= lengths[0]
     return FREE + ("compression.final_epochs",) if grown else UNSEEN
 
-
+# %% ../../nbs/compression/07_schedule.ipynb #cell013b
 def compress(
     model: nn.Module,  # stays as it is
     data: SegDataset,  # to retrain on
