@@ -139,13 +139,8 @@ def autotune(
     )
     seen, shown = images_key(builder.calibration), images_key(examples)
     key = network_key(model, shape, threads, shown, seen, *limits.values())
-    rows, loaded = _judge_all(
-        fitting(list_candidates(device) if candidates is None else candidates, model),
-        trial,
-        builder,
-        _Kept(folder, key),
-        say,
-    )
+    forms = fitting(list_candidates(device) if candidates is None else candidates, model)
+    rows, loaded = _judge_all(forms, trial, builder, _Kept(folder, key), say)
     loads = [_time_all(rows, loaded, examples[0].image, rounds=rounds, seconds=seconds, say=say, watch=watch)]
     best = _fastest(rows, files_only)
     if switches:
