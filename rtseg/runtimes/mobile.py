@@ -6,6 +6,7 @@
 __all__ = ['FixedRuntime', 'graph_input', 'missing_pnnx', 'convert_ncnn', 'NcnnRuntime', 'lower_executorch', 'ExecuTorchRuntime']
 
 # %% ../../nbs/runtimes/09_mobile.ipynb #c002
+import copy
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -137,6 +138,8 @@ def lower_executorch(module: nn.Module, shape: tuple[int, ...]) -> bytes:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
+    # its passes want what PyTorch lays out by default, and eager runs may have left channels last
+    module = copy.deepcopy(module).to(memory_format=torch.contiguous_format)
     with evaluating(module), torch.no_grad():
         try:
             exported = torch.export.export(module, (torch.zeros(shape),))

@@ -10,6 +10,8 @@ import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
+import anywidget
+
 from rtseg.cli.lab import lab_words
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -43,6 +45,8 @@ def serving_lab(home, pages):
             "_CONFIG_DIR": "config",
         }.items()
     }
+    # where a virtual environment lies on top of another, JupyterLab looks for the widgets' part in the browser in the upper one only
+    folders["JUPYTER_PATH"] = str(Path(anywidget.__file__).parents[4] / "share/jupyter")
     environment = (
         {key: value for key, value in os.environ.items() if key != "RTSEG_STILL"}
         | folders

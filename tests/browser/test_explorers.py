@@ -27,7 +27,11 @@ WATCH = """element => {
     window.watch = new MutationObserver(() => { if (window.answer.start !== null) window.answer.last = performance.now(); });
     window.watch.observe(element, { childList: true, subtree: true, attributes: true, characterData: true });
 }"""
-QUIET = "() => window.answer.last !== null && performance.now() - window.answer.last > 800"
+# at rest for long enough; a key that changes nothing (the first image is shown already) is given up after two seconds
+QUIET = """() => {
+    const { start, last } = window.answer, now = performance.now();
+    return start !== null && (last === null ? now - start > 2000 : now - last > 800);
+}"""
 
 
 def made_run(folder: Path) -> Path:
@@ -88,12 +92,12 @@ def said(explorer):
 
 
 def pressed(tab, explorer, key):
-    """Press a key in the explorer; milliseconds until nothing in it changes any more."""
+    """Press a key in the explorer; milliseconds until nothing in it changes any more, None where nothing changed."""
     tab.mouse.move(2, 2)  # what hovers changes by itself
     explorer.evaluate(WATCH)
     tab.keyboard.press(key)
     tab.wait_for_function(QUIET, polling=100)
-    return tab.evaluate("() => window.answer.last - window.answer.start")
+    return tab.evaluate("() => window.answer.last && window.answer.last - window.answer.start")
 
 
 def test_a_click_on_a_run_in_the_launcher_opens_its_page(tab, lab, shots, keep):
@@ -113,12 +117,13 @@ def test_an_explorer_is_touched_by_keys_alone(tab, lab, shots, keep, answers, wh
     heads = tab.locator(".jp-Notebook .jp-MarkdownCell").count()
     first, words = said(explorer), set()
     assert first and len(first) > 20
-    keys = explorer.locator("kbd").all_inner_texts()
+    keys = explorer.locator("kbd").all_text_contents()  # the list is folded up
     names = {"←": "ArrowLeft", "→": "ArrowRight", "↑": "ArrowUp", "↓": "ArrowDown", "space": "Space"}
     assert {"←", "→"} <= set(keys)
     for key in (k for k in keys if k not in ("space", "s")):
-        ms = [pressed(tab, explorer, names.get(key, key)) for _ in range(3)]
-        answers[f"{what}: {key}"] = round(sorted(ms)[1])
+        ms = [took for _ in range(2) if (took := pressed(tab, explorer, names.get(key, key))) is not None]
+        if ms:
+            answers[f"{what}: {key}"] = round(min(ms))
         words.add(said(explorer))
     assert len(words) > 1 and tab.locator(".jp-Notebook .jp-MarkdownCell").count() == heads
     assert explorer.evaluate("element => element.contains(document.activeElement)")
