@@ -6,7 +6,7 @@
 __all__ = ['ModelOption', 'OwnModelOption', 'BitsOption', 'OptionsOption', 'DATA_NAMES', 'DatasetOption', 'RootOption',
            'LabelsOption', 'RuntimeFilesOption', 'InferenceOption', 'CropOption', 'OverlapOption', 'ScaleOption',
            'ScalesOption', 'FlipOption', 'CornersOption', 'BatchOption', 'PrecisionOption', 'ForceOption',
-           'DeviceOption', 'read_settings', 'read_parameters', 'read_size', 'is_record', 'build_network',
+           'DeviceOption', 'read_settings', 'stage_parameters', 'read_size', 'is_record', 'build_network',
            'open_trained', 'open_with_labels', 'read_device', 'read_scales', 'read_inference']
 
 # %% ../../nbs/cli/02_options.ipynb #cell002
@@ -42,7 +42,7 @@ def read_settings(words: list[str]) -> dict[str, str]:
     return {key.strip(): value.strip() for key, value in (word.split("=", 1) for word in words)}
 
 # %% ../../nbs/cli/02_options.ipynb #cell007
-def read_parameters(words: list[str]) -> dict[str, str]:
+def stage_parameters(words: list[str]) -> dict[str, str]:
     """`["-p", "run", "runs/x"]` as `{"run": "runs/x"}`; `ConfigError` for anything that is not `-p key value`."""
     if len(words) % 3 or any(word not in ("-p", "--parameters") for word in words[::3]):
         raise ConfigError(f"'{' '.join(words)}' cannot be read: parameters of a stage are written -p key value")

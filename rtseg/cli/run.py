@@ -20,7 +20,7 @@ from ..runs.plans import PLANS, plan_of
 from ..runs.runner import RunResult, open_run, run_stage
 from ..runs.runner import run as run_pipeline
 from ..runs.stage import find_run, run_config
-from .options import read_parameters, read_settings
+from .options import stage_parameters, read_settings
 
 # %% ../../nbs/cli/11_run.ipynb #cell004
 def chosen_config(
@@ -108,7 +108,7 @@ def stage(
 
     Example: rtseg stage search -p run runs/demo -p search.epochs 3
     """
-    given = read_parameters(context.args)
+    given = stage_parameters(context.args)
     folder = find_run(given.pop("run", "runs/demo"))
     preset = given.pop("preset", None)
     config, _ = chosen_config(preset, folder, None, {}, None)

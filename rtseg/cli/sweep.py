@@ -17,7 +17,7 @@ import typer
 
 from ..core.errors import RtsegError
 from ..core.files import write_text
-from .options import read_parameters
+from .options import stage_parameters
 from ..runs.pages import page_html, plot_html
 from ..runs.sweep import PointRecord, find_target, read_grid, sweep
 from ..viz.figures import MUTED, new_figure, series_color
@@ -168,7 +168,7 @@ def sweep_command(
 
     Example: rtseg sweep student --grid student.lr=0.01,0.02,0.05 -p run runs/demo --out runs/sweeps/lr
     """
-    fixed, read = read_parameters(context.args), read_grid(grid)
+    fixed, read = stage_parameters(context.args), read_grid(grid)
     stem = Path(stage).stem
     if stage.endswith(".ipynb"):
         target = find_target(stage)

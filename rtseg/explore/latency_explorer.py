@@ -19,7 +19,7 @@ from ..core.values import Latency
 from .explorers import Explorer, Keys, Quiet, living_figure, on_change, plain_text, redraw
 from rtseg.explore.latency_parts import (
     UNITS,
-    Part,
+    TablePart,
     choices,
     layer_times,
     operator_grid,
@@ -147,7 +147,7 @@ class LatencyExplorer(LatencyViews, Explorer):
         *,
         size: tuple[int, int] | None = None,
         stride: int | None = None,
-        part: Part | None = None,
+        part: TablePart | None = None,
         unit: str | None = None,
     ) -> None:
         "Choose what the heat map shows; what the table lacks at a new size or stride gives way to the first that it has."
