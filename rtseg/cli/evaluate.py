@@ -65,7 +65,13 @@ def category_line(report: EvalReport) -> str | None:
     return f"categories: {', '.join(scores)}; mean {100 * mean_iou(joined):.2f}"
 
 # %% ../../nbs/cli/25_evaluate.ipynb #cell006
-def told_precision(precision: str, network: SegNetwork, size: tuple[int, int], device: str, force: bool) -> str:
+def told_precision(
+    precision: str,  # as typed
+    network: SegNetwork,  # the network
+    size: tuple[int, int],  # height, width
+    device: str,  # as typed
+    force: bool,  # take a precision that is emulated
+) -> str:
     """The precision to look at images in, with one line about why where it was left to the machine."""
     chosen, why = scoring_precision(precision, network, size, device=device, emulate=force)
     if why:

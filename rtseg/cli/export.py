@@ -75,14 +75,14 @@ def run_source(folder: Path, *, role: str = "student") -> Source:
 
 
 def named_source(
-    weights: Path,
-    model: str | None,
-    data: SegDataset,
+    weights: Path,  # a file or a training folder
+    model: str | None,  # for a file that does not name its network
+    data: SegDataset,  # on which masks are compared
     *,
-    calibration: SegDataset | None = None,
-    option: list[str] | None = None,
-    size: tuple[int, int] | None = None,
-    what: str = "the data",
+    calibration: SegDataset | None = None,  # images that int8 is adapted to; those of `data` unless given
+    option: list[str] | None = None,  # as typed, KEY=VALUE
+    size: tuple[int, int] | None = None,  # height, width; the weights' own unless given
+    what: str = "the data",  # where the labels come from, for messages
 ) -> Source:
     "The network of a file or of a training folder (`model`, a name or .json, where it does not say); calibrated with `data` itself where no other images are given. The size is the weights' own, or the photographs' where they do not say, or have another aspect."
     loaded = open_trained(weights, model, option, labels=data.labels, what=what)
@@ -114,20 +114,20 @@ def said_of(loaded: LoadedNetwork, labels: LabelSet | int | None) -> WeightsInfo
 
 # %% ../../nbs/cli/33_export.ipynb #cell008
 def export_auto(
-    source: Source,
-    out: Path,
+    source: Source,  # network, images and label set
+    out: Path,  # ends in .onnx
     *,
-    size: tuple[int, int] | None = None,
-    images: int = 16,
-    max_drop: float = MAX_DROP,
-    max_class_drop: float = MAX_CLASS_DROP,
-    min_agreement: float = 0.99,
-    threads: int | None = None,
-    runtimes: list[str] | None = None,
-    precisions: list[str] | None = None,
-    seconds: float = 120.0,
-    license: str | None = None,
-    ros: bool = False,
+    size: tuple[int, int] | None = None,  # height, width; the weights' own unless given
+    images: int = 16,  # how many to look at
+    max_drop: float = MAX_DROP,  # of the mean IoU, at most
+    max_class_drop: float = MAX_CLASS_DROP,  # of one class's IoU, at most
+    min_agreement: float = 0.99,  # share of the pixels that keep their class, at least
+    threads: int | None = None,  # None: as many as PyTorch uses
+    runtimes: list[str] | None = None,  # all that are here unless given
+    precisions: list[str] | None = None,  # all unless given
+    seconds: float = 120.0,  # of the timing in turns
+    license: str | None = None,  # of the weights, for the card
+    ros: bool = False,  # write a ROS 2 node beside it
 ) -> str:
     "Autotune, write file, card, table and server; what the command says in the end. Unfinished work lies in `OUT-trials` and is gone on with."
     forms = list_candidates("cpu", runtimes=runtimes, **({"precisions": precisions} if precisions else {}))
@@ -172,17 +172,17 @@ def export_auto(
 
 # %% ../../nbs/cli/33_export.ipynb #cellweb1
 def export_web(
-    weights: Path,
-    folder: Path,
+    weights: Path,  # a file or a run folder
+    folder: Path,  # of the page
     *,
-    model: str | None = None,
-    size: tuple[int, int] | None = None,
-    data: SegDataset | None = None,
-    labels: LabelSet | int | None = None,
-    option: list[str] | None = None,
-    images: int = 8,
-    license: str | None = None,
-    runtime_files: Path | None = None,
+    model: str | None = None,  # for a file that does not name its network
+    size: tuple[int, int] | None = None,  # height, width; the weights' own unless given
+    data: SegDataset | None = None,  # to compare on; drawn scenes unless given
+    labels: LabelSet | int | None = None,  # the label set, or a number of classes
+    option: list[str] | None = None,  # as typed, KEY=VALUE
+    images: int = 8,  # how many to look at
+    license: str | None = None,  # of the weights, for the card
+    runtime_files: Path | None = None,  # a folder or a package; this user's cache unless given
 ) -> str:
     "Write the page of a run's student, or of any trained network, compared with PyTorch on `data` (on drawn scenes without any); what the command says in the end."
     if model is None and (weights / "search").is_dir():
@@ -210,13 +210,13 @@ def export_web(
 
 # %% ../../nbs/cli/33_export.ipynb #cell010a
 def export_plain(
-    loaded: LoadedNetwork,
-    out: Path,
+    loaded: LoadedNetwork,  # the network and what its weights say
+    out: Path,  # ends in .onnx
     *,
-    model: str | None = None,
-    size: tuple[int, int] | None = None,
-    data: SegDataset | None = None,
-    **how: Any,
+    model: str | None = None,  # for a file that does not name its network
+    size: tuple[int, int] | None = None,  # height, width; the weights' own unless given
+    data: SegDataset | None = None,  # on which both are scored
+    **how: Any,  # of `ship_plain`
 ) -> str:
     "Write the network as ONNX with its card and metadata, scored on `data` where given (`how` goes to `ship_plain`); what the command says in the end."
     said = loaded.info.input

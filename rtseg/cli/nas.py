@@ -43,16 +43,16 @@ def read_range(text: str) -> tuple[float, float]:
 
 
 def table_plan(
-    begun: list[PlanEntry] | None,
-    space: Space,
-    targets: Sequence[Target],
-    ranges: Sequence[tuple[float, float]],
+    begun: list[PlanEntry] | None,  # plan of a table that is there
+    space: Space,  # of the table
+    targets: Sequence[Target],  # device, runtime, precision and threads of each ruler
+    ranges: Sequence[tuple[float, float]],  # low and high ms of each ruler; measured unless given
     *,
-    size: tuple[int, int],
-    classes: int,
-    networks: int,
-    repeats: int | None,
-    folder: Path,
+    size: tuple[int, int],  # height, width
+    classes: int,  # their number
+    networks: int,  # in all
+    repeats: int | None,  # of them with three seeds; a quarter unless given
+    folder: Path,  # of the rulers
 ) -> list[PlanEntry]:
     """The plan of a new table, or a `begun` one, with more networks over the same ranges where it has too few; rulers are measured into `folder`, ranges measured where none are given, a quarter of the networks is repeated."""
     begun = begun or []
@@ -67,19 +67,23 @@ def table_plan(
     return [PlanEntry.from_dict(json.loads(json.dumps(entry.to_dict()))) for entry in plan]
 
 
-def table_splits(dataset: str, root: Path, scale: float) -> dict[str, SegDataset]:
+def table_splits(
+    dataset: str,  # a layout or format
+    root: Path,  # its folder
+    scale: float,  # of the size that is read
+) -> dict[str, SegDataset]:
     """The three splits at `scale`, decoded pictures kept in memory."""
     return {name: open_dataset(dataset, root, name, scale=scale, cache="memory") for name in ("train", "val", "test")}
 
 
 def table_info(
-    name: str,
-    space_name: str,
-    space: Space,
-    dataset: str,
-    splits: dict[str, SegDataset],
-    size: tuple[int, int],
-    recipes: dict[str, dict],
+    name: str,  # of the table
+    space_name: str,  # of the space
+    space: Space,  # of the table
+    dataset: str,  # a layout or format
+    splits: dict[str, SegDataset],  # at the size of training
+    size: tuple[int, int],  # height, width of the data's own pictures
+    recipes: dict[str, dict],  # settings by name
 ) -> TableInfo:
     """What a table says of itself; `size` (H x W) is that of the data's own pictures, the splits' is that of training."""
     return TableInfo(

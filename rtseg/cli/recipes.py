@@ -104,14 +104,14 @@ def distill(
 # %% ../../nbs/cli/24_recipes.ipynb #cell007
 def how_to_compress(
     *,
-    ratio: float | None,
-    latency_ms: float | None,
-    steps: int,
-    criterion: str,
-    size: str,
-    protect: list[str],
-    final_epochs: int | None,
-    **more: object,
+    ratio: float | None,  # share of the channels that goes; None: by `latency_ms`
+    latency_ms: float | None,  # to be reached
+    steps: int,  # cuts
+    criterion: str,  # 'l1', 'l2' or 'taylor'
+    size: str,  # as typed
+    protect: list[str],  # names of layers that stay whole
+    final_epochs: int | None,  # of the last retraining
+    **more: object,  # other settings of `CompressConfig`
 ) -> CompressConfig:
     """The settings of a compression as they were typed; `ConfigError` for a ratio and a latency together. `more` are other settings of `CompressConfig`."""
     if ratio is not None and latency_ms is not None:
@@ -133,7 +133,12 @@ def how_to_compress(
 
 
 def network_to_compress(
-    model: str | None, labels: LabelSet, weights: Path, option: list[str] | None, *, what: str = "the data"
+    model: str | None,  # for a file that does not name its network
+    labels: LabelSet,  # of the data
+    weights: Path,  # of the network
+    option: list[str] | None,  # as typed, KEY=VALUE
+    *,
+    what: str = "the data",  # where the labels come from, for messages
 ) -> tuple[SegNetwork, dict]:
     """The trained network, and its name and options as the compression wants them: what the weights say, a registry name, a searched network's architecture, or a pruned network's record."""
     if model is not None and model.endswith(".json") and is_record(model):

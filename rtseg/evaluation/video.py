@@ -115,7 +115,7 @@ class VideoFrames(Sequence):
     def __len__(self) -> int:
         return self.facts.frames
 
-    def __getitem__(self, index: int) -> np.ndarray:
+    def __getitem__(self, index: int) -> np.ndarray:  # type: ignore[override]  # one by one: a slice of a film has no room
         index = range(len(self))[index]
         if self._frames is None or index != self._next:
             self.close()

@@ -41,7 +41,11 @@ from .server import write_check, write_server
 
 # %% ../../nbs/shipping/07_autotuning.ipynb #cell005
 def time_in_turns(
-    calls: dict[str, Callable[[], object]], *, rounds: int = 10, calls_each: int = 3, seconds: float = 60.0
+    calls: dict[str, Callable[[], object]],  # by name
+    *,
+    rounds: int = 10,  # at most
+    calls_each: int = 3,  # in a round
+    seconds: float = 60.0,  # at most
 ) -> dict[str, list[float]]:
     "Milliseconds of every call by name: in each round every one is called `calls_each` times, after one call that does not count; ends after `rounds` or `seconds`, never in the middle of a round."
     times: dict[str, list[float]] = {name: [] for name in calls}
@@ -94,26 +98,26 @@ class Trial:
 
 # %% ../../nbs/shipping/07_autotuning.ipynb #cell017
 def autotune(
-    model: SegNetwork,
-    calibration: SegDataset | Sequence,
+    model: SegNetwork,  # stays as it is
+    calibration: SegDataset | Sequence,  # images that int8 is adapted to
     *,
-    judged: SegDataset | Sequence | None = None,
-    shape: tuple[int, ...] = (1, 3, 512, 1024),
-    device: str = "cpu",
-    max_drop: float = MAX_DROP,
-    max_class_drop: float = MAX_CLASS_DROP,
-    min_agreement: float = 0.99,
-    threads: int | None = None,
-    images: int = 16,
-    candidates: Sequence[Candidate] | None = None,
-    files_only: bool = False,
-    switches: bool = True,
-    rounds: int = 10,
-    seconds: float = 120.0,
-    ignore_index: int = 255,
-    folder: str | Path | None = None,
-    say: Callable[[str], None] | None = None,
-    watch: LoadWatch | None = None,
+    judged: SegDataset | Sequence | None = None,  # where masks are compared; `calibration` unless given
+    shape: tuple[int, ...] = (1, 3, 512, 1024),  # 1 x 3 x H x W
+    device: str = "cpu",  # 'cpu' or 'cuda'
+    max_drop: float = MAX_DROP,  # of the mean IoU, at most
+    max_class_drop: float = MAX_CLASS_DROP,  # of one class's IoU, at most
+    min_agreement: float = 0.99,  # share of the pixels that keep their class, at least
+    threads: int | None = None,  # None: as many as PyTorch uses
+    images: int = 16,  # how many to look at
+    candidates: Sequence[Candidate] | None = None,  # forms to try; all that fit the device unless given
+    files_only: bool = False,  # only forms that become a file
+    switches: bool = True,  # try the runtimes' switches on the winner, too
+    rounds: int = 10,  # of the timing in turns
+    seconds: float = 120.0,  # of the timing in turns
+    ignore_index: int = 255,  # train id of pixels that do not count
+    folder: str | Path | None = None,  # keeps what is finished, to go on with
+    say: Callable[[str], None] | None = None,  # is told a line
+    watch: LoadWatch | None = None,  # waits for others to leave the machine
 ) -> Tuned:
     """The fastest form of `model` for `shape` (1 x 3 x H x W) whose masks agree on the images `judged`, or on those of `calibration` where none are given; train ids where known. `watch` waits for others while it times.
 
@@ -319,14 +323,14 @@ def latency_record(tuned: Tuned) -> Latency:
 
 # %% ../../nbs/shipping/07_autotuning.ipynb #shipx2
 def ship(
-    tuned: Tuned,
-    path: str | Path,
+    tuned: Tuned,  # what was found
+    path: str | Path,  # ends in .onnx
     *,
-    model: str,
-    labels: LabelSet | int,
-    source_sha256: str | None = None,
-    info: WeightsInfo | None = None,
-    license: str | None = None,
+    model: str,  # its name
+    labels: LabelSet | int,  # the label set, or a number of classes
+    source_sha256: str | None = None,  # of the weights' file
+    info: WeightsInfo | None = None,  # what the weights say about themselves
+    license: str | None = None,  # of the weights, for the card
 ) -> Card:
     "Write the chosen form as `path` (.onnx) with its card, `*-table.json`, `serve.py` and the pair of pictures that its --check needs; its metadata carry `info`, what the weights say about themselves. `ConfigError` if it is no file from pixels to labels."
     row, path = tuned.best, Path(path)

@@ -52,13 +52,13 @@ class BenchCase(Value):
 
 
 def bench_cases(
-    models: Sequence[str],
+    models: Sequence[str],  # names
     *,
-    runtimes: Sequence[str] | None = None,
-    precisions: Sequence[str] = ("fp32",),
-    sizes: Sequence[tuple[int, int]] = ((512, 1024),),
-    threads: int | None = None,
-    contents: Mapping[str, str] | None = None,
+    runtimes: Sequence[str] | None = None,  # all that rtseg knows unless given
+    precisions: Sequence[str] = ("fp32",),  # or 'all': each runtime's own
+    sizes: Sequence[tuple[int, int]] = ((512, 1024),),  # height, width of each
+    threads: int | None = None,  # None: as many as PyTorch uses
+    contents: Mapping[str, str] | None = None,  # name -> checksum of what is measured
 ) -> list[BenchCase]:
     """All combinations, network by network; runtimes are all that rtseg knows unless given, `all` as precision means each runtime's own; `contents` say what a model's name stands for. `ConfigError` for unknown names."""
     runtimes, known = (
@@ -247,12 +247,12 @@ def open_bench(path: str | Path) -> BenchRecord:
 
 
 def run_bench(
-    cases: Iterable[BenchCase],
-    path: str | Path,
+    cases: Iterable[BenchCase],  # to measure
+    path: str | Path,  # of the record
     *,
-    build: Callable[[str], nn.Module],
-    settings: BenchSettings | None = None,
-    progress: Callable[[Sequence[BenchCase]], Iterable[BenchCase]] | None = None,
+    build: Callable[[str], nn.Module],  # name -> network
+    settings: BenchSettings | None = None,  # how long and how much
+    progress: Callable[[Sequence[BenchCase]], Iterable[BenchCase]] | None = None,  # wraps the cases, such as tqdm
 ) -> BenchRecord:
     """Measure what `path` does not hold yet, writing each row at once; `progress` wraps the iteration over the cases (tqdm, for example). Raises `RunBusy` while another process measures into that folder."""
     with hold(Path(path).parent):
@@ -266,7 +266,11 @@ def run_bench(
 
 # %% ../../nbs/shipping/08_bench.ipynb #cell016
 def compare_bench(
-    now: BenchRecord, earlier: BenchRecord, *, name: str = "the earlier record", other_machine: bool = False
+    now: BenchRecord,  # record
+    earlier: BenchRecord,  # record
+    *,
+    name: str = "the earlier record",  # of the earlier one, for messages
+    other_machine: bool = False,  # whether the difference is meant
 ) -> dict[str, float]:
     """Case -> milliseconds now over milliseconds then, for cases that both have of the same content (as far as both say it); `DeviceMismatch` if the machines differ and nobody said that this is meant."""
     require_same_machine(earlier.machine, now.machine, what=name, other_machine=other_machine)

@@ -76,12 +76,12 @@ FILE_RUNTIMES = ("onnxruntime", "onnxruntime-cuda", "openvino", "tensorrt")
 
 
 def list_candidates(
-    device: str = "cpu",
+    device: str = "cpu",  # 'cpu' or 'cuda'
     *,
-    runtimes: Sequence[str] | None = None,
-    precisions: Sequence[str] | None = None,
-    argmax: Sequence[str] = ("after",),
-    methods: Sequence[str] = ("nncf", "onnxruntime"),
+    runtimes: Sequence[str] | None = None,  # all of the device unless given
+    precisions: Sequence[str] | None = None,  # to try
+    argmax: Sequence[str] = ("after",),  # 'after' or 'before' the enlargement: where classes are chosen
+    methods: Sequence[str] = ("nncf", "onnxruntime"),  # of quantisation
 ) -> list[Candidate]:
     "All forms to try on a device, the two references first, in fp32, bf16 and int8 (on a GPU fp16, too) or in the `precisions` given; `ConfigError` for a device, runtime or precision that is unknown."
     kind = check_choice(device.partition(":")[0], ("cpu", "cuda"), what="device")

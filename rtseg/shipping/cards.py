@@ -125,7 +125,11 @@ def card_path(file: str | Path) -> Path:
     return Path(file).with_suffix(".json")
 
 
-def label_graph(graph: onnx.ModelProto, card: Card, info: WeightsInfo | None = None) -> onnx.ModelProto:
+def label_graph(
+    graph: onnx.ModelProto,  # ONNX
+    card: Card,  # whose short facts it gets
+    info: WeightsInfo | None = None,  # what the weights say about themselves
+) -> onnx.ModelProto:
     "A copy of the graph that carries the short facts of its card, and what its weights say about themselves, as ONNX metadata, beside what stands there."
     labelled = onnx.ModelProto.FromString(graph.SerializeToString())
     facts = {
@@ -147,7 +151,13 @@ def label_graph(graph: onnx.ModelProto, card: Card, info: WeightsInfo | None = N
     return labelled
 
 
-def write_shipped(path: str | Path, graph: onnx.ModelProto, card: Card, *, info: WeightsInfo | None = None) -> Card:
+def write_shipped(
+    path: str | Path,  # ends in .onnx
+    graph: onnx.ModelProto,  # ONNX
+    card: Card,  # without name and checksum
+    *,
+    info: WeightsInfo | None = None,  # what the weights say about themselves
+) -> Card:
     "Write `path` (.onnx) and its card, each atomically; returns the card as written, with the file's name and checksum."
     path = Path(path)
     if path.suffix != ".onnx":
@@ -188,13 +198,13 @@ def load_card(file: str | Path) -> Card:
 
 # %% ../../nbs/shipping/04_cards.ipynb #cell017
 def plain_card(
-    model: str,
-    report: ExportReport,
-    labels: LabelSet | int,
+    model: str,  # its name
+    report: ExportReport,  # of the export
+    labels: LabelSet | int,  # the label set, or a number of classes
     *,
-    precision: str = "fp32",
-    info: WeightsInfo | None = None,
-    **facts: Any,
+    precision: str = "fp32",  # one of the runtime's
+    info: WeightsInfo | None = None,  # what the weights say about themselves
+    **facts: Any,  # other fields of `Card`
 ) -> Card:
     "The card of a file that `export_onnx` wrote: float N x 3 x H x W in, logits out; `facts` are other fields of `Card`."
     said = info.input if info is not None and info.input is not None else None

@@ -28,7 +28,12 @@ from .faithful import agreement, miou
 from ..runtimes.runtimes import RUNTIMES, Runtime, TorchRuntime, load_runtime, to_floats, why_absent
 
 # %% ../../nbs/shipping/01_checking.ipynb #cell005
-def settled(model: nn.Module, shape: tuple[int, ...], *, seed: int = 0) -> nn.Module:
+def settled(
+    model: nn.Module,  # stays as it is
+    shape: tuple[int, ...],  # N x C x H x W, N at least 2
+    *,
+    seed: int = 0,  # of the random images
+) -> nn.Module:
     """A copy in evaluation mode whose batch norms hold the statistics of random images of `shape` (N x C x H x W, N at least 2), so that every layer has a say."""
     made = copy.deepcopy(model).train()
     for module in made.modules():
@@ -108,13 +113,13 @@ def _difference(found: np.ndarray, wanted: np.ndarray) -> tuple[float, float]:
 
 
 def compare_layers(
-    model: nn.Module,
-    graph: onnx.ModelProto | None,
-    image: np.ndarray,
+    model: nn.Module,  # the network
+    graph: onnx.ModelProto | None,  # None for runtime 'torch'
+    image: np.ndarray,  # N x C x H x W float32
     *,
-    runtime: str = "onnxruntime",
-    precision: str = "fp32",
-    threads: int | None = None,
+    runtime: str = "onnxruntime",  # a name in `RUNTIMES`
+    precision: str = "fp32",  # one of the runtime's
+    threads: int | None = None,  # None: as many as PyTorch uses
 ) -> tuple[LayerDifference, ...]:
     """Differences between PyTorch and `graph` in a runtime for each module that both show, in order of computation; runtime 'torch' needs no graph.
 
@@ -193,19 +198,19 @@ class RuntimeCheck(Value):
 
 # %% ../../nbs/shipping/01_checking.ipynb #cell020
 def check_runtime(
-    model: nn.Module,
-    runtime: str = "onnxruntime",
+    model: nn.Module,  # the network
+    runtime: str = "onnxruntime",  # a name in `RUNTIMES`
     *,
-    shape: tuple[int, ...] | None = None,
-    images: Sequence[np.ndarray] | None = None,
-    labels: Sequence[np.ndarray] | None = None,
-    graph: onnx.ModelProto | None = None,
-    precision: str = "fp32",
-    threads: int | None = None,
-    tolerance: float | None = None,
-    layers: str = "differing",
-    seed: int = 0,
-    ignore_index: int = 255,
+    shape: tuple[int, ...] | None = None,  # N x C x H x W
+    images: Sequence[np.ndarray] | None = None,  # H x W x 3 uint8, or N x C x H x W float32
+    labels: Sequence[np.ndarray] | None = None,  # H x W uint8 each, for the mIoU
+    graph: onnx.ModelProto | None = None,  # stands for a fresh export
+    precision: str = "fp32",  # one of the runtime's
+    threads: int | None = None,  # None: as many as PyTorch uses
+    tolerance: float | None = None,  # relative to the largest logit; the precision's own unless given
+    layers: str = "differing",  # a name in `LAYERS`
+    seed: int = 0,  # of the random images
+    ignore_index: int = 255,  # train id of pixels that do not count
 ) -> RuntimeCheck:
     """Compare a runtime with eager PyTorch in fp32, on `images` (H x W x 3 uint8, or N x C x H x W float32) or on one random image of `shape`.
 

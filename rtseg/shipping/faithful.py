@@ -28,7 +28,12 @@ class Example(NamedTuple):
     mask: np.ndarray | None = None
 
 
-def read_examples(data: SegDataset | Sequence, size: tuple[int, int], *, count: int = 16) -> list[Example]:
+def read_examples(
+    data: SegDataset | Sequence,  # a data set, or images, pairs or examples
+    size: tuple[int, int],  # height, width
+    *,
+    count: int = 16,  # at most
+) -> list[Example]:
     "At most `count` images at equal distances, resized to (height, width), from a data set or a list of images, pairs or examples; `DataError` if there is none."
     if len(data) == 0 or count < 1:
         raise DataError(
@@ -66,7 +71,10 @@ def agreement(labels: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> flo
 
 
 def class_ious(
-    labels: Sequence[np.ndarray], truth: Sequence[np.ndarray], *, ignore_index: int = 255
+    labels: Sequence[np.ndarray],  # H x W each
+    truth: Sequence[np.ndarray],  # train ids, H x W each
+    *,
+    ignore_index: int = 255,  # train id of pixels that do not count
 ) -> dict[int, float]:
     "IoU of each class that occurs in either, of label maps H x W against train ids."
     meter = ConfusionMeter(256, ignore_index=ignore_index)
@@ -75,7 +83,12 @@ def class_ious(
     return {k: iou for k, iou in enumerate(class_iou(meter.matrix)) if iou is not None}
 
 
-def miou(labels: Sequence[np.ndarray], truth: Sequence[np.ndarray], *, ignore_index: int = 255) -> float:
+def miou(
+    labels: Sequence[np.ndarray],  # H x W each
+    truth: Sequence[np.ndarray],  # train ids, H x W each
+    *,
+    ignore_index: int = 255,  # train id of pixels that do not count
+) -> float:
     "Mean IoU over the classes that occur in either, of label maps H x W against train ids."
     ious = class_ious(labels, truth, ignore_index=ignore_index)
     return float(np.mean(list(ious.values()))) if ious else 0.0
@@ -118,7 +131,12 @@ class FormScore(Value):
         return None
 
 
-def check_limits(*, min_agreement: float, max_drop: float, max_class_drop: float = MAX_CLASS_DROP) -> None:
+def check_limits(
+    *,
+    min_agreement: float,  # share of the pixels that keep their class, at least
+    max_drop: float,  # of the mean IoU, at most
+    max_class_drop: float = MAX_CLASS_DROP,  # of one class's IoU, at most
+) -> None:
     "`ConfigError` for limits that no form could be held to."
     if not all(0 <= limit <= 1 for limit in (min_agreement, max_drop, max_class_drop)):
         raise ConfigError(
@@ -127,11 +145,11 @@ def check_limits(*, min_agreement: float, max_drop: float, max_class_drop: float
 
 
 def evaluate_form(
-    form: Callable[[np.ndarray], np.ndarray],
-    examples: Sequence[Example],
+    form: Callable[[np.ndarray], np.ndarray],  # photograph H x W x 3 uint8 -> labels H x W
+    examples: Sequence[Example],  # to judge on
     *,
-    reference: Sequence[np.ndarray],
-    ignore_index: int = 255,
+    reference: Sequence[np.ndarray],  # labels that PyTorch gave for each
+    ignore_index: int = 255,  # train id of pixels that do not count
 ) -> FormScore:
     "Score of `form` (photograph H x W x 3 uint8 -> labels H x W) beside the label maps that the reference gave for the same examples."
     found = [np.asarray(form(example.image)) for example in examples]
@@ -148,13 +166,13 @@ def evaluate_form(
 
 # %% ../../nbs/shipping/02_faithful.ipynb #cell014
 def own_scores(
-    network: Callable[[np.ndarray], np.ndarray],
-    form: Callable[[np.ndarray], np.ndarray],
-    data: SegDataset | Sequence,
-    size: tuple[int, int],
+    network: Callable[[np.ndarray], np.ndarray],  # photograph -> labels
+    form: Callable[[np.ndarray], np.ndarray],  # photograph -> labels
+    data: SegDataset | Sequence,  # with masks
+    size: tuple[int, int],  # height, width of the form
     *,
-    count: int = 16,
-    ignore_index: int = 255,
+    count: int = 16,  # images at most
+    ignore_index: int = 255,  # train id of pixels that do not count
 ) -> dict[str, dict]:
     "Scores of the `network` on the photographs as they are and of a shipped `form` of (height, width) `size` on them (both: H x W x 3 uint8 -> labels), against masks as they are; empty without masks."
     chosen = [i * (len(data) - 1) // max(min(count, len(data)) - 1, 1) for i in range(min(count, len(data)))]

@@ -82,7 +82,11 @@ def input_ranges(graph: onnx.ModelProto, images: Sequence[np.ndarray]) -> dict[s
     return ranges
 
 
-def round_layer(graph: onnx.ModelProto, node: str, span: tuple[float, float]) -> onnx.ModelProto:
+def round_layer(
+    graph: onnx.ModelProto,  # ONNX
+    node: str,  # of a convolution
+    span: tuple[float, float],  # least and greatest input
+) -> onnx.ModelProto:
     "The graph with one convolution's input rounded to 256 steps over `span` and its weight to int8, channel by channel."
     rounded = onnx.ModelProto.FromString(graph.SerializeToString())
     conv = next(n for n in rounded.graph.node if n.name == node)
@@ -153,7 +157,12 @@ def _silent() -> Iterator[None]:
         logging.disable(previous)
 
 
-def quantize_nncf(graph: onnx.ModelProto, images: Sequence[np.ndarray], *, keep: Sequence[str]) -> onnx.ModelProto:
+def quantize_nncf(
+    graph: onnx.ModelProto,  # ONNX
+    images: Sequence[np.ndarray],  # as the graph takes them
+    *,
+    keep: Sequence[str],  # nodes that stay in float
+) -> onnx.ModelProto:
     "QDQ graph by NNCF, without the nodes `keep`; `MissingExtra` where NNCF is not installed."
     if find_spec("nncf") is None:
         raise missing_extra("nncf", "openvino")
@@ -172,7 +181,10 @@ def quantize_nncf(graph: onnx.ModelProto, images: Sequence[np.ndarray], *, keep:
 
 
 def quantize_onnxruntime(
-    graph: onnx.ModelProto, images: Sequence[np.ndarray], *, keep: Sequence[str]
+    graph: onnx.ModelProto,  # ONNX
+    images: Sequence[np.ndarray],  # as the graph takes them
+    *,
+    keep: Sequence[str],  # nodes that stay in float
 ) -> onnx.ModelProto:
     "QDQ graph by ONNX Runtime's static quantiser: unsigned activations, signed weights by channel, convolutions only, without the nodes `keep`."
     chosen = [node for node in layers_of(graph) if node not in keep]
@@ -261,19 +273,19 @@ def float_graph(source: nn.Module | str | Path | onnx.ModelProto, shape: tuple[i
 
 # %% ../../nbs/shipping/03_quantization.ipynb #33605a5f
 def quantize(
-    source: nn.Module | str | Path | onnx.ModelProto,
-    calibration: SegDataset | Sequence,
+    source: nn.Module | str | Path | onnx.ModelProto,  # a network or an ONNX file
+    calibration: SegDataset | Sequence,  # a data set, or images
     *,
-    shape: tuple[int, ...],
-    method: str = "nncf",
-    images: int = 16,
-    max_drop: float = 0.005,
-    max_class_drop: float = MAX_CLASS_DROP,
-    min_agreement: float = 0.99,
-    max_float: float = 0.5,
-    runtime: str = "onnxruntime",
-    threads: int | None = None,
-    ignore_index: int = 255,
+    shape: tuple[int, ...],  # N x 3 x H x W
+    method: str = "nncf",  # 'nncf' or 'onnxruntime'
+    images: int = 16,  # of `calibration`
+    max_drop: float = 0.005,  # of the mean IoU, at most
+    max_class_drop: float = MAX_CLASS_DROP,  # of one class's IoU, at most
+    min_agreement: float = 0.99,  # share of the pixels that keep their class, at least
+    max_float: float = 0.5,  # share of the layers that may stay in float
+    runtime: str = "onnxruntime",  # in which masks are judged
+    threads: int | None = None,  # None: as many as PyTorch uses
+    ignore_index: int = 255,  # train id of pixels that do not count
 ) -> Quantized:
     """int8 by QDQ for `shape` (N x 3 x H x W), with as few layers in float as the limits allow, at most a share `max_float`; masks are judged in `runtime`.
 
@@ -326,7 +338,12 @@ def quantize(
     return Quantized(made, record)
 
 
-def quantize_for_speed(graph: onnx.ModelProto, images: Sequence[np.ndarray], *, runtime: str) -> onnx.ModelProto:
+def quantize_for_speed(
+    graph: onnx.ModelProto,  # ONNX
+    images: Sequence[np.ndarray],  # as the graph takes them
+    *,
+    runtime: str,  # a name in `RUNTIMES`
+) -> onnx.ModelProto:
     "Every convolution of a graph in int8, by the quantiser that suits `runtime`, without a look at the masks: what `rtseg bench` times."
     method = "nncf" if runtime == "openvino" and find_spec("nncf") is not None else "onnxruntime"
     return QUANTISERS[method](graph, images, keep=tail_of(graph)[0])

@@ -145,7 +145,11 @@ def write_server(folder: str | Path) -> Path:
     return write_text(Path(folder) / "serve.py", SERVER)
 
 
-def write_check(file: str | Path, image: np.ndarray, labels: np.ndarray) -> tuple[Path, Path]:
+def write_check(
+    file: str | Path,  # the network's
+    image: np.ndarray,  # photograph, H x W x 3 uint8
+    labels: np.ndarray,  # PyTorch's, H x W
+) -> tuple[Path, Path]:
     "Write the photograph H x W x 3 and PyTorch's labels H x W that `serve.py --check` compares with, beside the network `file`."
     paths = tuple(Path(file).with_name(f"{Path(file).stem}-check{end}.png") for end in ("", "-labels"))
     for path, pixels in zip(paths, (image, labels.astype(np.uint8)), strict=True):

@@ -34,7 +34,7 @@ FLOORS = (
     ("deployment", "pipeline"),
 )
 SHARED = 15  # exported functions and classes whose name occurs in several modules: may only fall
-SAID = 586  # public functions that describe each of their three or more arguments: may only rise
+SAID = 626  # public functions that describe each of their three or more arguments: may only rise
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 
 
