@@ -19,6 +19,10 @@ LONG_FIRST = (
     "test_house",
     "test_variants",
     "test_resume",
+    "test_compression",
+    "tuner",
+    "cosearch",
+    "pretraining",
 )
 
 if (
@@ -58,10 +62,16 @@ def network_of(item: pytest.Item, known: set[str]) -> str | None:
     )
 
 
+def place(item: pytest.Item) -> int:
+    """Where an item's file stands among those that take minutes; a page's number does not count."""
+    name = item.path.stem.lstrip("0123456789_")
+    return LONG_FIRST.index(name) if name in LONG_FIRST else len(LONG_FIRST)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The files that take minutes come first, so that no worker is left alone with one of them at the end; networks that were not asked for are left out."""
-    items.sort(key=lambda item: LONG_FIRST.index(item.path.stem) if item.path.stem in LONG_FIRST else len(LONG_FIRST))
+    items.sort(key=place)
     if config.option.networks:
         from rtseg.models import list_models
 

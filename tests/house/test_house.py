@@ -3,10 +3,13 @@
 import ast
 import configparser
 import filecmp
+import json
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
 from pathlib import Path
 
@@ -42,21 +45,36 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-def imported_rooms(path: Path, tree: ast.AST) -> set[str]:
-    """Rooms of rtseg that a module imports, relative imports resolved."""
+def imported_names(path: Path, tree: ast.AST) -> Iterator[str]:
+    """Full names of what a module imports, relative imports resolved."""
     package = ["rtseg", *path.relative_to(PACKAGE).parent.parts]
-    rooms = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             stem = ".".join([*base, *([node.module] if node.module else [])])
-            names = [f"{stem}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        rooms |= {parts[1] for parts in (n.split(".") for n in names) if parts[0] == "rtseg" and len(parts) > 1}
-    return rooms & set(FLOOR)
+            yield from (f"{stem}.{alias.name}" for alias in node.names)
+
+
+def imported_rooms(path: Path, tree: ast.AST) -> set[str]:
+    """Rooms of rtseg that a module imports."""
+    split = (name.split(".") for name in imported_names(path, tree))
+    return {parts[1] for parts in split if parts[0] == "rtseg" and len(parts) > 1} & set(FLOOR)
+
+
+def needed_modules() -> dict[str, set[str]]:
+    """For each module of rtseg all modules that its import brings along, each after those that it needs itself; `CycleError` where there is no such order."""
+    named = {".".join(p.relative_to(ROOT).with_suffix("").parts): p for p in MODULES}
+    direct = {
+        name: {n for full in imported_names(p, ast.parse(p.read_text())) for n in (full, full.rpartition(".")[0])}
+        & set(named)
+        for name, p in named.items()
+    }
+    needed: dict[str, set[str]] = {}
+    for name in TopologicalSorter(direct).static_order():
+        needed[name] = direct[name].union(*(needed[n] for n in direct[name]))
+    return needed
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=name_of)
@@ -89,13 +107,36 @@ def test_no_import_hides_in_a_function(path):
             assert not imported_rooms(path, node), f"{name_of(path)}: {node.name} imports rtseg inside the function"
 
 
-@pytest.mark.slow
+ALONE = """
+import sys, json, importlib
+made = {}
+for name, needed in json.load(sys.stdin).items():
+    for other in [m for m in sys.modules if m.split(".")[0] == "rtseg"]:
+        del sys.modules[other]
+    sys.modules.update({other: made[other] for other in needed})
+    made[name] = importlib.import_module(name)
+"""
+
+
 def test_every_module_imports_alone():
-    """No cycle: each module can be the first one that is imported."""
-    names = [".".join(p.relative_to(ROOT).with_suffix("").parts) for p in MODULES]
-    code = "import sys, importlib\nfor n in sys.argv[1:]:\n    [sys.modules.pop(m) for m in list(sys.modules) if m.split('.')[0] == 'rtseg']\n    importlib.import_module(n)"
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code, *names], capture_output=True, text=True)
+    """No cycle: each module can be the first one that is imported, with nothing loaded but what it asks for (made once, in an order that exists)."""
+    needed = {name: sorted(others) for name, others in needed_modules().items()}
+    assert len(needed) == len(MODULES) and max(map(len, needed.values())) > 100
+    command = [sys.executable, "-W", "ignore", "-c", ALONE]
+    done = subprocess.run(command, input=json.dumps(needed), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_a_circle_of_imports_is_seen(monkeypatch, tmp_path):
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    monkeypatch.setitem(globals(), "PACKAGE", tmp_path / "rtseg")
+    (tmp_path / "rtseg/core").mkdir(parents=True)
+    texts = {"a": "from .b import x", "b": "from ..core.c import x", "c": "import rtseg.core.a"}
+    for name, text in texts.items():
+        (tmp_path / f"rtseg/core/{name}.py").write_text(text)
+    monkeypatch.setitem(globals(), "MODULES", sorted(tmp_path.rglob("*.py")))
+    with pytest.raises(CycleError):
+        needed_modules()
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
