@@ -16,6 +16,7 @@ import onnx
 from torch import nn
 
 from ..core.errors import ConfigError
+from ..core.machine import bf16_instructions
 from .runtimes import RUNTIMES, Runtime, check_image, default_threads, in_precision, model_bytes
 
 # %% ../../nbs/runtimes/04_openvino.ipynb #cell005
@@ -34,7 +35,9 @@ def shared_core():
 
 def capabilities(device: str = "CPU") -> tuple[str, ...]:
     "Number formats that OpenVINO has kernels for on this device, such as FP32, BF16, INT8."
-    return tuple(shared_core().get_property(device, "OPTIMIZATION_CAPABILITIES"))
+    found = tuple(shared_core().get_property(device, "OPTIMIZATION_CAPABILITIES"))
+    # It names what the processor has, also where its oneDNN is held down to fewer instructions and then has no kernels.
+    return found if device != "CPU" or bf16_instructions() else tuple(name for name in found if name != "BF16")
 
 
 def compile_graph(

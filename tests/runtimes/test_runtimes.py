@@ -13,6 +13,7 @@ from rtseg.core.errors import ConfigError, DataError, MissingExtra
 from rtseg.deployment import RUNTIMES, ServingGraph, export_onnx, load_runtime, why_absent
 from rtseg.runtimes.compiled import CudaGraphRuntime, lowered, missing_compiler, record
 from rtseg.runtimes.export import to_onnx
+from rtseg.runtimes.openvino import capabilities
 from rtseg.models.contract import SegNetwork
 
 SHAPE = (1, 3, 64, 96)
@@ -211,6 +212,15 @@ def test_a_process_that_used_openvino_still_takes_signals():
     pytest.importorskip("openvino")
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", SIGNALS], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.split("\n")[-2] == "[1]", done.stderr[-500:]
+
+
+def test_openvino_has_no_bf16_where_onednn_is_held_down(small, monkeypatch):
+    """It goes on naming what the processor has, and then finds no kernels."""
+    pytest.importorskip("openvino")
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    assert "FP32" in capabilities() and "BF16" not in capabilities()
+    with pytest.raises(ConfigError, match="'bf16' has no kernels on this processor"):
+        load_runtime(small, runtime="openvino", precision="bf16", shape=SHAPE, threads=1)
 
 
 def test_every_runtime_is_known_however_it_is_imported():
