@@ -279,7 +279,10 @@ ImagesRootOption = Annotated[
 ]
 RuntimesOption = Annotated[
     str | None,
-    typer.Option("--runtime", help="Only these, separated by commas: onnxruntime, openvino, torch, torch-compile."),
+    typer.Option(
+        "--runtime",
+        help="Only these, separated by commas: onnxruntime, openvino, torch, torch-compile, ncnn, executorch.",
+    ),
 ]
 PrecisionsOption = Annotated[
     str | None,

@@ -86,7 +86,10 @@ View = tuple[float, float, float, float]
 
 def is_flat(pixels: np.ndarray) -> bool:
     "Whether a picture consists of few colours, as masks do."
-    return len(np.unique(pixels.reshape(-1, 3)[:: max(1, pixels.size // 30_000)], axis=0)) <= 40
+    some = pixels.reshape(-1, 3)[:: max(1, pixels.size // 30_000)].astype(np.uint32)
+    return (
+        len(np.unique(some[:, 0] << 16 | some[:, 1] << 8 | some[:, 2])) <= 40
+    )  # one number a colour: many times as fast as rows
 
 
 def _method(pixels: np.ndarray) -> Image.Resampling:
