@@ -81,7 +81,7 @@ def distill(
 ) -> None:
     """Train a student with a trained teacher looking over its shoulder.
 
-    Example: rtseg distill --model fastscnn --teacher-weights runs/teacher --dataset camvid --data ~/camvid --out runs/student --set distillation.temperature=4
+    Example: rtseg distill --model fastscnn --teacher-weights runs/teacher --dataset camvid --data ~/camvid --out runs/student --set augmentation.crop=[360,480] --set distillation.temperature=4
     """
     settings = training_settings(recipe=recipe, file=config, changes=read_settings(set_ or []), force=force)
     splits = training_splits(dataset, root, labels, bits=bits)

@@ -62,7 +62,7 @@ def train(
 ) -> None:
     """Train one network on one data set; the defaults are FasterSeg's, --recipe names another paper's.
 
-    Example: rtseg train --model fasterseg --dataset camvid --data ~/camvid --out runs/one --set epochs=20 --set batch_size=4
+    Example: rtseg train --model fasterseg --dataset camvid --data ~/camvid --out runs/one --set augmentation.crop=[360,480] --set epochs=20 --set batch_size=4
 
     Going on, for as long as one likes: rtseg train --out runs/one --resume --set epochs=60
 
