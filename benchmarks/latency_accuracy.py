@@ -35,7 +35,7 @@ from rtseg.models.fasterseg import FasterSeg
 from rtseg.search.latency_table import LatencyTable, make_header
 from rtseg.search.layerwise import from_networks, from_records, layer_features
 from rtseg.search.prediction import deal_again, fit_predictor, judge
-from rtseg.search.probes import CacheStirrer, Entry, Probe, Protocol, probe_sources, time_quietest
+from rtseg.search.probes import CacheStirrer, Entry, Probe, ProbeProtocol, probe_sources, time_quietest
 from rtseg.search.space import SearchSpace, sample
 from rtseg.viz.latency import plot_agreement
 from rtseg.viz.predictions import plot_intervals
@@ -43,7 +43,7 @@ from rtseg.viz.predictions import plot_intervals
 BRANCHES = ((2, 1), (2, 0), (2,), (1,), (1, 0), (0,), (2, 1, 0))
 CLASSES, BATCH = 19, 25
 RESULTS = Path(__file__).parent / "results"
-PROTOCOL = Protocol(max_seconds=0.6)
+PROTOCOL = ProbeProtocol(max_seconds=0.6)
 
 
 def parse() -> argparse.Namespace:

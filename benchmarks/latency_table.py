@@ -17,7 +17,7 @@ from rtseg.core.files import read_json, write_json
 from rtseg.core.machine import available_cores
 from rtseg.search.latency_table import LatencyTable
 from rtseg.search.table_specs import table_specs
-from rtseg.search.probes import Protocol
+from rtseg.search.probes import ProbeProtocol
 from rtseg.search.space import SearchSpace
 
 RESULTS = Path(__file__).parent / "results"
@@ -29,8 +29,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--size", type=int, nargs=2, default=(512, 1024), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--classes", type=int, default=19)
     parser.add_argument("--threads", type=int, default=available_cores())
-    parser.add_argument("--cache-mb", type=int, default=Protocol().cache_mb, help="megabytes read between calls")
-    parser.add_argument("--max-seconds", type=float, default=Protocol().max_seconds, help="time limit of an entry")
+    parser.add_argument("--cache-mb", type=int, default=ProbeProtocol().cache_mb, help="megabytes read between calls")
+    parser.add_argument("--max-seconds", type=float, default=ProbeProtocol().max_seconds, help="time limit of an entry")
     parser.add_argument("--out", type=Path)
     return parser.parse_args()
 
@@ -62,7 +62,7 @@ def main() -> None:
         runtime=args.runtime,
         threads=args.threads,
         path=path,
-        protocol=Protocol(cache_mb=args.cache_mb, max_seconds=args.max_seconds),
+        protocol=ProbeProtocol(cache_mb=args.cache_mb, max_seconds=args.max_seconds),
         log=log,
     )
     log(f"{len(table.entries)} entries in {before + time.perf_counter() - start:.0f} s: {path}")

@@ -35,7 +35,7 @@ from ..search.expected import ExpectedLatency
 from ..search.latency_table import build_table
 from ..search.table_specs import table_specs
 from ..search.pretraining import pretrain
-from ..search.probes import Protocol
+from ..search.probes import ProbeProtocol
 from ..search.supernet import Supernet
 from ..training.config import total_steps
 from ..training.trainer import Trainer
@@ -104,7 +104,7 @@ class Estimator:
         """Twenty operators of the table, none where this machine has the table already; then whole networks."""
         latency, specs = self.config.latency, table_specs(self.config.space, self.config.latency.size, self.classes)
         some = [specs[i] for i in spread(STEPS, len(specs))]
-        protocol = Protocol(tolerance=latency.tolerance, max_seconds=latency.entry_seconds)
+        protocol = ProbeProtocol(tolerance=latency.tolerance, max_seconds=latency.entry_seconds)
         options = dict(
             size=latency.size,
             num_classes=self.classes,

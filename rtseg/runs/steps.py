@@ -30,7 +30,7 @@ from .config import AnyConfig, DataConfig, RunConfig
 from .stage import Stage
 from ..search.latency_table import LatencyTable, build_table
 from ..search.table_specs import table_specs
-from ..search.probes import Protocol
+from ..search.probes import ProbeProtocol
 from ..training.config import training_needs
 
 # %% ../../nbs/runs/05_steps.ipynb #cell004
@@ -160,7 +160,7 @@ def usable_cache(path: Path, *, say: Callable[[str], object] = print) -> Path:
 def measure_table(config: RunConfig, path: Path) -> LatencyTable:
     """Time every operator of the space on this machine; resumes the table at `path`."""
     latency, classes = config.latency, label_set(config.data).num_classes
-    protocol = Protocol(tolerance=latency.tolerance, max_seconds=latency.entry_seconds)
+    protocol = ProbeProtocol(tolerance=latency.tolerance, max_seconds=latency.entry_seconds)
     known = len(LatencyTable.load(path).entries) if path.is_file() else 0
     with tqdm(
         total=len(table_specs(config.space, latency.size, classes)), initial=known, desc="latency table", unit="entry"

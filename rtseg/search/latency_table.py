@@ -23,7 +23,7 @@ from ..core.files import read_json, write_json
 from ..core.load import WATCH, LoadWatch, in_stretches
 from ..core.values import Latency, Value
 from ..runtimes.runtimes import device_name, load_runtime
-from .probes import PROTOCOL, CacheStirrer, Entry, Probe, Protocol, time_probes
+from .probes import PROTOCOL, CacheStirrer, Entry, Probe, ProbeProtocol, time_probes
 from .space import SearchSpace
 from .table_specs import table_specs
 
@@ -82,7 +82,7 @@ def make_header(
     runtime: str,  # a name in `RUNTIMES`
     threads: int,  # of the runtime
     precision: str,  # of the runtime
-    protocol: Protocol,  # how each is timed
+    protocol: ProbeProtocol,  # how each is timed
     versions: dict,  # of the libraries
 ) -> TableHeader:
     """The header of a table that is made here and now."""
@@ -185,7 +185,7 @@ def build_table(
     threads: int = 1,  # of the runtime
     precision: str = "fp32",  # of the runtime
     path: str | Path | None = None,  # is saved as it grows, and resumed
-    protocol: Protocol = PROTOCOL,  # how each is timed
+    protocol: ProbeProtocol = PROTOCOL,  # how each is timed
     log: Callable[[str], None] | None = None,  # is told each line
     progress: Callable[[int], object] | None = None,  # hears how many entries were added
     batch: int = 25,  # entries between two saves

@@ -17,13 +17,13 @@ from ..models.registry import create_model
 from ..runtimes.runtimes import device_name, load_runtime
 from .latency_table import LatencyTable, build_table
 from .prediction import Predictor, fit_predictor
-from .probes import Protocol
+from .probes import ProbeProtocol
 from .spaces import Space
 from .table_latencies import Target
 from .trained import TrainedTable
 
 # %% ../../nbs/search/39_rulers.ipynb #cell004
-QUICK = Protocol(max_seconds=0.2, max_rounds=20, min_rounds=3, tolerance=0.05)
+QUICK = ProbeProtocol(max_seconds=0.2, max_rounds=20, min_rounds=3, tolerance=0.05)
 
 
 def ruler_path(
@@ -51,7 +51,7 @@ def device_table(
     num_classes: int,  # classes of the network
     *,
     folder: str | Path | None = None,  # of the tables; this user's cache unless given
-    protocol: Protocol = QUICK,  # how each is timed
+    protocol: ProbeProtocol = QUICK,  # how each is timed
     log: Callable[[str], None] | None = None,  # is told each line
 ) -> LatencyTable:
     """The latency table of a space's pieces on this device for images of `size` (height, width); measured where it is not kept already, resumed where it is unfinished."""

@@ -18,7 +18,7 @@ from ..core.errors import ConfigError, DeviceMismatch, check_choice
 from ..core.values import Value
 from .latency_table import MUST_AGREE, LatencyTable, TableHeader, build_table
 from .table_specs import table_specs
-from .probes import Entry, Protocol
+from .probes import Entry, ProbeProtocol
 from .space import SearchSpace
 
 # %% ../../nbs/search/15_tables.ipynb #cell005
@@ -42,7 +42,9 @@ def extend_table(
         runtime=head.runtime,
         threads=head.threads,
         precision=head.precision,
-        protocol=Protocol.from_dict({k: v for k, v in head.protocol.items() if k in Protocol.__dataclass_fields__}),
+        protocol=ProbeProtocol.from_dict(
+            {k: v for k, v in head.protocol.items() if k in ProbeProtocol.__dataclass_fields__}
+        ),
         path=path,
         start=table,
         log=log,

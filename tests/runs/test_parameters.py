@@ -10,7 +10,7 @@ import pytest
 
 from rtseg.core.errors import ConfigError
 from rtseg.runs import parameters
-from rtseg.runs.parameters import check_kind, check_parameters, check_stage, kind_of, read_numbers, read_parameters
+from rtseg.runs.parameters import check_kind, check_parameters, check_stage, type_named, read_numbers, read_parameters
 from rtseg.runs.plans import PLANS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,7 +49,7 @@ def test_parameters_have_types_and_help(path):
         assert told["inferred_type_name"] != "None", f"{name} has no type"
         assert len(told["help"]) >= 5, f"{name} has no comment behind it"
     for name, parameter in read_parameters(path).items():
-        assert check_kind(name, parameter.default, kind_of(parameter.kind)) == parameter.default
+        assert check_kind(name, parameter.default, type_named(parameter.kind)) == parameter.default
 
 
 def first_cell(path, values, tmp_path, monkeypatch):
@@ -140,7 +140,7 @@ def test_papermills_texts_become_lists(path, parameter, tmp_path, monkeypatch):
 
 def test_what_a_shell_gives_is_read_by_the_parameters_type():
     def read(kind, value):
-        space = {"a": value, "__annotations__": {"a": kind_of(kind)}, "In": ["", f"# Parameters\na = {value!r}"]}
+        space = {"a": value, "__annotations__": {"a": type_named(kind)}, "In": ["", f"# Parameters\na = {value!r}"]}
         check_parameters(space)
         return space["a"]
 
@@ -158,7 +158,7 @@ def test_what_a_shell_gives_is_read_by_the_parameters_type():
 def test_types_are_never_evaluated():
     for text in ("__import__('os').system('true')", "list[open]", "[].append", "int or str", "Optional"):
         with pytest.raises(ConfigError, match="cannot be used"):
-            kind_of(text)
+            type_named(text)
 
 
 def test_key_numbers_are_read_back_from_the_output():

@@ -26,12 +26,12 @@ from rtseg.search.latency_table import (
     suspects,
 )
 from rtseg.search.table_specs import table_specs
-from rtseg.search.probes import Probe, Protocol, as_sources, build_part, medians_agree, time_quietest
+from rtseg.search.probes import Probe, ProbeProtocol, as_sources, build_part, medians_agree, time_quietest
 from rtseg.search.space import SearchSpace, sample
 
 LASTS = ((2, 1), (2, 0), (1, 0), (2,), (1,), (0,), (2, 1, 0))
 SIZE = (64, 128)
-FAST = Protocol(calls=1, min_rounds=1, max_rounds=1, cache_mb=0)
+FAST = ProbeProtocol(calls=1, min_rounds=1, max_rounds=1, cache_mb=0)
 TOY = SearchSpace(
     layers=5,
     base_width=4,
@@ -167,12 +167,14 @@ def test_rounds_end_when_two_agree_or_time_is_up():
         medians_agree([3.0, 1.0, 1.02], 0.03) and not medians_agree([1.0], 0.03) and not medians_agree([1.0, 1.1], 0.03)
     )
     calls = []
-    time_quietest([lambda: None], Protocol(min_rounds=2), clock=lambda c: calls.append(1) or 1.0, stir=lambda: None)
+    time_quietest(
+        [lambda: None], ProbeProtocol(min_rounds=2), clock=lambda c: calls.append(1) or 1.0, stir=lambda: None
+    )
     assert len(calls) == 6
     growing = iter(range(1, 10**6))
     (best,) = time_quietest(
         [lambda: None],
-        Protocol(max_rounds=7, max_seconds=60),
+        ProbeProtocol(max_rounds=7, max_seconds=60),
         clock=lambda c: float(2 ** next(growing)),
         stir=lambda: None,
     )
@@ -352,7 +354,7 @@ def test_the_table_answers_every_question_of_the_expected_latency(widths):
 def test_a_finished_table_is_not_measured_again(tmp_path):
     """Times differ from one measurement to the next; a search with the same seed needs the same table."""
     spec = OpSpec("conv", 16, 16, 8, 8)
-    options = dict(size=(128, 128), path=tmp_path / "table.json", protocol=Protocol(max_seconds=0.01))
+    options = dict(size=(128, 128), path=tmp_path / "table.json", protocol=ProbeProtocol(max_seconds=0.01))
     built = build_table([spec], **options)
     outlier = {**built.entries, spec.key(): Entry(1e6, 1e6, 1e6, 5)}
     LatencyTable(built.header, outlier).save(options["path"])

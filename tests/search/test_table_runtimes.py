@@ -48,7 +48,7 @@ from rtseg.search.prediction import (
     terms_of,
     weights_of,
 )
-from rtseg.search.probes import Entry, Protocol, build_part
+from rtseg.search.probes import Entry, ProbeProtocol, build_part
 from rtseg.search.space import SearchSpace, sample
 from rtseg.search.tables import Comparison, compare_tables, extend_table, merge_tables, rank_correlation, ranks
 from rtseg.viz.predictions import plot_intervals, plot_tables
@@ -65,7 +65,7 @@ TOY = SearchSpace(
     student_head=12,
 )
 LASTS = ((2, 1), (2, 0), (2,), (1,), (1, 0), (0,), (2, 1, 0))
-ONCE = Protocol(calls=1, min_rounds=1, max_rounds=1, cache_mb=0)
+ONCE = ProbeProtocol(calls=1, min_rounds=1, max_rounds=1, cache_mb=0)
 HEADER = TableHeader("a laptop", "onnxruntime", "fp32", 1, *SIZE, 5)
 
 

@@ -196,7 +196,7 @@ def test_agreement_and_scatter_say_the_same():
     rng = np.random.default_rng(1)
     measured = rng.uniform(3, 9, 20)
     predicted = measured * rng.uniform(0.95, 1.05, 20)
-    r, error = latency.agreement(predicted, measured)
+    r, error = latency.correlation_and_error(predicted, measured)
     assert r == pytest.approx(np.corrcoef(predicted, measured)[0, 1]) and error == pytest.approx(
         np.mean(np.abs(predicted / measured - 1))
     )
