@@ -138,7 +138,9 @@ def test_a_cell_of_the_confusion_opens_its_images(tab, lab, shots, keep):
     cells = explorer.locator(".js-plotly-plot", has_text=re.compile("Confusion")).last
     cells.locator(".main-svg").first.wait_for(state="attached")
     tab.wait_for_timeout(500)
-    plot = cells.locator(".nsewdrag").first.bounding_box()
+    area = cells.locator(".nsewdrag").first
+    area.scroll_into_view_if_needed()
+    plot = area.bounding_box()
     tab.mouse.click(plot["x"] + 8, plot["y"] + 8)
     told = explorer.locator(".widget-html", has_text=re.compile(r"most .* taken for .* first")).first
     told.wait_for()
