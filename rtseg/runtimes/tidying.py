@@ -66,7 +66,6 @@ def tidy(model: ir.Model, *, turns: int = 2) -> None:
         fold_constants(model, onnx_shape_inference=True)
         rewrite(model, RULES)
     ir.passes.Sequential(
-        common.RemoveUnusedNodesPass(),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         common.LiftSubgraphInitializersToMainGraphPass(),
         common.DeduplicateInitializersPass(),
