@@ -36,7 +36,7 @@ test-long: $(VENV)/.installed-dev
 test-browser: $(VENV)/.installed-browser
 	$(BIN)/python -m pytest tests/browser/test_lab.py tests/browser/test_explorers.py tests/browser/test_page.py
 
-docs: $(VENV)/.installed
+docs: $(VENV)/.installed-docs
 	$(BIN)/rtseg docs --out _docs
 
 lab: $(VENV)/.installed
@@ -52,6 +52,10 @@ $(VENV)/.installed: settings.ini setup.py
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install -q -e '.[dev]'
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install -q -e '.[docs]'
 	touch $@
 
 $(VENV)/.installed-browser: $(VENV)/.installed-dev
