@@ -6,8 +6,9 @@
 __all__ = ['MEASURES', 'PROXY_FILE', 'grad_norm', 'synflow', 'naswot', 'compute_proxies']
 
 # %% ../../nbs/search/42_proxies.ipynb #cell002
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -79,18 +80,21 @@ def compute_proxies(
     images: Tensor,  # N x C x H x W
     labels: Tensor,  # train ids, N x H x W
     *,
+    networks: Mapping[str, Any] | None = None,  # architectures by id; the table's unless given
     path: str | Path | None = None,  # what is there is kept, the rest is added
     log: Callable[[str], None] | None = None,  # is told each line
 ) -> dict[str, dict[str, float]]:
-    """Every proxy of every network of a table on one batch; with a `path` what is there already is kept and the rest is added."""
+    """Every proxy of every network of a table (or of others of its space) on one batch; with a `path` what is there already is kept and the rest is added."""
     found = read_json(path) if path is not None and Path(path).exists() else {}
-    missing = [n for n in dict.fromkeys(t.network for t in table.trainings) if n not in found]
+    if networks is None:
+        networks = {n: table.architecture(n) for n in dict.fromkeys(t.network for t in table.trainings)}
+    missing = [n for n in networks if n not in found]
     for network in missing:
         values = {}
         for name in MEASURES.names():
             seed_everything(0)
             values[name] = MEASURES.get(name)(
-                table.space.build(table.architecture(network), table.info.num_classes), images, labels
+                table.space.build(networks[network], table.info.num_classes), images, labels
             )
         found[network] = values
         if path is not None:
