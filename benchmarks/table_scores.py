@@ -44,6 +44,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=92, help="steps of the supernet's weights")
     parser.add_argument("--scored-on", type=int, default=24, help="validation pictures that children are scored on")
     parser.add_argument("--only", choices=["proxies", "supernet"], help="leave the other out")
+    parser.add_argument("--out", type=Path, help="folder of the two files; the table's unless given")
     return parser.parse_args()
 
 
@@ -89,7 +90,7 @@ def train_shared(table, splits, config, networks, *, steps: int) -> tuple[Street
 def main() -> None:
     args, config = parse(), load_recipe(parse().recipe)
     torch.set_num_threads(1)
-    table, folder = load_table(args.table), TABLES / args.table
+    table, folder = load_table(args.table), args.out or TABLES / args.table
     networks = plan_networks(args.journal, table.space.read)
     splits = {s: open_dataset(table.info.data, args.data, s, scale=0.5, cache="memory") for s in ("train", "val")}
     if args.only != "supernet":
