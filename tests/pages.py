@@ -1,35 +1,17 @@
 """Every component page of `nbs/` is a test: its cells run in a process of its own, forked from one that has imported the package already."""
 
 import multiprocessing
-import os
-import sys
 from pathlib import Path
 
 import pytest
+from tests.page_process import NOTEBOOKS, ROOT, run_page
 
-ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = ROOT / "nbs"
 ELSEWHERE = ("stages", "recipes", "guides")  # tests/ executes these, with parameters that make them short
 PATIENCE = 600  # seconds after which a page counts as hanging
 
 
 class PageFailed(Exception):
     """A page's own account of the cell that failed."""
-
-
-def run_page(path: Path, log: Path) -> None:
-    """Execute a notebook as `nbdev_test` does; ends this process, with 1 after an error, and everything said in `log`."""
-    with open(log, "w") as said:
-        for stream in (1, 2):
-            os.dup2(said.fileno(), stream)
-        os.chdir(NOTEBOOKS)
-        multiprocessing.set_start_method("fork", force=True)  # what a page starts sees the page's own definitions
-        from nbdev.config import get_config
-        from nbdev.test import test_nb
-
-        passed, _ = test_nb(path, skip_flags=get_config().tst_flags.split(), basepath=ROOT)
-        sys.stderr.flush()
-    os._exit(0 if passed else 1)
 
 
 def warm() -> multiprocessing.context.ForkServerContext:
@@ -42,7 +24,8 @@ def warm() -> multiprocessing.context.ForkServerContext:
     )
     context.set_forkserver_preload(
         [".".join(module.parts) for module in modules]
-        + ["nbdev.test", "IPython", "torch._dynamo", "plotly.io", "onnxruntime"]
+        + ["tests.page_process", "nbdev.test", "IPython", "torch._dynamo", "plotly.io", "onnxruntime"]
+        + ["torchmetrics.classification", "torch.onnx._internal.exporter._core", "IPython.core.magics.execution"]
     )
     return context
 
