@@ -208,7 +208,11 @@ def _hover(row: dict) -> str:
     return "<br>".join([*told, *([f"{row['ratio']:.3f} times the earlier record"] if row["ratio"] is not None else [])])
 
 
-def write_bench_page(path: Path, record: BenchRecord, ratios: dict[str, float] | None = None) -> Path:
+def write_bench_page(
+    path: Path,  # the page
+    record: BenchRecord,  # what was measured
+    ratios: dict[str, float] | None = None,  # row -> time over an earlier bench's
+) -> Path:
     """The picture and the table as one page that opens offline."""
     measured = any(row.latency is not None for row in record.rows)
     body = (to_html(bench_figure(record, ratios)) if measured else "") + bench_table(record, ratios).html
@@ -237,7 +241,7 @@ def bench_command(
     sizes: Annotated[str, typer.Option("--size", help="Height x width, several with commas between.")] = "512x1024",
     precision: Annotated[str, typer.Option(help="fp32, bf16, int8 ..., several with commas between, or all.")] = "fp32",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads; one a core by default.")] = None,
-    classes: Annotated[int, typer.Option(min=1)] = 19,
+    classes: Annotated[int, typer.Option(min=1, help="Classes that the networks tell apart.")] = 19,
     against: Annotated[Path | None, typer.Option(help="An earlier bench.json to compare with.")] = None,
     other_machine: Annotated[
         bool, typer.Option("--other-machine", help="Compare although the earlier record is of another machine.")

@@ -109,11 +109,11 @@ def data_check(
 @data_app.command("synthetic")
 def data_synthetic(
     root: Annotated[Path, typer.Argument(help="Folder to write the scenes into.")],
-    train: Annotated[int, typer.Option(min=1)] = 96,
-    val: Annotated[int, typer.Option(min=1)] = 24,
-    test: Annotated[int, typer.Option(min=1)] = 24,
+    train: Annotated[int, typer.Option(min=1, help="Scenes to train on.")] = 96,
+    val: Annotated[int, typer.Option(min=1, help="Scenes to validate on.")] = 24,
+    test: Annotated[int, typer.Option(min=1, help="Scenes to test on.")] = 24,
     size: Annotated[str, typer.Option(help="Height x width.")] = "128x256",
-    seed: int = 0,
+    seed: Annotated[int, typer.Option(help="Other scenes for another number.")] = 0,
 ) -> None:
     """Draw street scenes in Cityscapes' layout.
 

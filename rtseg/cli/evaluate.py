@@ -92,7 +92,7 @@ def evaluate_command(
     dataset: DatasetOption = "cityscapes",
     labels: LabelsOption = None,
     bits: BitsOption = None,
-    split: str = "val",
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
     inference: InferenceOption = "whole",
     crop: CropOption = None,
     overlap: OverlapOption = None,

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WeightsArgument', 'ClassesOption', 'ImagesRootOption', 'RuntimesOption', 'PrecisionsOption', 'WebOption',
            'CountOption', 'CalibrationOption', 'AutoOption', 'ThreadsOption', 'DropOption', 'ClassDropOption',
-           'AgreementOption', 'OpsetOption', 'StaticOption', 'LicenseOption', 'RosOption', 'Source', 'run_source',
+           'AgreementOption', 'OpsetOption', 'StaticOption', 'LicenseOption', 'RosOption', 'ExportSource', 'run_source',
            'named_source', 'unstretched', 'own_name', 'own_size', 'said_of', 'export_auto', 'export_web',
            'export_plain', 'export', 'add_export']
 
@@ -48,7 +48,7 @@ from ..viz.tables import table
 from ..web.page import page_network, write_page
 
 # %% ../../nbs/cli/33_export.ipynb #cell005
-class Source(NamedTuple):
+class ExportSource(NamedTuple):
     "A trained network with what its file says, what it is called, images (with labels) to judge its forms by, others to calibrate with, and the size."
 
     loaded: LoadedNetwork
@@ -58,7 +58,7 @@ class Source(NamedTuple):
     size: tuple[int, int]
 
 
-def run_source(folder: Path, *, role: str = "student") -> Source:
+def run_source(folder: Path, *, role: str = "student") -> ExportSource:
     "The trained student of a run folder, with the run's own validation and training images and size; `ArtifactError` where it is not finished."
     config = parse_run(RunFolder.open(folder).config())
     weights, arch = folder / role / "model.safetensors", folder / "search" / f"{role}.json"
@@ -69,7 +69,7 @@ def run_source(folder: Path, *, role: str = "student") -> Source:
     data = splits["val"]
     network = FasterSeg(Architecture.load(arch), data.labels.num_classes)
     loaded = load_network(weights, network=network, labels=data.labels, what="the run's data")
-    return Source(
+    return ExportSource(
         loaded, f"{role} of {folder.name}", data, splits["train"], unstretched(tuple(config.latency.size), data)
     )
 
@@ -83,11 +83,11 @@ def named_source(
     option: list[str] | None = None,  # as typed, KEY=VALUE
     size: tuple[int, int] | None = None,  # height, width; the weights' own unless given
     what: str = "the data",  # where the labels come from, for messages
-) -> Source:
+) -> ExportSource:
     "The network of a file or of a training folder (`model`, a name or .json, where it does not say); calibrated with `data` itself where no other images are given. The size is the weights' own, or the photographs' where they do not say, or have another aspect."
     loaded = open_trained(weights, model, option, labels=data.labels, what=what)
     size = size or unstretched(loaded.info.input.size if loaded.info.input is not None else None, data)
-    return Source(loaded, own_name(loaded, model), data, data if calibration is None else calibration, size)
+    return ExportSource(loaded, own_name(loaded, model), data, data if calibration is None else calibration, size)
 
 
 def unstretched(size: tuple[int, int] | None, data: SegDataset) -> tuple[int, int]:
@@ -114,7 +114,7 @@ def said_of(loaded: LoadedNetwork, labels: LabelSet | int | None) -> WeightsInfo
 
 # %% ../../nbs/cli/33_export.ipynb #cell008
 def export_auto(
-    source: Source,  # network, images and label set
+    source: ExportSource,  # network, images and label set
     out: Path,  # ends in .onnx
     *,
     size: tuple[int, int] | None = None,  # height, width; the weights' own unless given
@@ -250,7 +250,7 @@ def _source(
     splits: tuple[str, str],
     option: list[str] | None,
     bits: int | None,
-) -> Source:
+) -> ExportSource:
     "What was named: the folder of a run with its own data, else weights with data, of which the two splits are for judging and for calibrating."
     if model is None and (weights / "search").is_dir():
         return run_source(weights)
@@ -328,7 +328,7 @@ def export(
     dataset: DatasetOption = "cityscapes",
     labels: LabelsOption = None,
     bits: BitsOption = None,
-    split: str = "val",
+    split: Annotated[str, typer.Option(help="Images that the file is judged on: train, val or test.")] = "val",
     option: OptionsOption = None,
     calibration_split: CalibrationOption = "train",
     images: CountOption = 16,

@@ -49,7 +49,7 @@ def lab_words(
 
 def lab(
     folder: Annotated[Path | None, typer.Argument(help="Folder of notebooks; rtseg's own by default.")] = None,
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8888,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8888,
     browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
 ) -> None:
     """Open JupyterLab on the index of all pages, reachable from this machine only (127.0.0.1).

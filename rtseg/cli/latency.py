@@ -66,8 +66,8 @@ def latency_measure(
     model: ModelOption,
     size: Annotated[str, typer.Option(help="Height x width.")] = "512x1024",
     runtime: Annotated[str, typer.Option(help="torch or onnxruntime.")] = "torch",
-    threads: Annotated[int | None, typer.Option(min=1)] = None,
-    classes: Annotated[int, typer.Option(min=1)] = 19,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads; as many as PyTorch uses by default.")] = None,
+    classes: Annotated[int, typer.Option(min=1, help="Classes that the network tells apart.")] = 19,
 ) -> None:
     """Measure one network here.
 

@@ -20,8 +20,8 @@ from ..core.files import write_json
 from ..data.datasets import SegDataset, open_dataset
 from ..search.finding import Found, find_networks
 from ..search.rulers import device_table, ruler, usual_range
-from ..search.spaces import Space, open_space
-from ..search.table_latencies import Target, measure_table, parse_target
+from ..search.spaces import ArchitectureSpace, open_space
+from ..search.table_latencies import Target, measure_latencies, parse_target
 from ..search.table_plan import PlanEntry, make_plan, seen_ranges
 from ..search.table_training import TableJob, planned, train_table
 from ..search.trained import TableInfo, load_table
@@ -44,7 +44,7 @@ def read_range(text: str) -> tuple[float, float]:
 
 def table_plan(
     begun: list[PlanEntry] | None,  # plan of a table that is there
-    space: Space,  # of the table
+    space: ArchitectureSpace,  # of the table
     targets: Sequence[Target],  # device, runtime, precision and threads of each ruler
     ranges: Sequence[tuple[float, float]],  # low and high ms of each ruler; measured unless given
     *,
@@ -79,7 +79,7 @@ def table_splits(
 def table_info(
     name: str,  # of the table
     space_name: str,  # of the space
-    space: Space,  # of the table
+    space: ArchitectureSpace,  # of the table
     dataset: str,  # a layout or format
     splits: dict[str, SegDataset],  # at the size of training
     size: tuple[int, int],  # height, width of the data's own pictures
@@ -152,7 +152,7 @@ def table_command(
     """
     targets = [parse_target(text) for text in target or ("onnxruntime", "openvino")]
     if measure:
-        left = measure_table(out, targets, minutes=minutes, log=typer.echo)
+        left = measure_latencies(out, targets, minutes=minutes, log=typer.echo)
         typer.echo(
             f"{left} latencies are left: the same line goes on" if left else f"all latencies of {out} are measured"
         )
@@ -205,9 +205,9 @@ def search_command(
     ] = "camvid-street",
     runtime: Annotated[str, typer.Option(help="What will run the network here.")] = "onnxruntime",
     precision: Annotated[str, typer.Option(help="fp32, or another that the runtime knows.")] = "fp32",
-    threads: Annotated[int, typer.Option(min=1)] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
     best: Annotated[int, typer.Option(min=1, help="How many networks to name.")] = 3,
-    seed: int = 0,
+    seed: Annotated[int, typer.Option(help="Of the search; another number finds its way anew.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Write what was found as JSON: the networks and the front.")] = None,
 ) -> None:
     """The best networks for a budget on this device, from a table of trained networks; measures this device once (minutes), and then takes under a minute.

@@ -121,7 +121,7 @@ def tune_command(
     ] = None,
     sampler: Annotated[str, typer.Option(help="tpe or random.")] = "tpe",
     pruner: Annotated[str, typer.Option(help="median, halving or none.")] = "median",
-    seed: int = 0,
+    seed: Annotated[int, typer.Option(help="Of sampler and trials.")] = 0,
     workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a search, or join one that is running.")] = False,
 ) -> None:

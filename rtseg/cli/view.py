@@ -58,7 +58,7 @@ def view(
         str | None, typer.Option(help=f"One of {', '.join(NORMALISATIONS)}; imagenet where nothing is given.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Keep the page in this folder, and do not open it.")] = None,
-    port: Annotated[int, typer.Option(min=0, max=65535)] = 8765,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8765,
     browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
     onnxruntime_web: RuntimeFilesOption = None,
 ) -> None:

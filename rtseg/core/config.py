@@ -6,6 +6,7 @@
 __all__ = ['AnySettings', 'Config', 'parse_value', 'override', 'load_config']
 
 # %% ../../nbs/core/06_config.ipynb #cell002
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args, Self, TypeVar
 
@@ -87,8 +88,10 @@ def _set(data: dict, key: str, value: Any) -> None:
 AnySettings = TypeVar("AnySettings", bound=Config)
 
 
-def override(config: AnySettings, values: dict[str, Any]) -> AnySettings:
-    """A copy with `{"group.key": value}` replaced; raises `ConfigError` on unknown keys and wrong types."""
+def override(config: AnySettings, values: Mapping[str, Any]) -> AnySettings:
+    """A copy with `{"group.key": value}` replaced, `config` itself without values; raises `ConfigError` on unknown keys and wrong types."""
+    if not values:
+        return config
     data = config.to_dict()
     for key, value in values.items():
         _set(data, key, value)

@@ -62,7 +62,11 @@ MOODS: Mapping[str, Mood] = {
 }
 
 # %% ../../nbs/data/44_scenes.ipynb #cell008
-def random_camera(rng: np.random.Generator, height: int, width: int) -> Camera:
+def random_camera(
+    rng: np.random.Generator,  # draws lens, height and bend
+    height: int,  # of the pictures, in pixels
+    width: int,  # of the pictures, in pixels
+) -> Camera:
     """A dashboard camera for pictures of height x width, at double size, on a street that may bend."""
     return Camera(
         width=2 * width,
@@ -132,7 +136,13 @@ def plan_plots(
     return plan
 
 # %% ../../nbs/data/44_scenes.ipynb #cell015
-def plan_green(rng: np.random.Generator, edge: float, side: int, near: float, far: float) -> list[Placement]:
+def plan_green(
+    rng: np.random.Generator,  # draws what grows where
+    edge: float,  # of the pavement, in metres from the middle of the street
+    side: int,  # of the street: -1 left, 1 right
+    near: float,  # end of the plot, in metres ahead
+    far: float,  # end of the plot, in metres ahead
+) -> list[Placement]:
     """An open plot of grass: trees and bushes, sometimes a fence or a wall at the pavement."""
     plan = []
     kind = ("fence", "wall", "open")[rng.integers(3)]

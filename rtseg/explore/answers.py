@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Segmenter', 'Stored', 'Segmented', 'read_answer', 'segment', 'stored_answer', 'opened_models', 'open_photo',
-           'Pictures', 'image_confusion', 'image_score', 'worst_first', 'photo_sizes', 'Answered', 'Asked']
+           'ViewedPictures', 'image_confusion', 'image_score', 'worst_first', 'photo_sizes', 'Answered', 'Asked']
 
 # %% ../../nbs/explore/03_answers.ipynb #cell002
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -99,7 +99,7 @@ def open_photo(source: str | Path | bytes, *, name: str = "the upload") -> np.nd
     return decode_image(source, name=name) if isinstance(source, bytes) else read_image(source)
 
 
-class Pictures:
+class ViewedPictures:
     "Images and labels (or None) that are read like a data set: `read(i)`, `name(i)`, `len`; a file is a photograph or a video."
 
     def __init__(self, data: SegDataset | Sequence[tuple[np.ndarray, np.ndarray | None]] | np.ndarray | str | Path):
@@ -192,7 +192,7 @@ class Asked:
 
     def __init__(
         self,
-        pictures: Pictures,
+        pictures: ViewedPictures,
         models: Mapping[str, Segmenter | Stored],
         labels: LabelSet,
         *,

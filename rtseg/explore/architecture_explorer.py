@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Totals', 'totals_of', 'box_names', 'draw', 'change_html', 'cell_html', 'Draft', 'ArchitectureExplorer',
-           'explore_architecture', 'Comparison', 'explore_pair']
+           'explore_architecture', 'PairExplorer', 'explore_pair']
 
 # %% ../../nbs/explore/11_architecture_explorer.ipynb #cell002
 import time
@@ -331,7 +331,7 @@ def explore_architecture(
     )
 
 # %% ../../nbs/explore/11_architecture_explorer.ipynb #cell030
-class Comparison(Explorer):
+class PairExplorer(Explorer):
     "Two architecture explorers, one above the other, and what the second costs against the first."
 
     def __init__(self, explorers: Mapping[str, ArchitectureExplorer]):
@@ -354,6 +354,6 @@ class Comparison(Explorer):
         return f"{self.first.told()}. {self.second.told()}"
 
 
-def explore_pair(first: tuple[str, Architecture], second: tuple[str, Architecture], **options: object) -> Comparison:
+def explore_pair(first: tuple[str, Architecture], second: tuple[str, Architecture], **options: object) -> PairExplorer:
     "Two named architectures, both to be explored and changed, with their costs side by side; `options` as for `explore_architecture`."
-    return Comparison({name: explore_architecture(arch, name=name, **options) for name, arch in (first, second)})
+    return PairExplorer({name: explore_architecture(arch, name=name, **options) for name, arch in (first, second)})

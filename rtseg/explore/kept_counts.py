@@ -18,7 +18,8 @@ from ..core.files import sha256_bytes, sha256_file
 from ..core.machine import cache_folder
 from ..core.values import LabelSet
 from ..data.datasets import SegDataset
-from ..data.fingerprints import file_checksums, keep_known, read_known
+from ..core.files import keep_known, read_known
+from ..data.fingerprints import file_checksums
 from ..shipping.candidates import network_key
 
 # %% ../../nbs/explore/04_kept_counts.ipynb #c005

@@ -24,7 +24,7 @@ from ..core.values import LabelSet
 from ..data.datasets import SegDataset
 from rtseg.explore.answers import (
     Asked,
-    Pictures,
+    ViewedPictures,
     Segmenter,
     Stored,
     image_confusion,
@@ -34,7 +34,7 @@ from rtseg.explore.answers import (
     worst_first,
 )
 from .explorers import Explorer, Keys, Quiet, living_figure, redraw
-from .panels import KINDS, Panel, View, paste_panels, plot_panels, sample_panels, whole_view
+from .panels import KINDS, Panel, Viewport, paste_panels, plot_panels, sample_panels, whole_view
 from .mask_controls import MaskControls, mask_keys
 from ..viz.curves import plot_counts
 from ..viz.figures import SEQUENTIAL, rgb, squeeze_png
@@ -51,7 +51,7 @@ class MaskState:
         self.model = next(iter(asked.models), "")
         self.stays: dict[str, float] = {}
         self.alpha, self.palette, self.focus, self.kinds = 0.6, "data set", 0, KINDS
-        self.view: View | None = None
+        self.view: Viewport | None = None
         self.name, self.image, self.mask, self.answers = asked.about(0)
 
     def go(self, place: int) -> None:
@@ -211,7 +211,7 @@ class TriedState(PaintedState):
         with self.attempt():
             super().open(source, name=name)
 
-    def zoom(self, view: View | None = None) -> None:
+    def zoom(self, view: Viewport | None = None) -> None:
         "Show a rectangle (left, right, top, bottom, in pixels) of all panels, or the whole image."
         with self.attempt():
             self.view = view
@@ -221,7 +221,13 @@ class MaskViewer(TriedState, Explorer):
     "Images that are leafed through, with what models make of them; see `explore_masks`."
 
     def __init__(
-        self, pictures: Pictures, models: Mapping[str, Segmenter | Stored], labels: LabelSet, *, width: int, side: int
+        self,
+        pictures: ViewedPictures,
+        models: Mapping[str, Segmenter | Stored],
+        labels: LabelSet,
+        *,
+        width: int,
+        side: int,
     ):
         self.message, self.facts, self.pixel = (widgets.HTML() for _ in range(3))
         super().__init__(Asked(pictures, models, labels, say=self._say))
@@ -311,9 +317,9 @@ class MaskViewer(TriedState, Explorer):
 # %% ../../nbs/explore/23_mask_viewer.ipynb #4de04916
 def seen_view(
     figure: Figure,  # living
-    drawn: View | None,  # view with which it was drawn
+    drawn: Viewport | None,  # view with which it was drawn
     image: np.ndarray,  # H x W x 3
-) -> View | None:
+) -> Viewport | None:
     "What is seen of an image in a figure that was drawn with the view `drawn` and may have been zoomed since; None for all of it."
     layout, whole = figure.layout, whole_view(image)
     drawn = drawn or whole
@@ -347,7 +353,7 @@ def explore_masks(
         raise ConfigError(
             "explore_masks() was given images without a label set: give labels=, such as rtseg.data.CITYSCAPES"
         )
-    pictures = Pictures(data)
+    pictures = ViewedPictures(data)
     if not len(pictures):
         raise DataError("explore_masks() was given no image: open a data set that has some")
     return MaskViewer(pictures, models, labels, width=width, side=side)

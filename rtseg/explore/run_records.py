@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..core.errors import ArtifactError, ConfigError, RtsegError, check_choice
 from ..core.files import read_json, read_yaml
-from ..core.results import Evaluation, NetworkSummary, RunResults
+from ..core.results import Evaluation, NetworkSummary, RunResults, TrainingRecord
 from ..core.run_folder import RunFolder
 from ..shipping.bench import BenchRecord
 from ..training.logging import flat, read_metrics
@@ -152,8 +152,8 @@ def read_training(folder: Path, name: str) -> RunRecord:
 
 # %% ../../nbs/explore/24_run_records.ipynb #cell011
 def _trainings(folder: Path) -> dict[str, list[dict]]:
-    found = {path.parent.name: read_json(path)["metrics"] for path in sorted(folder.glob("*/training.json"))}
-    return {role: rows for role, rows in found.items() if rows}
+    found = {path.parent.name: TrainingRecord.load(path).metrics for path in sorted(folder.glob("*/training.json"))}
+    return {role: list(rows) for role, rows in found.items() if rows}
 
 
 def read_pipeline(folder: Path, name: str) -> RunRecord:

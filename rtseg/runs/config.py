@@ -8,6 +8,7 @@ __all__ = ['AnyConfig', 'CONFIGS', 'PRESETS', 'SceneCounts', 'DataConfig', 'Late
            'CascadeConfig', 'parse_run', 'list_presets', 'merge', 'keep_settled', 'preset_data', 'load_preset']
 
 # %% ../../nbs/runs/03_config.ipynb #cell002
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -127,7 +128,7 @@ class CommonConfig(Config):
     evaluate: EvaluateConfig = EvaluateConfig()
     deploy: DeployConfig = DeployConfig()
 
-    def with_values(self, values: dict[str, Any]) -> Self:
+    def with_values(self, values: Mapping[str, Any]) -> Self:
         """A copy with `{"student.lr": 0.02}` replaced; `ConfigError` with the nearest name for an unknown key."""
         return override(self, values)
 

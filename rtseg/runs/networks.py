@@ -23,7 +23,7 @@ from ..core.architecture import Architecture
 from ..core.environment import make_generator
 from ..core.errors import ArtifactError, ConfigError, check_choice
 from ..core.files import read_json, sha256_file, write_json
-from ..core.results import ScoredNetwork
+from ..core.results import ScoredNetwork, TrainedTwin, TrainingRecord
 from ..core.values import Latency, ScoreOrigin
 from ..core.weights import read_info
 from ..data.datasets import SegDataset
@@ -78,8 +78,8 @@ def fit_network(
     folder: Path,  # of the training
     teacher: SegNetwork | None = None,  # that it learns from
     pretrained_on: str | None = None,  # what it starts from, in words
-) -> tuple[Trained, dict]:
-    """Train `network` in `folder` (resuming what a killed run left): the weights that are kept, and metrics, origin and steps; `pretrained_on` says what it starts from (None: what its parts say)."""
+) -> tuple[Trained, TrainingRecord]:
+    """Train `network` in `folder` (resuming what a killed run left): the weights that are kept, and what the training wrote down; `pretrained_on` says what it starts from (None: what its parts say)."""
     torch.manual_seed(config.seed + stage.config.seed)
     trainer = Trainer(
         network,
@@ -92,7 +92,7 @@ def fit_network(
         resume=True,
     )
     result, chosen = trainer.fit(), load_trained(folder, config.keep)
-    return chosen, {"metrics": read_metrics(folder), "origin": chosen.origin.to_dict(), "steps": result.steps}
+    return chosen, TrainingRecord(tuple(read_metrics(folder)), chosen.origin, result.steps)
 
 
 def train_network(
@@ -111,7 +111,7 @@ def train_network(
         stage, network, config, splits, folder=folder, teacher=teacher, pretrained_on=pretrained_on
     )
     shutil.copyfile(chosen.path, stage.output(f"{role}/model.safetensors"))
-    write_json(stage.output(f"{role}/training.json"), record)
+    record.save(stage.output(f"{role}/training.json"))
     if (folder / "tensorboard").is_dir():
         shutil.copytree(folder / "tensorboard", stage.folder("tensorboard"), dirs_exist_ok=True)
 
@@ -189,9 +189,9 @@ def train_twins(
     splits: dict[str, SegDataset],  # 'train', 'val' and perhaps 'test'
     *,
     teacher: SegNetwork | None = None,  # that it learns from
-) -> list[dict]:
+) -> list[TrainedTwin]:
     """Train further architectures exactly as the student is trained and write `random/twins.json`, one entry a network; the entries."""
-    entries, classes = [], splits["train"].labels.num_classes
+    twins, classes = [], splits["train"].labels.num_classes
     for number, arch in enumerate(archs, 2):
         network = new_network(arch, classes, seed=stage.config.seed)
         config = settled_training(stage, network, stage.config.student, len(splits["train"]))
@@ -200,22 +200,19 @@ def train_twins(
         )
         path = stage.folder() / f"twin-{number}.safetensors"
         shutil.copyfile(chosen.path, path)
-        entries.append(
-            {
-                "name": f"random-{number}",
-                "architecture": arch.to_dict(),
-                "weights": f"random/{path.name}",
-                "sha256": sha256_file(path),
-                "training": record,
-            }
-        )
-    write_json(stage.output("random/twins.json"), entries)
-    return entries
+        twins.append(TrainedTwin(f"random-{number}", arch, f"random/{path.name}", sha256_file(path), record))
+    write_json(stage.output("random/twins.json"), [twin.to_dict() for twin in twins])
+    return twins
+
+
+def _twins(stage: Stage) -> dict[str, TrainedTwin]:
+    found = map(TrainedTwin.from_dict, read_json(stage.input("random/twins.json")))
+    return {twin.name: twin for twin in found}
 
 
 def list_twins(stage: Stage) -> list[str]:
     """The names of the networks by lot beside the first one: random-2, random-3, ..."""
-    return [entry["name"] for entry in read_json(stage.input("random/twins.json"))]
+    return list(_twins(stage))
 
 
 def load_twin(
@@ -224,12 +221,12 @@ def load_twin(
     classes: int,  # their number
 ) -> tuple[FasterSeg, ScoreOrigin]:
     """A further network by lot, from verified files, and where its weights come from."""
-    entries = {entry["name"]: entry for entry in read_json(stage.input("random/twins.json"))}
-    entry = entries[check_choice(name, entries, what="network by lot")]
-    path = stage.run.path(entry["weights"])
-    if not path.is_file() or sha256_file(path) != entry["sha256"]:
+    twins = _twins(stage)
+    twin = twins[check_choice(name, twins, what="network by lot")]
+    path = stage.run.path(twin.weights)
+    if not path.is_file() or sha256_file(path) != twin.sha256:
         raise ArtifactError(f"{path} is missing or not the one that was trained: run stage 'random' again")
-    network, trained = FasterSeg(Architecture.from_dict(entry["architecture"]), classes), load_trained(path)
+    network, trained = FasterSeg(twin.architecture, classes), load_trained(path)
     network.load_weights(trained.weights)
     return network.eval(), trained.origin
 

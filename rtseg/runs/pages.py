@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PLOTLY', 'DRAWING', 'STYLE', 'markdown_html', 'ShownCode', 'shown_code', 'code_html', 'plot_html', 'bundle_html',
-           'output_html', 'notebook_html', 'page_html', 'title_of', 'write_plotly', 'write_page']
+           'output_html', 'notebook_html', 'page_html', 'title_of', 'write_plotly', 'write_notebook_page']
 
 # %% ../../nbs/runs/24_pages.ipynb #cell002
 import json
@@ -169,7 +169,7 @@ def write_plotly(folder: Path) -> Path:
     return path if path.is_file() else write_text(path, get_plotlyjs())
 
 
-def write_page(
+def write_notebook_page(
     notebook: Any,  # an nbformat node
     path: Path,  # where it goes
     *,

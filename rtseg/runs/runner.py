@@ -174,8 +174,8 @@ def open_run(
     out: str | Path | RunFolder,  # its folder
     *,
     resume: bool = False,  # take other settings, too
-) -> RunFolder:
-    """The run folder `out` with this configuration; `ConfigError` where it holds another one and `resume` is False."""
+) -> tuple[RunFolder, AnyConfig]:
+    """The run folder `out`, and the configuration by which it works: `config` with what the run has settled; `ConfigError` where it holds another one and `resume` is False."""
     run = out if isinstance(out, RunFolder) else RunFolder(out)
     out = run.root
     if run.path("config.yaml").is_file():
@@ -184,19 +184,25 @@ def open_run(
             raise ConfigError(
                 f"run folder {out} holds a run of plan '{begun.get('plan', 'fasterseg')}', not of '{config.plan}': choose another --out"
             )
-        config = parse_run(keep_settled(config.to_dict(), begun))
-        if begun.get("latency", {}).get("accept_noisy"):  # noise that was accepted once stays accepted
+        config = _reread(config, keep_settled(config.to_dict(), begun))
+        if begun.get("latency", {}).get("accept_noisy") and not config.latency.accept_noisy:
+            # noise that was accepted once stays accepted
             config = config.with_values({"latency.accept_noisy": True})
         changes = changed_settings(begun, config.to_dict())
         if not changes:
-            return run
+            return run, config
         if not resume and any(not change.startswith("latency.accept_noisy:") for change in changes):
             more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
             raise ConfigError(
                 f"run folder {out} holds another configuration ({'; '.join(changes[:3])}{more}): choose another --out, or go on in this one with --resume"
             )
     refuse_foreign(run.root, "config.yaml", "no run folder")
-    return run.begin(config.to_dict())
+    return run.begin(config.to_dict()), config
+
+
+def _reread(config: AnyConfig, data: dict) -> AnyConfig:
+    """`config` itself where `data` says the same; what `data` says where something was settled in it."""
+    return config if data == config.to_dict() else parse_run(data)
 
 # %% ../../nbs/runs/12_runner.ipynb #cell015
 def check_artifacts(
@@ -248,7 +254,7 @@ def run_stages(
         say(f"{label} {spec.title} ...")
         started = time.monotonic()
         run_stage(spec, run, notebooks=notebooks, show_progress=show_progress)
-        config = parse_run(run.config())  # a stage writes there what the configuration left to the machine
+        config = _reread(config, run.config())  # a stage writes there what the configuration left to the machine
         say(f"{label} done in {time.monotonic() - started:.0f} s")
         ran.append(spec.name)
     return ran, skipped
@@ -274,8 +280,7 @@ def run(
     refuse_foreign(folder.root, "config.yaml", "no run folder")
     with folder.lock():
         check_artifacts(folder, chosen, remake=stages is not None)
-        open_run(config, folder, resume=resume)
-        config = parse_run(folder.config())
+        _, config = open_run(config, folder, resume=resume)
         ran, skipped = run_stages(
             folder,
             config,

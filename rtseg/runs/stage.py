@@ -131,11 +131,18 @@ class Stage(Shown):
     """One stage of one run: settings, verified inputs, outputs, and what it shows."""
 
     def __init__(
-        self, spec: StageSpec, run: RunFolder, config: AnyConfig, *, stages: tuple[StageSpec, ...] = STAGES
+        self,
+        spec: StageSpec,  # the stage
+        run: RunFolder,  # the run's folder
+        config: AnyConfig,  # of the run
+        *,
+        settings: Mapping[str, Any] | None = None,  # `{'group.key': value}` on top, for this stage alone
+        stages: tuple[StageSpec, ...] = STAGES,  # plan of the run
     ) -> None:
-        self.spec, self.run, self.config, self.stages = spec, run, config, stages
+        self.spec, self.run, self.stages = spec, run, stages
+        self.begun, self.config = config, config.with_values(settings or {})
         super().__init__()
-        self.params = stage_params(spec, config)
+        self.params = stage_params(spec, self.config)
         self.read: list[str] = []
         self.started = time.monotonic()
         self.lock = take_lock(run)
@@ -166,8 +173,8 @@ class Stage(Shown):
 
     def settle(self, values: dict[str, object], why: str) -> None:
         """Write what the configuration left open ('auto') into the run's configuration, and say why; before `work`, whose name depends on it."""
-        write_yaml(self.run.path("config.yaml"), parse_run(self.run.config()).with_values(values).to_dict())
-        self.config = self.config.with_values(values)
+        self.begun, self.config = self.begun.with_values(values), self.config.with_values(values)
+        write_yaml(self.run.path("config.yaml"), self.begun.to_dict())
         self.params = stage_params(self.spec, self.config)
         self.note(f"Precision: {why}.")
 
@@ -265,7 +272,7 @@ def run_config(
     folder = find_run(run)
     begun = (folder / "config.yaml").is_file()
     config = parse_run(RunFolder(folder).config()) if begun else load_preset(preset)
-    return folder, config.with_values(dict(settings)) if settings else config
+    return folder, config.with_values(settings or {})
 
 
 def open_stage(
@@ -282,4 +289,4 @@ def open_stage(
     spec = find_stage(name, stages)
     if not opened.path("config.yaml").is_file():
         opened.begin(config.to_dict())
-    return Stage(spec, opened, config.with_values(settings) if settings else config, stages=stages)
+    return Stage(spec, opened, config, settings=settings, stages=stages)

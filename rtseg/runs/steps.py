@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['data_root', 'open_splits', 'check_run', 'splits_record', 'load_splits', 'label_set', 'cached_table', 'usable_cache',
-           'measure_table', 'load_table', 'require_accurate']
+           'measure_table', 'stage_table', 'require_accurate']
 
 # %% ../../nbs/runs/05_steps.ipynb #cell002
 import json
@@ -178,7 +178,7 @@ def measure_table(config: RunConfig, path: Path) -> LatencyTable:
         )
 
 
-def load_table(stage: Stage) -> LatencyTable:
+def stage_table(stage: Stage) -> LatencyTable:
     """The run's latency table; `DeviceMismatch` where it was made for another device, runtime or resolution."""
     latency, classes = stage.config.latency, label_set(stage.config.data).num_classes
     return LatencyTable.load(stage.input("latency/table.json")).require(

@@ -24,7 +24,7 @@ from ..core.config import parse_value
 from ..core.files import read_json, sha256_file, write_json
 from ..core.identity import check_identity
 from ..core.run_folder import RunFolder, fingerprint, refuse_foreign
-from .pages import write_page, write_plotly
+from .pages import write_notebook_page, write_plotly
 from .config import AnyConfig
 from .parameters import read_numbers, read_parameters
 from .plan import StageSpec, find_stage, maker_of, notebooks_folder
@@ -298,7 +298,7 @@ def run_point(
     if executed is not None:
         notebook = str(executed.relative_to(out))
         page = str(
-            write_page(
+            write_notebook_page(
                 nbformat.read(executed, as_version=4), folder / "page.html", plotly="../../plotly.min.js"
             ).relative_to(out)
         )

@@ -23,7 +23,7 @@ from ..core.architecture import STRIDES
 from ..core.errors import ConfigError, check_choice
 from .costs import network_cost, part_cost
 from .prediction import conformal_width
-from .spaces import Space
+from .spaces import ArchitectureSpace
 from .street import StreetArchitecture, receptive_field
 
 # %% ../../nbs/search/41_accuracy.ipynb #cell005
@@ -41,7 +41,7 @@ def kendall_tau(a: Sequence[float], b: Sequence[float]) -> float:
 
 # %% ../../nbs/search/41_accuracy.ipynb #cell008
 def accuracy_features(
-    space: Space,  # that the network is of
+    space: ArchitectureSpace,  # that the network is of
     arch: Any,  # the network
     size: tuple[int, int],  # height, width of the image
     num_classes: int,  # classes of the network

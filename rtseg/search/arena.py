@@ -22,7 +22,7 @@ from ..core.values import Value
 from .accuracy import accuracy_features
 from .costs import network_cost
 from .space import InfeasibleError
-from .spaces import Space
+from .spaces import ArchitectureSpace
 from .trained import TrainedTable
 
 # %% ../../nbs/search/43_arena.ipynb #cell004
@@ -210,7 +210,7 @@ class SpaceArena(Arena):
 
     def __init__(
         self,
-        space: Space,
+        space: ArchitectureSpace,
         latency: Callable[[Any], float],
         budget_ms: float,
         *,

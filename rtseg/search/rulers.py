@@ -18,7 +18,7 @@ from ..runtimes.runtimes import device_name, load_runtime
 from .latency_table import LatencyTable, build_table
 from .prediction import Predictor, fit_predictor
 from .probes import ProbeProtocol
-from .spaces import Space
+from .spaces import ArchitectureSpace
 from .table_latencies import Target
 from .trained import TrainedTable
 
@@ -27,7 +27,7 @@ QUICK = ProbeProtocol(max_seconds=0.2, max_rounds=20, min_rounds=3, tolerance=0.
 
 
 def ruler_path(
-    space: Space,  # that is searched
+    space: ArchitectureSpace,  # that is searched
     target: Target,  # device, runtime, precision and threads
     size: tuple[int, int],  # height, width of the image
     num_classes: int,  # classes of the network
@@ -45,7 +45,7 @@ def ruler_path(
 
 
 def device_table(
-    space: Space,  # that is searched
+    space: ArchitectureSpace,  # that is searched
     target: Target,  # device, runtime, precision and threads
     size: tuple[int, int],  # height, width of the image
     num_classes: int,  # classes of the network

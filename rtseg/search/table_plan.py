@@ -18,7 +18,7 @@ import torch
 from ..core.errors import ConfigError
 from ..core.values import Value
 from .space import InfeasibleError
-from .spaces import Space
+from .spaces import ArchitectureSpace
 
 # %% ../../nbs/search/35_table_plan.ipynb #cell004
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def bin_edges(
 
 
 def draw_between(
-    space: Space,  # that is searched
+    space: ArchitectureSpace,  # that is searched
     ruler: Callable[[Any], float],  # network -> ms
     low: float,  # ms
     high: float,  # ms
@@ -65,7 +65,7 @@ def draw_between(
 
 # %% ../../nbs/search/35_table_plan.ipynb #cell007
 def make_plan(
-    space: Space,  # that is searched
+    space: ArchitectureSpace,  # that is searched
     rulers: Sequence[Callable[[Any], float]],  # network -> ms
     ranges: Sequence[tuple[float, float]],  # low and high ms of each ruler
     *,
@@ -100,7 +100,7 @@ def make_plan(
 
 
 def seen_ranges(
-    space: Space,  # whose architectures the plan holds
+    space: ArchitectureSpace,  # whose architectures the plan holds
     rulers: Sequence[Callable[[Any], float]],  # architecture -> ms, one for each target
     plan: Sequence[PlanEntry],  # with at least one entry
 ) -> list[tuple[float, float]]:

@@ -18,7 +18,7 @@ from typing import Any
 from ..core.errors import ArtifactError, ConfigError, check_choice
 from ..core.files import atomic_write
 from ..core.values import Latency, Value
-from .spaces import Space, open_space
+from .spaces import ArchitectureSpace, open_space
 
 # %% ../../nbs/search/36_trained.ipynb #cell005
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class TrainedTable:
     latencies: tuple[MeasuredNetwork, ...]
 
     @cached_property
-    def space(self) -> Space:
+    def space(self) -> ArchitectureSpace:
         """The space that the networks are from."""
         return open_space(self.info.space, self.info.settings)
 

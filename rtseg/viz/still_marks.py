@@ -228,7 +228,13 @@ def _scale(trace: dict, layout: dict) -> tuple[Sequence, float, float]:
     return scale, min(flat, default=0.0) if low is None else low, max(flat, default=1.0) if high is None else high
 
 
-def draw_heatmap(pen: Pen, trace: dict, x: Axis, y: Axis, layout: dict) -> None:
+def draw_heatmap(
+    pen: Pen,  # draws
+    trace: dict,  # plotly's
+    x: Axis,  # across
+    y: Axis,  # upwards
+    layout: dict,  # plotly's, for the scale of colours
+) -> None:
     """Cells, with their texts."""
     scale, low, high = _scale(trace, layout)
     xs, ys = list(_values(trace, "x")), list(_values(trace, "y"))
@@ -255,7 +261,13 @@ def draw_heatmap(pen: Pen, trace: dict, x: Axis, y: Axis, layout: dict) -> None:
                 pen.text(across[j], down[i], str(texts[i][j]), size=size, fill=PAPER if dark else INK)
 
 # %% ../../nbs/viz/03_still_marks.ipynb #c011s1
-def draw_bars(pen: Pen, trace: dict, x: Axis, y: Axis, colour: str) -> None:
+def draw_bars(
+    pen: Pen,  # draws
+    trace: dict,  # plotly's
+    x: Axis,  # across
+    y: Axis,  # upwards
+    colour: str,  # where the trace names none
+) -> None:
     """Bars from zero, with their quartiles."""
     lying = trace.get("orientation") == "h"
     names, numbers = (y, x) if lying else (x, y)
@@ -301,7 +313,13 @@ def _runs(points: list[tuple]) -> list[list[tuple]]:
     return [piece for piece in pieces if piece]
 
 # %% ../../nbs/viz/03_still_marks.ipynb #c011s2
-def draw_scatter(pen: Pen, trace: dict, x: Axis, y: Axis, colour: str) -> None:
+def draw_scatter(
+    pen: Pen,  # draws
+    trace: dict,  # plotly's
+    x: Axis,  # across
+    y: Axis,  # upwards
+    colour: str,  # where the trace names none
+) -> None:
     """Lines, areas, markers and texts of one trace."""
     points = [(x.place(a), y.place(b)) for a, b in zip(_values(trace, "x"), _values(trace, "y"), strict=False)]
     mode, line, opacity = trace.get("mode", "lines"), trace.get("line", {}), trace.get("opacity")
@@ -341,7 +359,13 @@ def draw_scatter(pen: Pen, trace: dict, x: Axis, y: Axis, colour: str) -> None:
         draw_texts(pen, points, trace)
 
 
-def draw_markers(pen: Pen, points: list[tuple], marker: dict, colour: str, opacity: float | None) -> None:
+def draw_markers(
+    pen: Pen,  # draws
+    points: list[tuple],  # (x, y) in pixels
+    marker: dict,  # plotly's: symbol, size, colour, line
+    colour: str,  # where the marker names none
+    opacity: float | None,  # 0 to 1; the marker's own where None
+) -> None:
     """Circles, squares and diamonds; other symbols as circles."""
     colours, sizes, symbols = (
         _each(marker.get(name, default), len(points))

@@ -118,13 +118,11 @@ def test_a_file_is_read_once_until_it_changes(tmp_path, monkeypatch):
         run.path(name).write_text(name)
     hour_ago = time.time() - 3600
     os.utime(run.path("old"), (hour_ago, hour_ago))
-    monkeypatch.setattr("rtseg.core.run_folder.FRESH_SECONDS", -60.0)  # the time of change cannot be set back
+    monkeypatch.setattr("rtseg.core.files.FRESH_SECONDS", -60.0)  # the time of change cannot be set back
     run.record("data", params={}, outputs=["old"])
     assert run.is_current("data", params={}) and run.verify("old") and read == ["old"]
     run.path("old").write_text("new")
     assert not run.is_current("data", params={}) and read == ["old"] * 2
-    monkeypatch.setattr(
-        "rtseg.core.run_folder.FRESH_SECONDS", 60.0
-    )  # within a tick of its times a file may change unseen
+    monkeypatch.setattr("rtseg.core.files.FRESH_SECONDS", 60.0)  # within a tick of its times a file may change unseen
     run.record("search", params={}, outputs=["young"])
     assert run.is_current("search", params={}) and read[2:] == ["young"] * 2

@@ -14,7 +14,7 @@ from rtseg.runs.config import load_preset
 from rtseg.runs.plan import STAGES
 from rtseg.runs.runner import run
 from rtseg.runs.stage import open_stage
-from rtseg.runs.steps import load_table
+from rtseg.runs.steps import stage_table
 from rtseg.search.latency_table import LatencyTable
 
 
@@ -164,6 +164,6 @@ def test_a_table_of_another_device_or_size_is_refused(tmp_path):
         opened.record("latency", params={}, outputs=["latency/table.json"])
         stage = open_stage("search", tmp_path / field)
         with pytest.raises(DeviceMismatch, match=f"made for {field} .*{value}") as caught:
-            load_table(stage)
+            stage_table(stage)
         assert "\n" not in str(caught.value)
         stage.lock.close()

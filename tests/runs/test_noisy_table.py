@@ -109,8 +109,9 @@ def test_accepting_noise_keeps_the_table_that_was_measured():
 
 def test_noise_is_accepted_in_a_run_that_has_begun_and_stays_accepted(tmp_path):
     open_run(STRICT, tmp_path / "run")
-    accepted = open_run(STRICT.with_values({"latency.accept_noisy": True}), tmp_path / "run")
+    accepted, _ = open_run(STRICT.with_values({"latency.accept_noisy": True}), tmp_path / "run")
     assert accepted.config()["latency"]["accept_noisy"] is True
-    assert open_run(STRICT, tmp_path / "run").config()["latency"]["accept_noisy"] is True
+    run, config = open_run(STRICT, tmp_path / "run")
+    assert config.latency.accept_noisy is True and run.config() == config.to_dict()
     with pytest.raises(ConfigError, match="seed: 0 -> 3"):
         open_run(STRICT.with_values({"seed": 3, "latency.accept_noisy": True}), tmp_path / "run")

@@ -10,12 +10,15 @@ from dataclasses import replace
 
 import nbformat
 import pytest
+import yaml
 
+from rtseg.core import run_folder
 from rtseg.core.errors import ArtifactError, ConfigError
-from rtseg.core.files import write_json
+from rtseg.core.files import sha256_file, write_json
 from rtseg.core.run_folder import RunBusy, RunFolder, holder
 from rtseg.data.labels import CITYSCAPES
 from rtseg.data.scenes import make_scenes
+from rtseg.runs import runner
 from rtseg.runs.config import list_presets, load_preset, parse_run
 from rtseg.runs.plan import STAGES, StageSpec, check_plan, choose_stages, find_stage, notebooks_folder
 from rtseg.runs.plans import ICNET, PLANS, plan_of
@@ -108,6 +111,28 @@ def test_unchanged_stages_are_skipped_and_changed_ones_run_again(toys):
     assert go(settings={"seed": 3}).ran == ("double",)
     assert json.loads((folder / "run/double/n.json").read_text()) == 42
     assert (folder / "run/notebooks/2_double.ipynb").is_file()
+
+
+def test_one_configuration_goes_through_a_run_and_files_are_read_once(toys, monkeypatch):
+    """From the preset to the stages nothing is parsed again, unless a stage settles something; what has not changed since it was hashed is not read again, by no process."""
+    folder, go = toys
+    parsed, read = [], []
+    monkeypatch.setattr(runner, "parse_run", lambda data: parsed.append(data) or parse_run(data))
+    monkeypatch.setattr(run_folder, "sha256_file", lambda path: read.append(path.name) or sha256_file(path))
+    assert go().ran == ("count", "double") and parsed == []
+    monkeypatch.setattr(run_folder, "written_lately", lambda stamp: False)  # a minute later
+    assert go().skipped == ("count", "double") and parsed == []
+    first = sorted(read)
+    read.clear()
+    assert go().skipped == ("count", "double") and read == [] and len(first) >= 4
+    (folder / "run/count/n.json").write_text("22")
+    with pytest.raises(ArtifactError, match="count/n.json is damaged"):
+        go()
+    assert read == ["n.json"]
+    config = yaml.safe_load((folder / "run/config.yaml").read_text())
+    config["student"]["precision"] = "bf16"  # as a stage does where the preset says 'auto'
+    (folder / "run/config.yaml").write_text(yaml.safe_dump(config))
+    assert go(stages=["count"]).ran == ("count",) and [data["student"]["precision"] for data in parsed] == ["bf16"]
 
 
 def test_a_damaged_artifact_names_the_stage_to_run_again(toys):

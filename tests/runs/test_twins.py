@@ -8,7 +8,7 @@ import torch
 
 from rtseg.core.errors import ArtifactError, ConfigError
 from rtseg.core.files import read_json, sha256_file, write_json
-from rtseg.core.results import NetworkSummary, RunResults
+from rtseg.core.results import TrainedTwin, NetworkSummary, RunResults
 from rtseg.evaluation.evaluator import save_trained
 from rtseg.runs.config import load_preset
 from rtseg.runs.networks import draw_random, list_twins, load_role, new_network
@@ -53,8 +53,8 @@ def write_twin(stage, arch, number=2):
     path = stage.run.path(f"random/twin-{number}.safetensors")
     path.parent.mkdir(exist_ok=True)
     save_trained(path, network.state_dict(), epoch=3, which="best", seed=0)
-    entry = {"name": f"random-{number}", "architecture": arch.to_dict(), "weights": f"random/{path.name}"}
-    write_json(stage.run.path("random/twins.json"), [{**entry, "sha256": sha256_file(path)}])
+    twin = TrainedTwin(f"random-{number}", arch, f"random/{path.name}", sha256_file(path))
+    write_json(stage.run.path("random/twins.json"), [twin.to_dict()])
     return network, path
 
 

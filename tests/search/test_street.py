@@ -30,7 +30,7 @@ from rtseg.search.probes import Entry, Probe, joins_maps
 from rtseg.search.space import InfeasibleError
 from rtseg.search.spaces import SPACES, open_space
 from rtseg.search.street import StreetStage, StreetArchitecture, StreetSpace, receptive_field, street_table_specs
-from rtseg.search.table_latencies import Target, measure_table, parse_target
+from rtseg.search.table_latencies import Target, measure_latencies, parse_target
 from rtseg.search.table_plan import PlanEntry, bin_edges, draw_between, make_plan, seen_ranges
 from rtseg.search.table_training import TableJob, entry_of, planned, train_table, wanted
 from rtseg.search.trained import TableInfo, TrainedNetwork, load_table, read_lines
@@ -358,7 +358,7 @@ def test_a_table_is_trained_loaded_and_measured(tmp_path, splits):
     assert {r.network for r in records if r.seed} == {records[i].network for i in range(5) if records[i].seed} and len(
         {r.network for r in records}
     ) == 3
-    assert measure_table(tmp_path, [Target()], max_seconds=0.05) == 0
+    assert measure_latencies(tmp_path, [Target()], max_seconds=0.05) == 0
     table = load_table(tmp_path)
     assert (
         table.trainings == tuple(records)
@@ -418,9 +418,9 @@ def test_a_grown_table_trains_its_new_networks_only(tmp_path, splits):
     assert train_table(larger, networks=2, progress=False) == records
     with pytest.raises(ConfigError, match="plan"):
         train_table(job, networks=1, progress=False)  # whoever asks for the shorter plan is told
-    assert measure_table(tmp_path, [Target()], max_seconds=0.02) == 0
+    assert measure_latencies(tmp_path, [Target()], max_seconds=0.02) == 0
     timed = load_table(tmp_path).latencies
-    assert measure_table(tmp_path, [Target()], max_seconds=0.02) == 0 and load_table(tmp_path).latencies == timed
+    assert measure_latencies(tmp_path, [Target()], max_seconds=0.02) == 0 and load_table(tmp_path).latencies == timed
 
 
 WORKER = """
