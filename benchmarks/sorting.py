@@ -13,7 +13,7 @@ from pathlib import Path
 from rtseg.core.environment import environment_record, seed_everything
 from rtseg.core.files import write_json
 from rtseg.data import open_dataset
-from rtseg.explore.answers import Asked, ViewedPictures
+from rtseg.explore.answers import Asked, Photos
 from rtseg.models import create_model
 
 RESULT = Path(__file__).parent / "results" / "sorting.json"
@@ -24,7 +24,7 @@ def sort(words: argparse.Namespace, kept: Path) -> tuple[float, list]:
     seed_everything(0)
     data = open_dataset("camvid", words.data, words.split)
     network = create_model(words.model, num_classes=data.labels.num_classes).eval()
-    asked = Asked(ViewedPictures(data), {words.model: network}, data.labels, kept=kept)
+    asked = Asked(Photos(data), {words.model: network}, data.labels, kept=kept)
     start = time.perf_counter()
     scores = asked.scores(words.model)
     return time.perf_counter() - start, scores

@@ -207,7 +207,7 @@ def _hover(row: dict) -> str:
     told += [f"peak {row['peak MB']:.0f} MB"] if row["peak MB"] is not None else []
     return "<br>".join([*told, *([f"{row['ratio']:.3f} times the earlier record"] if row["ratio"] is not None else [])])
 
-
+# %% ../../nbs/cli/32_bench.ipynb #848d7064
 def write_bench_page(
     path: Path,  # the page
     record: BenchRecord,  # what was measured

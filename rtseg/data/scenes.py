@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MOODS', 'CASTS', 'CITIES', 'COUNTS', 'Mood', 'random_camera', 'random_profile', 'Placement', 'plan_plots',
-           'plan_green', 'plan_pavement', 'plan_traffic', 'shadow_outlines', 'paint_distance', 'draw_scene',
-           'scene_files', 'make_scenes', 'write_scene']
+           'plan_pavement', 'plan_traffic', 'shadow_outlines', 'paint_distance', 'draw_scene', 'scene_files',
+           'make_scenes', 'write_scene']
 
 # %% ../../nbs/data/44_scenes.ipynb #cell002
 from collections.abc import Callable, Mapping
@@ -62,12 +62,9 @@ MOODS: Mapping[str, Mood] = {
 }
 
 # %% ../../nbs/data/44_scenes.ipynb #cell008
-def random_camera(
-    rng: np.random.Generator,  # draws lens, height and bend
-    height: int,  # of the pictures, in pixels
-    width: int,  # of the pictures, in pixels
-) -> Camera:
-    """A dashboard camera for pictures of height x width, at double size, on a street that may bend."""
+def random_camera(rng: np.random.Generator, size: tuple[int, int]) -> Camera:
+    """A dashboard camera for pictures of `size` (height, width), at double size, on a street that may bend."""
+    height, width = size
     return Camera(
         width=2 * width,
         height=2 * height,
@@ -131,18 +128,12 @@ def plan_plots(
                 )
             )
         else:
-            plan += plan_green(rng, edge, side, near, far)
+            plan += _green(rng, edge, side, near, far)
         near = far + (rng.uniform(0, 4) if rng.random() < 0.3 else 0)
     return plan
 
 # %% ../../nbs/data/44_scenes.ipynb #cell015
-def plan_green(
-    rng: np.random.Generator,  # draws what grows where
-    edge: float,  # of the pavement, in metres from the middle of the street
-    side: int,  # of the street: -1 left, 1 right
-    near: float,  # end of the plot, in metres ahead
-    far: float,  # end of the plot, in metres ahead
-) -> list[Placement]:
+def _green(rng: np.random.Generator, edge: float, side: int, near: float, far: float) -> list[Placement]:
     """An open plot of grass: trees and bushes, sometimes a fence or a wall at the pavement."""
     plan = []
     kind = ("fence", "wall", "open")[rng.integers(3)]
@@ -303,7 +294,7 @@ def draw_scene(
     """One street scene with a cast of `CASTS`: picture (H x W x 3 uint8, RGB) and Cityscapes label ids (H x W uint8)."""
     mood = MOODS[list(MOODS)[rng.integers(len(MOODS))]]
     canvas = blank_canvas(
-        random_camera(rng, *size), air=mood.air, light=mood.light * rng.uniform(0.94, 1.06), sun=rng.uniform(-0.9, 0.9)
+        random_camera(rng, size), air=mood.air, light=mood.light * rng.uniform(0.94, 1.06), sun=rng.uniform(-0.9, 0.9)
     )
     profile = random_profile(rng)
     plan = [item for side in (-1, 1) for item in plan_plots(rng, profile, side) + plan_pavement(rng, profile, side)]

@@ -24,7 +24,7 @@ from ..core.values import LabelSet
 from ..data.datasets import SegDataset
 from rtseg.explore.answers import (
     Asked,
-    ViewedPictures,
+    Photos,
     Segmenter,
     Stored,
     image_confusion,
@@ -221,13 +221,7 @@ class MaskViewer(TriedState, Explorer):
     "Images that are leafed through, with what models make of them; see `explore_masks`."
 
     def __init__(
-        self,
-        pictures: ViewedPictures,
-        models: Mapping[str, Segmenter | Stored],
-        labels: LabelSet,
-        *,
-        width: int,
-        side: int,
+        self, pictures: Photos, models: Mapping[str, Segmenter | Stored], labels: LabelSet, *, width: int, side: int
     ):
         self.message, self.facts, self.pixel = (widgets.HTML() for _ in range(3))
         super().__init__(Asked(pictures, models, labels, say=self._say))
@@ -353,7 +347,7 @@ def explore_masks(
         raise ConfigError(
             "explore_masks() was given images without a label set: give labels=, such as rtseg.data.CITYSCAPES"
         )
-    pictures = ViewedPictures(data)
+    pictures = Photos(data)
     if not len(pictures):
         raise DataError("explore_masks() was given no image: open a data set that has some")
     return MaskViewer(pictures, models, labels, width=width, side=side)

@@ -20,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from ..core.errors import ConfigError
 from ..core.registry import Registry
 from .arena import Arena, SpaceArena, SpentError
-from .spaces import Space
+from .spaces import ArchitectureSpace
 
 # %% ../../nbs/search/44_strategies.ipynb #cell004
 STRATEGIES = Registry("strategy")
@@ -57,7 +57,7 @@ def search(
 
 
 def search_space(
-    space: Space,  # that is searched
+    space: ArchitectureSpace,  # that is searched
     latency: Callable[[Any], float],  # network -> ms
     budget_ms: float,  # at most
     strategy: str = "evolution",  # a name in `STRATEGIES`

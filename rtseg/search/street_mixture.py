@@ -57,7 +57,11 @@ class StreetLogits(nn.ParameterDict):
 
 
 @torch.no_grad()
-def preference(space: StreetSpace, logits: StreetLogits, arch: StreetArchitecture) -> float:
+def preference(
+    space: StreetSpace,  # of the network
+    logits: StreetLogits,  # decision -> one number for each of its options
+    arch: StreetArchitecture,  # the network
+) -> float:
     """How much more probable a network's choices are than by lot, as a sum of logarithms: 0 where nothing is preferred."""
     options = decisions(space)
     return sum(
@@ -118,7 +122,12 @@ def _borrowed_head(supernet: StreetSupernet, name: str, width: int, n: int) -> n
     return head.requires_grad_(False)
 
 
-def mixed_logits(supernet: StreetSupernet, logits: StreetLogits, images: Tensor, generator: Generator) -> Tensor:
+def mixed_logits(
+    supernet: StreetSupernet,  # holds the weights of all choices
+    logits: StreetLogits,  # decision -> one number for each of its options
+    images: Tensor,  # N x 3 x H x W
+    generator: Generator,  # draws
+) -> Tensor:
     """N x 3 x H x W -> N x classes x H/8 x W/8: the supernet with its choices mixed; gradients reach `logits`."""
     space = supernet.space
     x = _mixed(logits["stem"], lambda k: supernet.stems[space.stems[k]](images), generator)

@@ -110,7 +110,11 @@ def corners(part: nn.Module, source: nn.Module) -> Iterator[tuple[nn.Parameter, 
         yield parameter, held[name]
 
 # %% ../../nbs/search/47_street_supernet.ipynb #cell009
-def extreme(space: StreetSpace, generator: Generator, largest: bool) -> StreetArchitecture:
+def extreme(
+    space: StreetSpace,  # of the network
+    generator: Generator,  # draws what has no order
+    largest: bool,  # the smallest otherwise
+) -> StreetArchitecture:
     """The widest and deepest network of a space, or the narrowest and shallowest; what has no order (stem, operators, context, head) is drawn by lot."""
     pick, drawn = (max if largest else min), sample_street(space, generator)
     stages = []
@@ -125,7 +129,11 @@ def extreme(space: StreetSpace, generator: Generator, largest: bool) -> StreetAr
     )
 
 
-def sandwich(space: StreetSpace, generator: Generator, randoms: int) -> list[StreetArchitecture]:
+def sandwich(
+    space: StreetSpace,  # of the networks
+    generator: Generator,  # draws
+    randoms: int,  # how many beside the largest and the smallest
+) -> list[StreetArchitecture]:
     """The networks of a step: the largest first, the smallest, and `randoms` by lot (Yu et al., 2020)."""
     ends = [extreme(space, generator, largest) for largest in (True, False)]
     return ends + [sample_street(space, generator) for _ in range(randoms)]

@@ -15,21 +15,8 @@ import plotly.graph_objects as go
 
 from ..core.errors import ConfigError
 from .figures import FONT, GRID, INK, MUTED, PAPER, SERIES
-from rtseg.viz.still_marks import (
-    ANCHORS,
-    Axis,
-    Pen,
-    _dashes,
-    _names,
-    _span,
-    _values,
-    draw_bars,
-    draw_heatmap,
-    draw_scatter,
-    nice_ticks,
-    text_width,
-    tick_text,
-)
+from .still_axes import Axis, axis_names, axis_span, nice_ticks, tick_text, trace_values
+from .still_marks import ANCHORS, Pen, _dashes, draw_bars, draw_heatmap, draw_scatter, text_width
 
 # %% ../../nbs/viz/04_stills.ipynb #c005
 def _axis_name(letter: str, short: str | None) -> str:
@@ -60,9 +47,9 @@ def build_axes(
                 if _axis_name(letter, t.get(f"{letter}axis")) == name
                 or (shared and _axis_name(letter, t.get(f"{letter}axis")) == _axis_name(letter, shared))
             ]
-            values = [v for t in mine for v in _values(t, letter)]
-            names = _names(facts, values)
-            low, high = _span(facts, values, names, mine)
+            values = [v for t in mine for v in trace_values(t, letter)]
+            names = axis_names(facts, values)
+            low, high = axis_span(facts, values, names, mine)
             one, two = facts.get("domain", (0, 1))
             made[name] = Axis(
                 low, high, start + one * length, start + two * length, names, facts.get("type") == "log", facts
@@ -338,7 +325,7 @@ def _panels(data: list[dict], layout: dict, axes: dict[str, Axis]) -> list[tuple
 def _longest(data: list[dict], layout: dict, letter: str) -> tuple[float, dict]:
     name = f"{letter}axis"
     facts = layout.get(name, {})
-    names = _names(facts, [v for t in data if t.get(name, letter) == letter for v in _values(t, letter)])
+    names = axis_names(facts, [v for t in data if t.get(name, letter) == letter for v in trace_values(t, letter)])
     return max(
         (max(text_width(part, 11) for part in re.split(r"<br\s*/?>", str(n))) for n in names), default=0.0
     ), facts

@@ -18,7 +18,7 @@ from rtseg.evaluation.video import write_video
 from rtseg.explore import explore_masks
 from rtseg.explore.answers import (
     Asked,
-    ViewedPictures,
+    Photos,
     image_confusion,
     image_score,
     open_photo,
@@ -334,7 +334,7 @@ def test_pictures_for_the_browser_are_small():
 def test_a_network_that_was_asked_is_not_asked_again_in_another_session(tmp_path):
     pairs = [pair(share) for share in (0.25, 0.5, 0.75)]
     net, said = Colours(), []
-    asked = lambda model: Asked(ViewedPictures(pairs), {"net": model}, TOY, say=said.append, kept=tmp_path)  # noqa: E731
+    asked = lambda model: Asked(Photos(pairs), {"net": model}, TOY, say=said.append, kept=tmp_path)  # noqa: E731
     first = asked(net).scores("net")
     assert said == ["net: image 1 of 3", "net: image 2 of 3", "net: image 3 of 3", ""]
     said.clear()
@@ -357,7 +357,7 @@ def test_an_interrupted_sorting_goes_on_where_it_stopped(tmp_path):
 
     for _ in range(2):
         try:
-            Asked(ViewedPictures(pairs), {"net": Colours()}, TOY, say=stop, kept=tmp_path).scores("net")
+            Asked(Photos(pairs), {"net": Colours()}, TOY, say=stop, kept=tmp_path).scores("net")
         except KeyboardInterrupt:
             assert len(seen) == 3
     assert seen[3:] == ["net: image 3 of 3", ""]
