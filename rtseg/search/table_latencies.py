@@ -6,10 +6,12 @@
 __all__ = ['Target', 'parse_target', 'unmeasured', 'measure_latencies']
 
 # %% ../../nbs/search/38_table_latencies.ipynb #cell002
+import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..core.errors import ConfigError, check_choice
 from ..core.values import Value
@@ -41,17 +43,25 @@ def parse_target(text: str) -> Target:
     return Target(runtime, rest[0] if rest else "fp32", int(rest[1]) if len(rest) == 2 else 1)
 
 # %% ../../nbs/search/38_table_latencies.ipynb #cell006
-def unmeasured(table: TrainedTable, targets: Sequence[Target]) -> list[tuple[str, Target]]:
-    """Networks and targets that the table has no latency for, in the plan's order."""
+def unmeasured(
+    table: TrainedTable,  # of trained networks
+    targets: Sequence[Target],  # what is measured of each network
+    networks: Iterable[str] | None = None,  # ids; those that are trained unless given
+) -> list[tuple[str, Target]]:
+    """Networks and targets that the table has no latency for, in the plan's order, target by target."""
     known = {(m.network, m.device) for m in table.latencies}
-    networks = dict.fromkeys(t.network for t in sorted(table.trainings, key=lambda t: t.entry))
-    return [(network, target) for network in networks for target in targets if (network, str(target)) not in known]
+    if networks is None:
+        networks = (t.network for t in sorted(table.trainings, key=lambda t: t.entry))
+    asked = list(dict.fromkeys(networks))
+    return [(network, target) for target in targets for network in asked if (network, str(target)) not in known]
 
 
 def measure_latencies(
     folder: str | Path,  # of the table
     targets: Sequence[Target],  # what is measured of each network
     *,
+    networks: Mapping[str, Any]
+    | None = None,  # architectures by id, trained or not; the table's trained ones unless given
     minutes: float | None = None,  # at most; None: until all are done
     max_seconds: float = 1.5,  # for each network
     log: Callable[[str], None] | None = None,  # is told each line
@@ -59,16 +69,18 @@ def measure_latencies(
     """Measure the networks of a table's folder that lack a latency, for at most `minutes`; appends to the folder as it goes, returns how many are left."""
     folder, started = Path(folder), time.perf_counter()
     table = load_table(folder)
-    found, missing = list(table.latencies), unmeasured(table, targets)
+    found, missing = list(table.latencies), unmeasured(table, targets, networks)
     shape = (1, 3, *table.info.timed_size)
     for done, (network, target) in enumerate(missing):
         if minutes is not None and time.perf_counter() - started > 60 * minutes:
             return len(missing) - done
-        module = table.space.build(table.architecture(network), table.info.num_classes).eval()
+        arch = table.architecture(network) if networks is None else networks[network]
+        module = table.space.build(arch, table.info.num_classes).eval()
         runtime = load_runtime(
             module, runtime=target.runtime, precision=target.precision, threads=target.threads, shape=shape
         )
-        found.append(MeasuredNetwork(network, measure_latency(runtime, shape, max_seconds=max_seconds, rounds=3)))
+        latency = measure_latency(runtime, shape, max_seconds=max_seconds, rounds=3)
+        found.append(MeasuredNetwork(network, latency, json.loads(json.dumps(arch.to_dict()))))
         write_lines(folder / LATENCIES, found)
         if log is not None:
             log(f"{done + 1}/{len(missing)} {network} {target}: {found[-1].latency.median_ms:.2f} ms")

@@ -43,10 +43,11 @@ class TrainedNetwork(Value):
 
 @dataclass(frozen=True)
 class MeasuredNetwork(Value):
-    """One measured latency of one network."""
+    """One measured latency of one network, which need not be trained yet: its architecture comes along."""
 
     network: str
     latency: Latency
+    architecture: dict = field(default_factory=dict)
 
     @classmethod
     def from_dict(cls, data: dict) -> "MeasuredNetwork":
@@ -146,8 +147,9 @@ class TrainedTable:
         return {m.network: m.latency.median_ms for m in self.latencies if m.device == device}
 
     def architecture(self, network: str) -> Any:
-        """The architecture of a network by its id; `ConfigError` if the table has none of that id."""
-        data = next((t.architecture for t in self.trainings if t.network == network), None)
+        """The architecture of a network that is trained or measured, by its id; `ConfigError` if the table has none of that id."""
+        known = (r.architecture for r in (*self.trainings, *self.latencies) if r.network == network and r.architecture)
+        data = next(known, None)
         if data is None:
             raise ConfigError(f"the table {self.info.name} has no network '{network}': take an id from its trainings")
         return self.space.read(data)
