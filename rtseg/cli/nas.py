@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['read_range', 'table_plan', 'plan_networks', 'table_splits', 'table_info', 'table_command', 'found_rows',
-           'search_command', 'add_nas']
+           'search_command', 'train_best', 'add_nas']
 
 # %% ../../nbs/cli/34_nas.ipynb #cell002
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,12 +20,13 @@ from ..core.errors import ConfigError
 from ..core.files import write_json
 from ..data.datasets import SegDataset, open_dataset
 from ..search.finding import Found, find_networks
-from ..search.rulers import device_table, ruler, usual_range
+from ..search.found_training import found_job, standing
+from ..search.rulers import check_quiet, device_table, ruler, ruler_path, usual_range
 from ..search.spaces import ArchitectureSpace, open_space
 from ..search.table_latencies import Target, measure_latencies, parse_target
 from ..search.table_plan import PlanEntry, make_plan, seen_ranges
 from ..search.table_training import TableJob, planned, train_table
-from ..search.trained import TableInfo, load_table
+from ..search.trained import TableInfo, TrainedTable, load_table
 from ..runs.training_runs import check_training
 from ..training.recipes import load_recipe
 from ..tuning.study import JOURNAL, open_storage
@@ -217,15 +218,31 @@ def search_command(
     threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
     best: Annotated[int, typer.Option(min=1, help="How many networks to name.")] = 3,
     seed: Annotated[int, typer.Option(help="Of the search; another number finds its way anew.")] = 0,
+    train: Annotated[
+        int, typer.Option(min=0, help="Train so many of the best by the table's recipe; the same line goes on.")
+    ] = 0,
+    seeds: Annotated[int, typer.Option(min=1, help="How often each of them is trained.")] = 1,
+    data: Annotated[Path | None, typer.Option(help="Folder of the table's pictures, for --train.")] = None,
+    folder: Annotated[Path, typer.Option(help="Where --train keeps its journal and records.")] = Path("runs/found"),
+    accept_noisy: Annotated[
+        bool, typer.Option("--accept-noisy", help="Search with latencies that were measured on a busy machine.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Write what was found as JSON: the networks and the front.")] = None,
 ) -> None:
     """The best networks for a budget on this device, from a table of trained networks; measures this device once (minutes), and then takes under a minute.
 
     Example: rtseg nas search --table camvid-street --budget-ms 10 --runtime openvino
     """
+    if train and data is None:
+        raise ConfigError(
+            f"--train {train} has no pictures to train on: give the folder of the table's data with --data"
+        )
     trained, target = load_table(table_), parse_target(f"{runtime}:{precision}:{threads}")
     priced = device_table(trained.space, target, trained.info.timed_size, trained.info.num_classes, log=typer.echo)
-    found, front = find_networks(trained, ruler(priced, trained, target), budget_ms, best=best, seed=seed)
+    if not accept_noisy:
+        check_quiet(priced, ruler_path(trained.space, target, trained.info.timed_size, trained.info.num_classes))
+    latency = ruler(priced, trained, target)
+    found, front = find_networks(trained, latency, budget_ms, best=max(best, train), seed=seed)
     typer.echo(
         f"within {budget_ms:g} ms on {priced.header}\n{table(found_rows(found))}\nmIoU is predicted (validation, the table's short recipe); beats: share of the table's networks of the same latency (within 25 %), as predicted and at the interval's lower end"
     )
@@ -240,6 +257,37 @@ def search_command(
                 "front": [f.to_dict() for f in front],
             },
         )
+    if train and data is not None:
+        train_best(trained, found[:train], latency, data, folder, seeds=seeds)
+
+
+def train_best(
+    trained: TrainedTable,  # that the search was made with
+    found: Sequence[Found],  # the best first
+    latency: Callable[[Any], float],  # network -> ms
+    data: Path,  # folder of the table's pictures
+    folder: Path,  # of journal and records
+    *,
+    seeds: int,  # trainings of each
+) -> None:
+    """Train found networks by the table's recipe, or go on with them, and say where they stand in the table."""
+    torch.set_num_threads(1)
+    splits = table_splits(trained.info.data, data, trained.info.trained_size[0] / trained.info.timed_size[0])
+    job = found_job(trained, found, splits, folder, seeds=seeds)
+    records = train_table(job, networks=len(found))
+    rows = [
+        {
+            **row,
+            "ms": f"{row['ms']:.2f}",
+            "validation": f"{row['validation']:.3f}",
+            "test": f"{row['test']:.3f}",
+            "percentile": "-" if row["percentile"] is None else f"{row['percentile']:.0f}",
+        }
+        for row in standing(trained, records, latency)
+    ]
+    typer.echo(
+        f"trained in {folder}; percentile among the table's networks of the same latency, by test mIoU:\n{table(rows)}"
+    )
 
 # %% ../../nbs/cli/34_nas.ipynb #cell010
 def add_nas(app: typer.Typer) -> None:
