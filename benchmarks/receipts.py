@@ -1,6 +1,6 @@
 """Receipts: every millisecond and every frame rate on a page is a number of a record file, and the page says of which.
 
-    python benchmarks/receipts.py            # lists figures of README.md, RESULTS.md and other result pages that no record explains; exit code 1 if there are any
+    python benchmarks/receipts.py            # lists figures of README.md, RESULTS.md, other result pages, guides, stages and recipes that no record explains; exit code 1 if there are any
 
 A block of Markdown (a paragraph, a list, a table) that holds such figures is followed by one comment, which readers do not see:
 
@@ -10,6 +10,7 @@ Each entry is FILE:PATH. PATH goes down by keys and list positions, `*` stands f
 if one of these numbers, rounded to the figure's decimals, is the figure. What is no measurement (a limit, a question) is named in words: <!-- not measured: 20 ms -->.
 """
 
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -54,7 +55,17 @@ def pages(root: Path = ROOT) -> list[Path]:
         root / "RESULTS.md",
         *sorted((root / "results").rglob("*.md")),
         *sorted((root / "benchmarks").rglob("*.md")),
+        root / "nbs/index.ipynb",
+        *(page for room in ("guides", "stages", "recipes") for page in sorted((root / "nbs" / room).glob("*.ipynb"))),
     ]
+
+
+def page_text(page: Path) -> str:
+    """A page as Markdown; of a notebook its prose, whose cells are blocks of their own."""
+    text = page.read_text(encoding="utf-8")
+    if page.suffix != ".ipynb":
+        return text
+    return "\n\n".join("".join(c["source"]) for c in json.loads(text)["cells"] if c["cell_type"] == "markdown")
 
 
 def blocks(page: str) -> list[Block]:
@@ -149,11 +160,7 @@ def unexplained(page: str, root: Path = ROOT) -> list[str]:
 
 
 def main() -> None:
-    found = [
-        f"{page.relative_to(ROOT)}: {line}"
-        for page in pages()
-        for line in unexplained(page.read_text(encoding="utf-8"))
-    ]
+    found = [f"{page.relative_to(ROOT)}: {line}" for page in pages() for line in unexplained(page_text(page))]
     print("\n".join(found) or "every millisecond and every frame rate has its record")
     sys.exit(bool(found))
 

@@ -15,7 +15,6 @@ import typer
 from tqdm.auto import tqdm
 
 from ..compression import PrunedRecord
-from ..core.architecture import Architecture
 from ..core.errors import ArtifactError, ConfigError
 from ..core.files import read_json, sha256_file, write_text
 from ..core.weights import read_info
@@ -30,7 +29,7 @@ from rtseg.shipping.bench import (
 )
 from ..latency.machine_state import machine_text
 from ..models.contract import SegNetwork
-from ..models.fasterseg import FasterSeg
+from ..search.inherit import derive
 from ..models.loading import load_network, weights_file
 from ..models.registry import list_models, model_info
 from .options import build_network, is_record, read_size
@@ -87,7 +86,7 @@ def bench_network(name: str, classes: int) -> SegNetwork:
     if not _old_student(name):
         return load_network(name).network
     weights = load_trained(Path(name) / STUDENT[1]).weights
-    network = FasterSeg(Architecture.load(Path(name) / STUDENT[0]), len(weights["head.classify.bias"]))
+    network = derive(Path(name) / STUDENT[0], len(weights["head.classify.bias"]))
     network.load_weights(weights)
     return network
 

@@ -16,7 +16,6 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from ..core.architecture import Architecture
 from ..core.errors import ArtifactError, ConfigError
 from ..core.files import sha256_file
 from ..core.run_folder import RunFolder
@@ -29,7 +28,7 @@ from ..shipping.autotuning import autotune, ship
 from ..shipping.candidates import list_candidates
 from ..shipping.faithful import MAX_CLASS_DROP, MAX_DROP, stretch
 from ..shipping.plain import ship_plain
-from ..models.fasterseg import FasterSeg
+from ..search.inherit import derive
 from ..models.loading import LoadedNetwork, load_network, spec_of
 from ..runs.config import parse_run
 from rtseg.cli.options import (
@@ -67,7 +66,7 @@ def run_source(folder: Path, *, role: str = "student") -> ExportSource:
             raise ArtifactError(f"{needed} does not exist: finish the run first, rtseg run --out {folder} --resume")
     splits = open_splits(config.data, folder)
     data = splits["val"]
-    network = FasterSeg(Architecture.load(arch), data.labels.num_classes)
+    network = derive(arch, data.labels.num_classes)
     loaded = load_network(weights, network=network, labels=data.labels, what="the run's data")
     return ExportSource(
         loaded, f"{role} of {folder.name}", data, splits["train"], unstretched(tuple(config.latency.size), data)

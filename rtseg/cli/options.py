@@ -17,7 +17,6 @@ import torch
 import typer
 
 from ..compression import PrunedRecord
-from ..core.architecture import Architecture
 from ..core.config import parse_value
 from ..core.errors import ConfigError
 from ..core.files import read_json
@@ -29,7 +28,7 @@ from ..data.formats import FORMATS
 from ..evaluation.inference import Inference
 from ..models.checkpoints import fit_checkpoint
 from ..models.contract import SegNetwork
-from ..models.fasterseg import FasterSeg
+from ..search.inherit import derive
 from ..models.loading import LoadedNetwork, load_network, weights_file
 from ..models.registry import create_model, resolve_model
 
@@ -78,7 +77,7 @@ def build_network(
     elif is_record(model):
         network = PrunedRecord.load(model).build(classes)
     else:
-        network = FasterSeg(Architecture.load(model), classes)
+        network = derive(model, classes)
     if weights is not None:
         found = find_state(weights)
         fit_checkpoint(None if model.endswith(".json") else model, found.state, network)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FAR', 'LARGEST', 'Layer', 'Mask', 'Outline', 'Runs', 'runs_of', 'ellipse', 'rectangle', 'paint_layers', 'Made',
-           'Drawn', 'outlines_of']
+           'DrawnMask', 'outlines_of']
 
 # %% ../../nbs/data/02_drawn.ipynb #cell002
 import hashlib
@@ -142,7 +142,7 @@ class Made(ABC):
 Mask = Path | Made
 
 
-class Drawn(Made):
+class DrawnMask(Made):
     """A mask of `size` (H, W) that is painted from layers."""
 
     def __init__(self, file: Path, size: tuple[int, int], layers: tuple[Layer, ...]):

@@ -15,7 +15,7 @@ from pycocotools import mask as coco_mask
 
 from ..core.errors import DataError
 from .annotations import Pictures, Source, named_labels, points_of, reading, split_of
-from .drawn import Drawn, Layer, Outline, Runs
+from .drawn import DrawnMask, Layer, Outline, Runs
 from .formats_json import read_document
 from .layouts import Sample, walk_files
 
@@ -123,7 +123,7 @@ def coco_samples(
             skipped["annotation whose image file is missing"] += 1
             continue
         ordered = sorted(layers.get(image["id"], []), key=lambda entry: -entry[0])
-        mask = Drawn(path, sizes[image["id"]], tuple(layer for _, layer in ordered))
+        mask = DrawnMask(path, sizes[image["id"]], tuple(layer for _, layer in ordered))
         samples.append(Sample(found, mask, pictures.name(found)))
     return samples
 

@@ -29,7 +29,7 @@ from rtseg.data.annotations import (
     reading,
     split_of,
 )
-from .drawn import Drawn, Layer, Outline, ellipse, rectangle, runs_of
+from .drawn import DrawnMask, Layer, Outline, ellipse, rectangle, runs_of
 from .layouts import Sample, walk_files
 
 # %% ../../nbs/data/32_formats_json.ipynb #cell004
@@ -105,7 +105,7 @@ def read_labelme(root: Path) -> Source:
             size = (document.get("imageHeight"), document.get("imageWidth"))
             layers = [labelme_layer(shape, numbers[str(shape["label"])]) for shape in document["shapes"]]
             skipped.update({"shape without area": layers.count(None)} if None in layers else {})
-            mask = Drawn(path, size if all(size) else picture_size(image), tuple(filter(None, layers)))
+            mask = DrawnMask(path, size if all(size) else picture_size(image), tuple(filter(None, layers)))
             split = split_of(*path.relative_to(root).parts[:-1])
             splits.setdefault(split, []).append(Sample(image, mask, pictures.name(image)))
     return Source(named_labels(root.name, tuple(numbers)), splits, skipped + pictures.unused())
@@ -142,7 +142,7 @@ def supervisely_sample(
     tags = [tag["name"] if isinstance(tag, dict) else str(tag) for tag in document.get("tags") or ()]
     split = split_of(*tags, *path.relative_to(pictures.root).parts[:-1])
     return split, Sample(
-        image, Drawn(path, size, tuple(filter(None, layers))), pictures.name(image).replace("/img/", "/")
+        image, DrawnMask(path, size, tuple(filter(None, layers))), pictures.name(image).replace("/img/", "/")
     )
 
 

@@ -26,7 +26,7 @@ from rtseg.data.annotations import (
     reading,
     split_of,
 )
-from .drawn import Drawn, Layer, Outline, ellipse, rectangle, runs_of
+from .drawn import DrawnMask, Layer, Outline, ellipse, rectangle, runs_of
 from .layouts import Sample, split_names, walk_files
 
 # %% ../../nbs/data/35_formats_text.ipynb #cell004
@@ -123,7 +123,7 @@ def cvat_sample(
         *found.relative_to(pictures.root).parts[:-1] if found.is_relative_to(pictures.root) else (),
     )
     return split, [
-        Sample(found, Drawn(path, size, tuple(filter(None, layers))), pictures.name(found).removeprefix("images/"))
+        Sample(found, DrawnMask(path, size, tuple(filter(None, layers))), pictures.name(found).removeprefix("images/"))
     ]
 
 # %% ../../nbs/data/35_formats_text.ipynb #cell007
@@ -183,7 +183,7 @@ def read_yolo(root: Path) -> Source:
             continue
         size = picture_size(image)
         with reading(path):
-            mask = Drawn(path, size, tuple(yolo_layers(path, size, len(names), skipped)))
+            mask = DrawnMask(path, size, tuple(yolo_layers(path, size, len(names), skipped)))
         parts = [part for part in image.relative_to(root).parts[:-1] if part != "images"]
         name = "/".join([*(p for p in parts if p.lower() not in split_names(split_of(*parts))), image.stem])
         splits.setdefault(split_of(*parts), []).append(Sample(image, mask, name))

@@ -24,6 +24,7 @@ from .run_browser import explore_runs
 from .search_replay import explore_search
 from .zoo_explorer import explore_zoo
 from ..models.fasterseg import FasterSeg
+from ..search.inherit import derive
 from ..search.latency_table import LatencyTable
 
 ROLES = ("student", "teacher", "random")
@@ -47,7 +48,7 @@ def run_networks(folder: Path, classes: int) -> dict[str, FasterSeg]:
     found = {}
     for role, arch in run_architectures(folder).items():
         if (weights := folder / role / "model.safetensors").is_file():
-            found[role] = FasterSeg(arch, classes)
+            found[role] = derive(arch, classes)
             found[role].load_weights(load_checkpoint(weights))
             found[role].eval()
     if not found:

@@ -37,6 +37,7 @@ from ..evaluation.evaluator import Trained, evaluate, evaluating, load_trained, 
 from ..evaluation.ways import scoring_precision
 from ..models.contract import SegNetwork, count_macs, count_parameters
 from ..models.fasterseg import FasterSeg
+from ..search.inherit import derive
 from ..models.loading import spec_of
 from .config import LatencyConfig, NetworkConfig
 from .stage import Stage
@@ -125,7 +126,7 @@ def new_network(
     """The network of an architecture with fresh weights that depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return FasterSeg(arch, classes)
+        return derive(arch, classes)
 
 
 def load_role(
@@ -137,7 +138,7 @@ def load_role(
     if role.startswith("random-"):
         return load_twin(stage, role, classes)
     folder = "random/architecture" if role == "random" else f"search/{role}"
-    network = FasterSeg(Architecture.load(stage.input(f"{folder}.json")), classes)
+    network = derive(stage.input(f"{folder}.json"), classes)
     trained = load_trained(stage.input(f"{role}/model.safetensors"))
     network.load_weights(trained.weights)
     return network.eval(), trained.origin
@@ -149,7 +150,7 @@ def finished_network(
     arch: Architecture,  # the architecture
 ) -> tuple[FasterSeg, ScoreOrigin]:
     """The network that this very stage has just trained, from its output."""
-    network, trained = FasterSeg(arch, classes), load_trained(stage.output(f"{stage.spec.name}/model.safetensors"))
+    network, trained = derive(arch, classes), load_trained(stage.output(f"{stage.spec.name}/model.safetensors"))
     network.load_weights(trained.weights)
     return network.eval(), trained.origin
 
@@ -226,7 +227,7 @@ def load_twin(
     path = stage.run.path(twin.weights)
     if not path.is_file() or sha256_file(path) != twin.sha256:
         raise ArtifactError(f"{path} is missing or not the one that was trained: run stage 'random' again")
-    network, trained = FasterSeg(twin.architecture, classes), load_trained(path)
+    network, trained = derive(twin.architecture, classes), load_trained(path)
     network.load_weights(trained.weights)
     return network.eval(), trained.origin
 
@@ -262,7 +263,7 @@ def measure_random(
     generator, found = make_generator(seed, "networks that check the table"), []
     for _ in tqdm(range(config.check_networks), desc="random networks", unit="network"):
         arch = space.sample(generator)
-        found.append((arch, measure_network(FasterSeg(arch, classes, aux=False), config)))
+        found.append((arch, measure_network(derive(arch, classes, aux=False), config)))
     return found
 
 

@@ -7,6 +7,7 @@ __all__ = ['kept_layers', 'inherit', 'derive']
 
 # %% ../../nbs/search/06_inherit.ipynb #cell002
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -107,7 +108,7 @@ def _copy_ends(network: FasterSeg, ends: nn.Module) -> None:
 
 # %% ../../nbs/search/06_inherit.ipynb #cell016
 def derive(
-    arch: Architecture,  # what was found
+    arch: Architecture | str | Path,  # what was found, or its .json file
     num_classes: int = 19,  # classes that the network tells apart
     *,
     supernet: Supernet | None = None,  # to inherit weights from; None: fresh ones
@@ -116,6 +117,7 @@ def derive(
     aux: bool = True,  # with the auxiliary heads that a training has
 ) -> FasterSeg:
     """The ordinary network of an architecture, with fresh weights or with a supernet's."""
+    arch = arch if isinstance(arch, Architecture) else Architecture.load(arch)
     network = FasterSeg(arch, num_classes, in_channels=in_channels, aux=aux)
     if supernet is not None:
         inherit(network, supernet, role=role)

@@ -10,7 +10,7 @@ import nbformat
 import papermill
 import pytest
 import torch
-import typer
+from typer.exceptions import TyperException
 from typer.main import get_command
 
 from rtseg.compression import PrunedRecord
@@ -33,7 +33,6 @@ GUIDES = Path(__file__).resolve().parents[2] / "nbs" / "guides"
 PAGES = sorted(GUIDES.glob("*.ipynb"))
 FENCE = re.compile(r"```sh\n(.*?)```", re.DOTALL)
 SPAN = re.compile(r"(?<!`)`(rtseg [^`\n]+)`(?!`)")
-USAGE = typer.BadParameter.__mro__[1]
 
 
 def cells(page: Path, kind: str) -> list:
@@ -106,7 +105,7 @@ def test_every_command_in_the_text_exists(page):
 
 def test_the_check_sees_a_wrong_command():
     for line in ("trian --model enet", "train --model enet --dta x --out y", "train --model enet --data x"):
-        with pytest.raises((USAGE, AssertionError)):
+        with pytest.raises((TyperException, AssertionError)):
             parse(line.split())
     context, names = parse("train --model enet --data x --out y --set epcohs=3".split())
     with pytest.raises(Exception, match="epochs"):

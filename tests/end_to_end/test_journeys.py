@@ -17,7 +17,8 @@ from rtseg.core.files import save_tensors
 from rtseg.models import create_model
 
 PACKAGE = Path(rtseg.__file__).parent
-# returns to a file that was left before
+# returns to a file that was left before: when issue 12 was written, and the most there may be now
+BEFORE = {"predict": 16, "export": 15, "run": 9}
 RETURNS = {"predict": 1, "export": 0, "run": 1}
 
 
@@ -39,7 +40,7 @@ def journeys(root):
 def test_the_ways_are_short_and_do_not_run_to_and_fro(root, way, files, stops):
     walked = [file for file, _ in groupby(stop.rsplit(".", 1)[0] for stop in journeys(root)[way])]
     assert (len(set(walked)), len(walked)) == (files, stops)
-    assert len(walked) - len(set(walked)) <= RETURNS[way]
+    assert len(walked) - len(set(walked)) <= RETURNS[way] <= BEFORE[way] / 2
 
 
 def test_the_program_comes_to_the_stops_of_a_prediction_in_their_order(root, tmp_path):

@@ -24,22 +24,29 @@ def committed(path: str) -> bool:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_every_figure_has_its_receipt(page):
-    missing = receipts.unexplained(page.read_text(encoding="utf-8"))
+    missing = receipts.unexplained(receipts.page_text(page))
     assert not missing, f"{page.name}: no record explains {missing}; see the head of benchmarks/receipts.py"
 
 
 def test_the_pages_have_figures_and_their_records_are_committed():
     shown = {
-        str(page.relative_to(ROOT)): [f for block in receipts.blocks(page.read_text()) for f in receipts.figures(block)]
+        str(page.relative_to(ROOT)): [
+            f for block in receipts.blocks(receipts.page_text(page)) for f in receipts.figures(block)
+        ]
         for page in PAGES
     }
+    assert {
+        "nbs/guides/03_which_network.ipynb",
+        "nbs/recipes/01_distillation.ipynb",
+        "nbs/stages/04_search.ipynb",
+    } <= set(shown)
     assert len(shown["README.md"]) >= 4 and len(shown["RESULTS.md"]) >= 20
     if not (ROOT / ".git").exists():
         pytest.skip("not a checkout: whether the records are committed cannot be asked")
     named = {
         file
         for page in PAGES
-        for block in receipts.blocks(page.read_text())
+        for block in receipts.blocks(receipts.page_text(page))
         for r in block.receipts
         for _, file, _ in receipts.ENTRY.findall(r)
     }
@@ -55,7 +62,7 @@ def mutated(text: str, factor: float) -> str:
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_a_changed_figure_is_found_out(page):
     """Each figure is changed in turn; of three changes one at most may hit another number of the record by chance."""
-    text = page.read_text(encoding="utf-8")
+    text = receipts.page_text(page)
     for block in receipts.blocks(text):
         values = [v for r in block.receipts for v in receipts.promised(r)]
         for figure in receipts.figures(block):
