@@ -137,6 +137,7 @@ class TableArena(Arena):
             raise ConfigError(
                 f"a budget of {budget_ms:g} ms is below the fastest network of the table ({min((ms[n] for n in known), default=float('nan')):.3g} ms on {device}): raise it"
             )
+        self.budget_ms, self.window = budget_ms, window
         self.members = [n for n in known if (1 - window) * budget_ms < ms[n] <= budget_ms]
         if len(self.members) < least:
             raise ConfigError(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TRAININGS', 'LATENCIES', 'HEADER', 'TABLES', 'TrainedNetwork', 'MeasuredNetwork', 'write_lines', 'read_lines',
-           'TableInfo', 'TrainedTable', 'list_tables', 'load_table']
+           'TableInfo', 'TrainedTable', 'list_tables', 'table_folder', 'load_table']
 
 # %% ../../nbs/search/36_trained.ipynb #cell002
 import json
@@ -170,11 +170,15 @@ def list_tables() -> list[str]:
     return sorted(path.parent.name for path in TABLES.glob(f"*/{HEADER}"))
 
 
+def table_folder(name: str | Path) -> Path:
+    """Where a table lies, which is named by its folder or as a table of the package; raises `ConfigError` with the nearest name."""
+    folder = Path(name)
+    return folder if (folder / HEADER).is_file() else TABLES / check_choice(str(name), list_tables(), what="table")
+
+
 def load_table(name: str | Path) -> TrainedTable:
     """A table of the package by its name, or of a folder; raises `ConfigError` with the nearest name, or `ArtifactError` if the folder holds none."""
-    folder = Path(name)
-    if not (folder / HEADER).is_file():
-        folder = TABLES / check_choice(str(name), list_tables(), what="table")
+    folder = table_folder(name)
     latencies = read_lines(folder / LATENCIES, MeasuredNetwork) if (folder / LATENCIES).is_file() else []
     return TrainedTable(
         TableInfo.load(folder / HEADER), tuple(read_lines(folder / TRAININGS, TrainedNetwork)), tuple(latencies)

@@ -47,6 +47,7 @@ def plot_regret(
                 x=x + x[::-1],
                 y=edge,
                 fill="toself",
+                mode="lines",
                 fillcolor=rgba(INK, 0.12),
                 line_width=0,
                 showlegend=False,
@@ -140,6 +141,8 @@ def plot_taus(
     )
     figure.add_vline(x=0, line=dict(color=MUTED, width=1))
     if ceiling is not None:
-        note = dict(text=f"seed against seed {ceiling:.2f}", font=dict(size=11, color=MUTED), yanchor="bottom")
+        note = dict(
+            text=f"seed against seed {ceiling:.2f}", font=dict(size=11, color=MUTED), yanchor="bottom", xanchor="right"
+        )
         figure.add_vline(x=ceiling, line=dict(color=INK, width=1, dash="4px,3px"), annotation=note)
     return figure.update_xaxes(range=[-1, 1], showgrid=True).update_yaxes(showgrid=False)

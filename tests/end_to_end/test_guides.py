@@ -26,6 +26,7 @@ from rtseg.runs.kernels import kernel_managers
 from rtseg.cli.options import read_settings
 from rtseg.runs.training_runs import training_settings
 from rtseg.search import LatencyTable
+from rtseg.search.trained import load_table
 from rtseg.training import TrainConfig, read_metrics
 from rtseg.tuning import TuneResult
 
@@ -188,6 +189,16 @@ def test_your_data(execute):
     assert read_metrics(out / "training")[-1]["step"] == 2 and (out / "streets.onnx").stat().st_size > 100_000
     assert "skipped: 40 x shape without area" in said and "0003.json cannot be read" in said
     assert "label values [77] are not in label set" in said and "a draft of" in said
+
+
+@pytest.mark.slow
+def test_does_the_search_beat_chance(execute):
+    """From the records that ship: windows that are judged, what does not beat chance, and what is missing."""
+    _, said = execute("13")
+    trained = load_table("camvid-street")
+    assert f"{len(trained.trainings)} trainings)" in said and "beat it in no window at any bill: " in said
+    assert re.search(r"\d+\.\d to \d+\.\d ms: \d+ networks", said) and "not judged: " in said
+    assert "are missing, nothing is said yet" in said or "Kendall's tau" in said
 
 
 @pytest.mark.slow
