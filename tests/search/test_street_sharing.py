@@ -12,8 +12,10 @@ from rtseg.data.datasets import open_dataset
 from rtseg.data.loading import make_loader
 from rtseg.data.scenes import make_scenes
 from rtseg.search.arena import NetworkScores, SpaceArena
-from rtseg.search.costs import network_cost
-from rtseg.search.parts import list_parts
+from rtseg.search.costs import network_cost, part_cost
+from rtseg.search.latency_table import LatencyTable, TableHeader
+from rtseg.search.parts import PARTS, PIECES, Part, Picture, list_parts, register_part
+from rtseg.search.probes import Entry
 from rtseg.search.spaces import open_space
 from rtseg.search.strategies import SCORERS, search, search_space
 from rtseg.search.street import StreetArchitecture, StreetSpace, StreetStage, sample_street
@@ -213,3 +215,47 @@ def test_scores_are_asked_for_by_name():
     assert arena.bill == 0
     with pytest.raises(ConfigError, match="network b has no score"):
         NetworkScores(1.0, {"a": 0.5}).of("b")
+
+
+# --- a new operator is one class --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def toy():
+    """An operator that only this test knows."""
+
+    @register_part
+    class Toy(Part):
+        """A plain 1x1 convolution."""
+
+        name, role, picture, reach = "toy", "operator", Picture("toy", "#123456"), 0
+
+        def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1):
+            super().__init__()
+            self.conv = nn.Conv2d(in_channels, out_channels, 1, stride=stride)
+
+        def forward(self, x):
+            return self.conv(x).relu()
+
+    yield Toy
+    for registry in (PARTS, PIECES):
+        registry._entries.pop("toy")
+
+
+def test_a_new_operator_is_one_class_that_is_priced_shared_and_searched(toy):
+    space = open_space("street", {"operators": ["toy", "res_conv_2x"], "stem_widths": [32], "head_widths": [64]})
+    table = LatencyTable(
+        TableHeader("d", "onnxruntime", "fp32", 1, 96, 128, 5),
+        {s.key(): Entry(1e-6 * part_cost(s).macs, 0, 0, 1) for s in space.table_specs((96, 128), 5)},
+    )
+    assert any(key.startswith("toy_h") for key in table.entries)
+    budget, last = 60.0, None
+    for step in search_space(space, table.predict, budget, "parameters", size=(96, 128), num_classes=5, trainings=0.5):
+        last = step.network
+    names = {name for stage in last.stages for name in stage.operators}
+    assert "toy" in names and 54 < table.predict(last) <= budget
+    assert table.predict(last) == pytest.approx(work(last)), "the prices of all its pieces are those of the network"
+    child = StreetSupernet(replace_space(ALL, operators=("toy",)), 5).child(
+        StreetArchitecture("plain_stem", 16, (StreetStage(32, ("toy",)),) * 2, "no_context", "plain_head", 16)
+    )
+    assert isinstance(child.stages[0][0], toy) and child.eval()(torch.randn(1, 3, 64, 96)).shape == (1, 5, 64, 96)
