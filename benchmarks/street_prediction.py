@@ -2,7 +2,7 @@
 
     python benchmarks/street_prediction.py
 
-Times nothing: takes the table camvid-street's measured networks (ONNX Runtime fp32, one thread, stem and head included) and the ruler that its plan was drawn by.
+Times nothing: takes measured networks of the table's plan (ONNX Runtime fp32, one thread, stem and head included, one batch on a quiet machine) and the ruler that the plan was drawn by.
 The correction is fitted on two thirds of the networks and judged on the last third. Writes results/street_prediction.json.
 """
 
@@ -15,7 +15,7 @@ from rtseg.core.environment import library_versions
 from rtseg.core.files import write_json
 from rtseg.search.latency_table import read_table
 from rtseg.search.rulers import corrected
-from rtseg.search.trained import load_table
+from rtseg.search.trained import MeasuredNetwork, load_table, read_lines
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -37,16 +37,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", default="camvid-street")
     parser.add_argument("--ruler", type=Path, default=ROOT / "results" / "camvid-street" / "ruler-onnxruntime.json")
-    parser.add_argument("--device", default="onnxruntime fp32 1")
+    parser.add_argument(
+        "--latencies", type=Path, default=ROOT / "results" / "camvid-street" / "latencies-onnxruntime.jsonl"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "street_prediction.json")
     args = parser.parse_args()
     trained, ruler = load_table(args.table), read_table(args.ruler)
-    pairs = [(trained.architecture(n), ms) for n, ms in trained.ms(args.device).items()]
+    measured = read_lines(args.latencies, MeasuredNetwork)
+    pairs = [(trained.space.read(m.architecture), m.latency.median_ms) for m in measured]
     kept, last = [p for i, p in enumerate(pairs) if i % 3], [p for i, p in enumerate(pairs) if i % 3 == 0]
     fitted = corrected(ruler, kept)
     record = {
-        "device": args.device,
-        "machine": trained.latencies[0].latency.device,
+        "device": measured[0].device,
+        "machine": measured[0].latency.device,
         "size": list(ruler.header.size),
         "sum": summary(np.array([ruler.predict(a) / ms - 1 for a, ms in pairs])),
         "corrected, on networks kept out": summary(np.array([fitted.predict(a).ms / ms - 1 for a, ms in last])),
