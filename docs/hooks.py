@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from html import unescape
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 from xml.etree import ElementTree
 
 import nbformat
@@ -105,6 +105,7 @@ class Repository(Extension):
         }
         self.files: Files | None = None
         self.page: Page | None = None
+        self.origins: dict[str, str] = {}  # module -> its notebook
         self.outputs: dict[str, list[str]] = {}
 
     def extendMarkdown(self, md: Markdown) -> None:
@@ -112,16 +113,24 @@ class Repository(Extension):
         md.treeprocessors.register(RepositoryLinks(md, self), "repository", 4)
 
     def address(self, link: str) -> str:
-        """`link` of the page at hand: as it is to pages and pictures, at the code host to another file or folder."""
+        """`link` of the page at hand: to a page or a picture as mkdocs reads it, at the code host to another file or folder.
+
+        The words of a module come from its notebook, and so do its links.
+        """
         parts = urlsplit(link)
         if self.page is None or parts.scheme or parts.netloc or not parts.path or link.startswith("/"):
             return link
-        target = posixpath.normpath(posixpath.join(posixpath.dirname(self.page.file.src_uri), unquote(parts.path)))
-        if target.startswith("..") or self.files.get_file_from_path(target) or not (self.root / target).exists():
+        name = self.page.file.src_uri
+        here, origin = posixpath.dirname(name), posixpath.dirname(self.origins.get(name, name))
+        target = posixpath.normpath(posixpath.join(origin, unquote(parts.path)))
+        if target.startswith("..") or not (self.root / target).exists():
             return link
+        if self.files.get_file_from_path(target):
+            path = quote(posixpath.relpath(target, here))
+            return f"{path}#{parts.fragment}" if parts.fragment else path
         if Path(target).suffix.lower() in PICTURES:
             self.files.append(File(target, *self.place))
-            return link
+            return quote(posixpath.relpath(target, here))
         return f"{self.host}{target}"
 
 
@@ -181,8 +190,9 @@ def on_page_read_source(page: Page, config: MkDocsConfig) -> str | None:
 
 def module_markdown(name: str, source: str) -> str:
     """The page of a module: where it is explained, then what mkdocstrings reads in it."""
-    notebook = re.search(r"File to edit: (\S+\.ipynb)", source)[1]
-    return f"# {dotted(name)}\n\nExplained and tried in [{Path(notebook).stem}]({notebook}).\n\n::: {dotted(name)}\n"
+    room, notebook = re.search(r"File to edit: \S*?(\w+)/(\w+)\.ipynb", source).groups()
+    repository.origins[name] = f"nbs/{room}/{notebook}.ipynb"
+    return f"# {dotted(name)}\n\nExplained and tried in [{notebook}]({notebook}.ipynb).\n\n::: {dotted(name)}\n"
 
 
 def notebook_markdown(notebook: nbformat.NotebookNode, outputs: list[str]) -> str:
