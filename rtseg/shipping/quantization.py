@@ -115,11 +115,11 @@ def round_layer(
 
 def rank_layers(graph: onnx.ModelProto, images: Sequence[np.ndarray]) -> dict[str, float]:
     "Convolutions' nodes -> the relative error (of the last convolutions' answers) that rounding this one alone brings, the worst first."
-    ends, feed = tail_of(graph)[1], graph.graph.input[0].name
+    ends, feed, layers = tail_of(graph)[1], graph.graph.input[0].name, layers_of(graph)
     ranges, probes = input_ranges(graph, images), images[:2]
     wanted = [_session(graph, ends).run(ends, {feed: image}) for image in probes]
     errors = {}
-    for node in [n for n in graph.graph.node if n.op_type in CONVOLUTIONS]:
+    for node in [n for n in graph.graph.node if n.name in layers]:
         session = _session(round_layer(graph, node.name, ranges[node.input[0]]), ends)
         found = [session.run(ends, {feed: image}) for image in probes]
         errors[node.name] = max(

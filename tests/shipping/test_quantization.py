@@ -288,4 +288,6 @@ def test_a_convolution_with_computed_weights_is_no_layer():
         make("Conv", ["y", "back"], ["z"], name="c"),
     ]
     graph = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", [value("x")], [value("z")], [kernel]))
+    graph.opset_import[0].version, graph.ir_version = 18, 10
     assert layers_of(graph) == {"a": "first"}
+    assert list(rank_layers(graph, [np.ones((1, 3, 2, 2), np.float32)])) == ["a"]
