@@ -108,7 +108,12 @@ def _ending(supernet: StreetSupernet, logits: StreetLogits, maps: list[Tensor], 
     context = lambda k: supernet.contexts[f"{space.contexts[k]} {n}"](maps[-1])  # noqa: E731
     maps = [*maps[:-1], _mixed(logits["context"], context, generator)]
     heads = decisions(space)["head"]
-    return _mixed(logits["head"], lambda k: _borrowed_head(supernet, *heads[k], n)(maps), generator)
+
+    def head(k: int) -> Tensor:
+        name, width = heads[k]
+        return _borrowed_head(supernet, name, width, n)(maps)
+
+    return _mixed(logits["head"], head, generator)
 
 
 def _borrowed_head(supernet: StreetSupernet, name: str, width: int, n: int) -> nn.Module:

@@ -69,7 +69,12 @@ class StreetSupernet(nn.Module):
 
     def shared(self, network: StreetNetwork) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
         """Each parameter of a network and the parameter that it is a corner of, see `corners`."""
-        own = [network.stem, *(op for stage in network.stages for op in stage), network.context, network.head]
+        own = [
+            network.stem,
+            *(op for stage in network.stages for op in stage.children()),
+            network.context,
+            network.head,
+        ]
         for part, source in zip(own, self.parts(network.arch), strict=True):
             yield from corners(part, source)
 

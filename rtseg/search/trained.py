@@ -148,7 +148,8 @@ class TrainedTable:
 
     def architecture(self, network: str) -> Any:
         """The architecture of a network that is trained or measured, by its id; `ConfigError` if the table has none of that id."""
-        known = (r.architecture for r in (*self.trainings, *self.latencies) if r.network == network and r.architecture)
+        rows: list[TrainedNetwork | MeasuredNetwork] = [*self.trainings, *self.latencies]
+        known = (row.architecture for row in rows if row.network == network and row.architecture)
         data = next(known, None)
         if data is None:
             raise ConfigError(f"the table {self.info.name} has no network '{network}': take an id from its trainings")
