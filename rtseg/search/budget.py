@@ -20,8 +20,10 @@ class Graph:
     def __init__(self, level: np.ndarray, src: np.ndarray, dst: np.ndarray, score: np.ndarray, ms: np.ndarray):
         order = np.argsort(src, kind="stable")
         self.level, self.order = level, order
-        self.src, self.dst, self.score, self.ms = src[order], dst[order], score[order], ms[order]
-        self.first = np.searchsorted(self.src, np.arange(len(level) + 1))
+        self.src, self.dst, self.score, self.ms = src[order], dst[order], score[order], ms[order]  # each of E edges
+        self.first = np.searchsorted(
+            self.src, np.arange(len(level) + 1)
+        )  # N + 1: edges of node n are first[n] to first[n + 1]
         self.heads = np.flatnonzero(np.diff(self.first))  # nodes with edges
         cuts = np.flatnonzero(np.diff(level[self.heads])) + 1
         self.blocks = [b for b in np.split(self.heads, cuts) if len(b)][::-1]  # by level, from the end
@@ -42,10 +44,10 @@ def best_values(
     ends: np.ndarray,  # value at each node that may be the last, -inf elsewhere
 ) -> np.ndarray:
     """For each node the greatest sum of `reward` on a path from it to an end, with the end's own value (-inf: no end)."""
-    value = ends.copy()
+    value = ends.copy()  # N, one a node
     for nodes in graph.blocks:
         low, high = graph.first[nodes[0]], graph.first[nodes[-1] + 1]
-        through = reward[low:high] + value[graph.dst[low:high]]
+        through = reward[low:high] + value[graph.dst[low:high]]  # one for each edge of the level, by source
         value[nodes] = np.maximum(value[nodes], np.maximum.reduceat(through, graph.first[nodes] - low))
     return value
 

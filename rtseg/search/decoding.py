@@ -33,16 +33,16 @@ class MoveGraph:
 
 def _edges(shape: tuple[int, ...], first: np.ndarray, counts: int, flag_at: int, rows: list[np.ndarray]) -> MoveGraph:
     """Replicate moves over the counts and flags of a state; `first` and the last entry of `rows` place states, see callers."""
-    from_place, to_place, s, t, op, i, j, score, ms, kept = rows
-    k, f = (a.ravel() for a in np.indices((counts, 2)))
-    k_after = np.minimum(k + kept[:, None], counts - 1)
+    from_place, to_place, s, t, op, i, j, score, ms, kept = rows  # each of M moves
+    k, f = (a.ravel() for a in np.indices((counts, 2)))  # each of C = 2 * counts: layers kept, flag
+    k_after = np.minimum(k + kept[:, None], counts - 1)  # M x C, as all that follow
     f_after = np.maximum(f, (kept[:, None] == 1) & (s[:, None] == flag_at))
     src = np.ravel_multi_index(tuple(np.broadcast_arrays(from_place[:, None], s[:, None], i[:, None], k, f)), shape)
     dst = np.ravel_multi_index(
         tuple(np.broadcast_arrays(to_place[:, None], (s + t)[:, None], j[:, None], k_after, f_after)), shape
     )
     wide = [np.broadcast_to(a[:, None], src.shape).ravel() for a in (score, ms, kept, op, s, j)]
-    level = np.repeat(first, int(np.prod(shape[1:])))
+    level = np.repeat(first, int(np.prod(shape[1:])))  # one a state: states of one place follow one another
     graph = Graph(level, src.ravel(), dst.ravel(), wide[0], wide[1])
     return MoveGraph(graph, *(a[graph.order] for a in wide[2:]))
 
@@ -58,11 +58,13 @@ def branch_graph(
     shortest: int,  # the least number of layers that are kept
 ) -> tuple[MoveGraph, np.ndarray]:
     """The graph of one branch and the values of its ends (0 at a complete branch, else -inf)."""
+    # a state is (layers consumed, scale, width, layers kept, flag); its number is its place in an array of `shape`
     moves, shape = make_moves(task, last), (task.layers + 1, last + 1, len(task.axis), shortest + 1, 2)
+    # layer x scale x step x operator x input x output width, as moves.keep; the climb (scale x input width) is paid on a step down
     cost = moves.ms + np.array([0, 1])[:, None, None, None] * moves.climb[:, None, None, :, None]
     (layer, s, t, op, i, j), ms = _rows(keep := without_losers(moves.keep, cost), cost)
     score = keep[layer, s, t, op, i, j]
-    dropped = np.nonzero(np.isfinite(moves.drop))
+    dropped = np.nonzero(np.isfinite(moves.drop))  # layer, scale, width: each of D moves
     none = np.zeros(len(dropped[0]), dtype=np.int64)
     kept_rows = [layer, layer + 1, s, t, op, i, j, score, ms, np.ones_like(layer)]
     drop_rows = [
@@ -96,7 +98,8 @@ def trunk_graph(
 ) -> tuple[MoveGraph, tuple[int, ...]]:
     """The graph of what two branches share, and the shape of its states: (place, scale, width, kept, flag); place = (a + b) * (L + 1) + a."""
     first, second, side = make_moves(task, lasts[0]), make_moves(task, lasts[1]), task.layers + 1
-    shape = (2 * side * side, min(lasts) + 1, len(task.axis), shortest + 1, 2)
+    shape = (2 * side * side, min(lasts) + 1, len(task.axis), shortest + 1, 2)  # the place says both positions
+    # position a x position b x scale x step x operator x input x output width
     cost = first.ms + 2 * np.array([0, 1])[:, None, None, None] * first.climb[:, None, None, :, None]
     (a, b, s, t, op, i, j), ms = _rows(keep := without_losers(first.keep[:, None] + second.keep[None], cost), cost)
     groups = [
@@ -115,6 +118,7 @@ def trunk_graph(
     ]
     for moves, da in ((first, 1), (second, 0)):
         x, s, i = np.nonzero(np.isfinite(moves.drop[:, : min(lasts) + 1]))
+        # a drop in one branch, wherever the other stands: D x side, flat
         here, other = (np.repeat(v, side) if v is not None else np.tile(np.arange(side), len(x)) for v in (x, None))
         s, i, score, none = (
             np.repeat(s, side),
@@ -145,8 +149,8 @@ def _states_of(
     task: Task, shape: tuple[int, ...], last: int, shortest: int, *, second: bool, flagged: bool
 ) -> np.ndarray:
     """For every state of the trunk the state in which one of the branches goes on."""
-    place, s, w, k, f = (v.ravel() for v in np.indices(shape))
-    a, total = place % (task.layers + 1), place // (task.layers + 1)
+    place, s, w, k, f = (v.ravel() for v in np.indices(shape))  # one a state of the trunk
+    a, total = place % (task.layers + 1), place // (task.layers + 1)  # position of the first branch, sum of both
     position = np.clip(total - a if second else a, 0, task.layers)
     own = (task.layers + 1, last + 1, len(task.axis), shortest + 1, 2)
     return np.ravel_multi_index((position, s, w, np.minimum(k, shortest), f if flagged else 0 * f), own)
