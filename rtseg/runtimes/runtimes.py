@@ -196,6 +196,10 @@ class TorchRuntime(Runtime):
         return {"torch": torch.__version__, "allocator": settle_allocator()}
 
 # %% ../../nbs/runtimes/03_runtimes.ipynb #cell021
+_ort = onnxruntime.capi.onnxruntime_pybind11_state  # where its errors live
+_REFUSALS = (_ort.Fail, _ort.InvalidGraph, _ort.InvalidProtobuf, _ort.NotImplemented, _ort.InvalidArgument)
+
+
 @RUNTIMES.register("onnxruntime", package="onnxruntime", extra=None, precisions=("fp32", "fp16", "int8"))
 class OnnxRuntime(Runtime):
     """An ONNX model, executed by ONNX Runtime on the CPU; a module is exported in memory first."""
@@ -215,7 +219,12 @@ class OnnxRuntime(Runtime):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = self.threads, 1, 3
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        self.session = onnxruntime.InferenceSession(data, options, providers=list(self.providers))
+        try:
+            self.session = onnxruntime.InferenceSession(data, options, providers=list(self.providers))
+        except _REFUSALS as error:
+            raise ArtifactError(
+                f"ONNX Runtime refuses the graph: {str(error).split(' : ')[-1].splitlines()[0]}; take another runtime, or another precision"
+            ) from error
         self.input = self.session.get_inputs()[0].name
         self.outputs = [output.name for output in self.session.get_outputs()]
 
@@ -232,10 +241,7 @@ class OnnxRuntime(Runtime):
     def _run(self, image: np.ndarray) -> list[np.ndarray]:
         try:
             return self.session.run(self.outputs, {self.input: check_image(image)})
-        except (
-            onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument,
-            onnxruntime.capi.onnxruntime_pybind11_state.Fail,
-        ) as error:
+        except (_ort.InvalidArgument, _ort.Fail) as error:
             wanted = self.session.get_inputs()[0].shape
             raise ConfigError(
                 f"the image is {image.shape}, the ONNX model takes {tuple(wanted)}: resize the image or export at its size"

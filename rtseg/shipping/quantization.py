@@ -24,7 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from torch import nn
 
-from ..core.errors import ConfigError, check_choice, missing_extra
+from ..core.errors import ArtifactError, ConfigError, check_choice, missing_extra
 from ..core.values import Value
 from ..data.datasets import SegDataset
 from .faithful import MAX_CLASS_DROP, FormScore, check_limits, evaluate_form, read_examples
@@ -289,7 +289,7 @@ def quantize(
 ) -> Quantized:
     """int8 by QDQ for `shape` (N x 3 x H x W), with as few layers in float as the limits allow, at most a share `max_float`; masks are judged in `runtime`.
 
-    Raises `ConfigError`, `DataError`, `MissingExtra`."""
+    Raises `ArtifactError` where the runtime takes none of the forms, `ConfigError`, `DataError`, `MissingExtra`."""
     check_choice(method, METHODS, what="method")
     check_limits(min_agreement=min_agreement, max_drop=max_drop, max_class_drop=max_class_drop)
     graph = float_graph(source, shape)
@@ -299,15 +299,16 @@ def quantize(
     reference = [before(example.image) for example in examples]
     ranked, tail = rank_layers(graph, batches), tail_of(graph)[0]
     tried: dict[int, tuple[onnx.ModelProto, FormScore, str | None]] = {}
+    unfit: list[ArtifactError] = []
 
     def passes(count: int) -> bool:
         made = QUANTISERS[method](graph, batches, keep=[*tail, *list(ranked)[:count]])
-        score = evaluate_form(
-            load_runtime(made, runtime=runtime, precision="int8", threads=threads),
-            examples,
-            reference=reference,
-            ignore_index=ignore_index,
-        )
+        try:
+            loaded = load_runtime(made, runtime=runtime, precision="int8", threads=threads)
+        except ArtifactError as error:  # a form that its runtime refuses does not pass
+            unfit.append(error)
+            return False
+        score = evaluate_form(loaded, examples, reference=reference, ignore_index=ignore_index)
         tried[count] = (
             made,
             score,
@@ -316,6 +317,8 @@ def quantize(
         return tried[count][2] is None
 
     best = fewest(max(1, int(len(layers) * max_float) + 1), passes)
+    if not tried:
+        raise unfit[0]
     best = best if best is not None else max(tried, key=lambda count: tried[count][1].agreement)
     made, score, refused = tried[best]
     tries = tuple(

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from rtseg.core.errors import ConfigError, DataError, MissingExtra
+from rtseg.core.errors import ArtifactError, ConfigError, DataError, MissingExtra
 from rtseg.data.loading import normalize
 from rtseg.deployment import ServingGraph, load_runtime
 from rtseg.runtimes.export import to_onnx
@@ -291,3 +291,35 @@ def test_a_convolution_with_computed_weights_is_no_layer():
     graph.opset_import[0].version, graph.ir_version = 18, 10
     assert layers_of(graph) == {"a": "first"}
     assert list(rank_layers(graph, [np.ones((1, 3, 2, 2), np.float32)])) == ["a"]
+
+
+def refused_graph():
+    """A valid file that ONNX Runtime cannot run: two tensors of different types are added."""
+    make, value = helper.make_node, helper.make_tensor_value_info
+    nodes = [make("Cast", ["x"], ["i"], to=TensorProto.INT32), make("Add", ["x", "i"], ["y"])]
+    sides = [value("x", TensorProto.FLOAT, None)], [value("y", TensorProto.FLOAT, None)]
+    model = helper.make_model(helper.make_graph(nodes, "QuantizeLinear", *sides))
+    model.opset_import[0].version, model.ir_version = 18, 10
+    return model
+
+
+def test_a_graph_that_onnx_runtime_refuses_is_one_line():
+    with pytest.raises(ArtifactError, match="ONNX Runtime refuses the graph: .*; take another runtime") as said:
+        load_runtime(refused_graph(), runtime="onnxruntime", threads=1)
+    assert "\n" not in str(said.value)
+
+
+def test_forms_that_the_runtime_refuses_do_not_pass(network, graph, monkeypatch):
+    """As LMFFNet's by NNCF, whose average pool would get a scale for each channel: the worst layers stay in float until a form runs."""
+    whole, tail = QUANTISERS["onnxruntime"], len(tail_of(graph)[0])
+
+    def needs_one(source, images, *, keep):
+        return whole(source, images, keep=keep) if len(keep) > tail else refused_graph()
+
+    monkeypatch.setitem(QUANTISERS, "onnxruntime", needs_one)
+    how = dict(shape=SHAPE, method="onnxruntime", min_agreement=0.9, threads=1)
+    record = quantize(network, photographs(2), **how).record
+    assert len(record.float_layers) == 1 and record.refused is None and [t["float_layers"] for t in record.tries] == [1]
+    monkeypatch.setitem(QUANTISERS, "onnxruntime", lambda source, images, *, keep: refused_graph())
+    with pytest.raises(ArtifactError, match="ONNX Runtime refuses the graph"):
+        quantize(network, photographs(2), **how)
