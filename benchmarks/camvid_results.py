@@ -2,7 +2,7 @@
 
 python benchmarks/camvid_training.py --data ../shared/camvid
 python benchmarks/camvid_training.py --data ../shared/camvid --budget short
-rtseg bench --models fastscnn,stdc,... --sizes 512x1024 --out runs/bench     # its bench.json is benchmarks/results/bench_512x1024.json
+rtseg bench --model fastscnn,stdc,pidnet_s,... --runtime torch,onnxruntime,openvino --no-end-to-end --no-memory --out runs/bench     # its bench.json is benchmarks/results/bench_families_512x1024.json
 python benchmarks/camvid_comparisons.py --data ../shared/camvid
 python benchmarks/results_page.py
 """
@@ -21,7 +21,7 @@ from rtseg.viz import plot_iou, plot_training, render_png
 
 ROOT = Path(__file__).resolve().parent.parent
 TRAINING, COMPARISONS = ROOT / "results" / "camvid-training", ROOT / "results" / "camvid-comparisons"
-SHORT, BENCH = ROOT / "results" / "camvid-short", "benchmarks/results/bench_512x1024.json"
+SHORT, BENCH = ROOT / "results" / "camvid-short", "benchmarks/results/bench_families_512x1024.json"
 RUNTIMES = ("torch", "onnxruntime", "openvino")
 ARMS = {
     "plain": "20 epochs",
