@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['StreetSupernet', 'corner', 'corners', 'extreme', 'sandwich', 'sandwich_step', 'SupernetStep', 'train_supernet',
-           'calibrate', 'inherited_miou', 'SupernetScorer']
+           'inherited_miou', 'SupernetScorer']
 
 # %% ../../nbs/search/47_street_supernet.ipynb #cell002
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +19,7 @@ from ..data.augmentation import build_augmentation
 from ..data.datasets import SegDataset
 from ..data.loading import make_loader, normalize
 from ..evaluation.metrics import ConfusionMeter, mean_iou
-from ..layers.blocks import init_weights
+from ..layers.blocks import calibrate, init_weights
 from .costs import network_cost
 from .parts import get_part
 from .street import StreetArchitecture, StreetNetwork, StreetSpace, StreetStage, sample_street
@@ -207,22 +207,6 @@ def train_supernet(
         yield SupernetStep(step + 1, tuple(losses), macs, passes[0])
 
 # %% ../../nbs/search/47_street_supernet.ipynb #cell014
-@torch.no_grad()
-def calibrate(network: nn.Module, batches: Sequence[Tensor]) -> nn.Module:
-    """Count the statistics of a network's batch norms anew on normalised images, as plain means over the batches."""
-    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
-    kept = [m.momentum for m in norms]
-    for m in norms:
-        m.reset_running_stats()
-        m.momentum = None
-    network.train()
-    for images in batches:
-        network(images)
-    for m, momentum in zip(norms, kept, strict=True):
-        m.momentum = momentum
-    return network.eval()
-
-
 @torch.no_grad()
 def inherited_miou(
     supernet: StreetSupernet,  # trained

@@ -23,6 +23,7 @@ from torch import nn
 
 from ..core.errors import ConfigError, check_choice
 from ..core.values import Value
+from ..layers.blocks import calibrate
 from ..runtimes.export import to_onnx, traced_form
 from .faithful import agreement, miou
 from ..runtimes.runtimes import RUNTIMES, Runtime, TorchRuntime, load_runtime, to_floats, why_absent
@@ -35,16 +36,10 @@ def settled(
     seed: int = 0,  # of the random images
 ) -> nn.Module:
     """A copy in evaluation mode whose batch norms hold the statistics of random images of `shape` (N x C x H x W, N at least 2), so that every layer has a say."""
-    made = copy.deepcopy(model).train()
-    for module in made.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.reset_running_stats()
-            module.momentum = None  # the mean over what is seen, in place of a fading one
     images = torch.randn((max(2, shape[0]), *shape[1:]), generator=torch.Generator().manual_seed(seed))
-    with torch.no_grad(), torch.random.fork_rng():
+    with torch.random.fork_rng():
         torch.manual_seed(seed)  # dropout draws, but not from the caller's numbers
-        made(images)
-    return made.eval()
+        return calibrate(copy.deepcopy(model), [images])
 
 # %% ../../nbs/shipping/01_checking.ipynb #cell008
 @contextmanager
