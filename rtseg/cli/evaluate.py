@@ -101,6 +101,9 @@ def evaluate_command(
     flip: FlipOption = False,
     align_corners: CornersOption = False,
     boundary: Annotated[bool, typer.Option("--boundary", help="Also boundary IoU: how well the outlines lie.")] = False,
+    calibration: Annotated[
+        bool, typer.Option("--calibration", help="Also whether the network is as sure as it is right.")
+    ] = False,
     batch_size: BatchOption = 1,
     precision: PrecisionOption = "auto",
     device: DeviceOption = "auto",
@@ -141,6 +144,7 @@ def evaluate_command(
         origin=weights_origin(loaded),
         predictions=predictions,
         boundary=boundary,
+        calibration=calibration,
         progress=True,
     )
     typer.echo("\n".join(line for line in (report_table(report), category_line(report)) if line))
@@ -163,7 +167,7 @@ def predict_command(
     kinds: Annotated[
         str | None,
         typer.Option(
-            help="ids, color, overlay, with commas; all of them for images, overlay for a video, which also has timeline: shares of classes and stability, frame by frame."
+            help="ids, color, overlay, with commas; all of them for images, overlay for a video, which also has timeline: shares of classes and stability, frame by frame. On demand confidence: how sure the network is, in greys."
         ),
     ] = None,
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Opacity of the colours in overlays.")] = 0.5,

@@ -2,6 +2,7 @@
 
 from .boundary import BoundaryMeter as BoundaryMeter
 from .boundary import boundary_iou as boundary_iou
+from .calibration import CalibrationMeter as CalibrationMeter
 from .evaluator import Trained as Trained
 from .evaluator import evaluate as evaluate
 from .evaluator import load_trained as load_trained
@@ -20,6 +21,8 @@ from .prediction import Prediction as Prediction
 from .prediction import overlay as overlay
 from .prediction import predict as predict
 from .prediction import write_submission as write_submission
+from .sequences import SequenceMeter as SequenceMeter
+from .sequences import sequence_of as sequence_of
 from .video import read_frames as read_frames
 from .video import video_facts as video_facts
 from .video import write_video as write_video

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -30,8 +31,10 @@ from ..core.weights import WeightsInfo, read_info
 from ..data.datasets import SegDataset
 from ..data.pairs import as_dataset
 from .boundary import BoundaryMeter
-from .inference import WHOLE_IMAGE, Inference, predict_ids
-from .metrics import ConfusionMeter, make_report
+from .calibration import CalibrationMeter
+from .inference import WHOLE_IMAGE, Inference, class_scores, confidences, most_likely
+from .metrics import make_report
+from .sequences import SequenceMeter
 
 # %% ../../nbs/evaluation/03_evaluator.ipynb #cell005
 WHICH = ("last", "best", "ema")
@@ -164,6 +167,7 @@ def evaluate(
     origin: ScoreOrigin | None = None,  # which weights these are, for the report
     predictions: str | Path | None = None,  # folder for label-id PNGs
     boundary: bool = False,  # boundary IoU as well
+    calibration: bool = False,  # how far its confidence can be believed, as well
     progress: bool = False,  # whether a bar is shown
 ) -> EvalReport:
     "Scores of the network on all images of the data set at the size they are read; `predictions` keeps label-id PNGs there."
@@ -173,9 +177,10 @@ def evaluate(
     )
     if device is not None:
         model.to(device)
-    labels, names = dataset.labels, (sample.name for sample in dataset.samples)
-    meter = ConfusionMeter(labels.num_classes, ignore_index=labels.ignore_index)
+    labels, names = dataset.labels, iter([sample.name for sample in dataset.samples])
+    meter = SequenceMeter(labels.num_classes, ignore_index=labels.ignore_index)
     bands = BoundaryMeter(labels.num_classes, ignore_index=labels.ignore_index) if boundary else None
+    trust = CalibrationMeter(ignore_index=labels.ignore_index) if calibration else None
     batches = size_batches(read_ahead(dataset.read, len(dataset)), batch_size)
     with (
         evaluating(model),
@@ -184,12 +189,15 @@ def evaluate(
         ) as bar,
     ):
         for images, masks in batches:
-            ids = predict_ids(model, images, inference=inference, batch_size=batch_size, precision=precision)
-            meter.update(ids, masks)
+            scores = class_scores(model, images, inference=inference, batch_size=batch_size, precision=precision)
+            ids, batch_names = most_likely(scores), list(islice(names, len(images)))
+            meter.update(ids, masks, batch_names)
             if bands is not None:
                 bands.update(ids, masks)
-            for one in ids if keep else ():
-                write_label_ids(keep / f"{next(names)}.png", one.numpy(), labels)
+            if trust is not None:
+                trust.update(confidences(scores, inference), ids, masks)
+            for name, one in zip(batch_names, ids, strict=True) if keep else ():
+                write_label_ids(keep / f"{name}.png", one.numpy(), labels)
             bar.update(len(images))
     return make_report(
         meter,
@@ -201,4 +209,6 @@ def evaluate(
         origin=origin,
         inference=inference.to_dict() | {"precision": precision, "data_scale": dataset.scale},
         boundary_iou=bands.iou() if bands is not None else None,
+        sequences=meter.scores(),
+        calibration=trust.calibration() if trust is not None else None,
     )

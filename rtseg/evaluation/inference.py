@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WHOLE_IMAGE', 'PRECISIONS', 'View', 'Inference', 'window_starts', 'windows', 'window_counts', 'check_logits',
-           'view_logits', 'class_scores', 'predict_ids']
+           'view_logits', 'class_scores', 'predict_ids', 'most_likely', 'confidences']
 
 # %% ../../nbs/evaluation/04_inference.ipynb #cell002
 from collections.abc import Iterator
@@ -195,4 +195,15 @@ def predict_ids(
 ) -> Tensor:
     "Train ids N x H x W (uint8, CPU) for images N x 3 x H x W uint8; the network has to be in evaluation mode."
     scores = class_scores(model, images, inference=inference, batch_size=batch_size, precision=precision, device=device)
+    return most_likely(scores)
+
+
+def most_likely(scores: Tensor) -> Tensor:
+    "Train ids N x H x W (uint8, CPU) of the largest of scores N x C x H x W."
     return scores.max(1).indices.to(torch.uint8).cpu()
+
+
+def confidences(scores: Tensor, inference: Inference = WHOLE_IMAGE) -> Tensor:
+    "Largest class probability of each pixel, N x H x W float32 on the CPU, of what `class_scores` gave for `inference`."
+    probabilities = scores if len(inference.views) > 1 else scores.softmax(1)
+    return probabilities.amax(1).float().cpu()

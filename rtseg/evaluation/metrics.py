@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ConfusionMeter', 'class_iou', 'mean_iou', 'pixel_accuracy', 'join_classes', 'cityscapes_categories', 'make_report',
-           'report_table']
+           'calibration_line', 'report_table']
 
 # %% ../../nbs/evaluation/01_metrics.ipynb #cell002
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from cityscapesscripts.helpers.labels import category2labels
 from torch import Tensor
 
 from ..core.errors import ConfigError, DataError
-from ..core.values import EvalReport, LabelSet, ScoreOrigin
+from ..core.values import Calibration, EvalReport, LabelSet, ScoreOrigin, SequenceScore
 
 # %% ../../nbs/evaluation/01_metrics.ipynb #cell005
 class ConfusionMeter:
@@ -107,6 +107,8 @@ def make_report(
     origin: ScoreOrigin | None = None,  # which weights these are
     inference: dict | None = None,  # how the network was asked
     boundary_iou: tuple[float | None, ...] | None = None,  # of each class, if it was asked for
+    sequences: tuple[SequenceScore, ...] = (),  # scores of each recorded sequence
+    calibration: Calibration | None = None,  # if it was asked for
 ) -> EvalReport:
     "The scores of a filled meter, with their circumstances."
     matrix = meter.matrix
@@ -123,6 +125,8 @@ def make_report(
         origin=origin,
         inference=inference or {},
         boundary_iou=boundary_iou,
+        sequences=sequences,
+        calibration=calibration,
     )
 
 
@@ -140,6 +144,12 @@ def _asked(inference: dict) -> str:
     )
 
 
+def calibration_line(trust: Calibration) -> str:
+    "The calibration in words: expected error, and whether the network is too sure or not sure enough."
+    way = "surer than right" if trust.overconfidence > 0 else "less sure than right"
+    return f"expected error {100 * trust.ece:.2f} %, {100 * abs(trust.overconfidence):.2f} % {way}"
+
+
 def report_table(report: EvalReport) -> str:
     "The report as text: a line for each class (boundary IoU beside IoU where there is one), the means, how the network was asked, and the origin."
     width = max(len(name) for name in (*report.classes, "pixel accuracy"))
@@ -154,6 +164,10 @@ def report_table(report: EvalReport) -> str:
         f"{'pixel accuracy':<{width}}  {_percent(report.pixel_accuracy)}",
         f"{report.images} images of {report.dataset} {report.split}",
     ]
+    if len(report.sequences) > 1:
+        lines += [f"  {one.name}: {one.images} images, mIoU {_percent(one.miou).strip()}" for one in report.sequences]
+    if report.calibration is not None:
+        lines.append(f"calibration: {calibration_line(report.calibration)}")
     if report.inference:
         lines.append(f"asked: {_asked(report.inference)}")
     if report.origin:

@@ -20,7 +20,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..core.architecture import Architecture
-from ..core.environment import make_generator
+from ..core.environment import evaluating, make_generator
 from ..core.errors import ArtifactError, ConfigError, check_choice
 from ..core.files import read_json, sha256_file, write_json
 from ..core.results import ScoredNetwork, TrainedTwin, TrainingRecord
@@ -33,7 +33,8 @@ from ..runtimes.runtimes import load_runtime
 from ..shipping.cards import Card
 from ..shipping.faithful import stretch
 from ..shipping.plain import ship_plain
-from ..evaluation.evaluator import Trained, evaluate, evaluating, load_trained, predict_ids
+from ..evaluation.evaluator import Trained, evaluate, load_trained
+from ..evaluation.inference import predict_ids
 from ..evaluation.ways import scoring_precision
 from ..models.contract import SegNetwork, count_macs, count_parameters
 from ..models.fasterseg import FasterSeg

@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from ..core.environment import evaluating
 from ..core.errors import ConfigError
 from ..core.files import sha256_file
 from ..core.values import EvalReport, ScoreOrigin, Value
@@ -25,7 +26,8 @@ from ..data.augmentation import build_augmentation
 from ..data.datasets import SegDataset
 from ..data.loading import Batch, make_loader
 from ..data.pairs import as_dataset
-from ..evaluation.evaluator import evaluate, evaluating, predict_ids
+from ..evaluation.evaluator import evaluate
+from ..evaluation.inference import predict_ids
 from ..models.starting import origin_of
 from .config import TrainConfig, total_steps
 from .detail import DetailConfig

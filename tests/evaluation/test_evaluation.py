@@ -1,7 +1,10 @@
 """Evaluation: scores against other counters, predictions, submissions, bad input."""
 
+import copy
 import json
 import zipfile
+from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,8 +22,10 @@ from rtseg.data.labels import CITYSCAPES
 from rtseg.data.scenes import make_scenes
 from rtseg.core.environment import evaluating
 from rtseg.evaluation.evaluator import evaluate, load_trained, save_trained
+from rtseg.evaluation.inference import Inference
 from rtseg.evaluation.metrics import ConfusionMeter, class_iou, mean_iou, pixel_accuracy, report_table
 from rtseg.evaluation.prediction import image_files, overlay, predict, submission_name, write_submission
+from rtseg.evaluation.sequences import sequence_of
 
 
 @pytest.fixture(scope="module")
@@ -290,3 +295,42 @@ def test_load_trained_faults(tmp_path):
         assert "\n" not in str(error.value)
     with pytest.raises(ConfigError, match="did you mean"):
         load_trained(tmp_path, "lats")
+
+
+def test_camvids_sequences(shared):
+    """CamVid's validation is one drive; its test holds two, one of which is in training, too."""
+    found = {}
+    for split in ("train", "val", "test"):
+        samples = open_dataset("camvid", shared / "camvid", split=split).samples
+        found[split] = Counter(sequence_of(sample.name) for sample in samples)
+    assert found["val"] == {"0016E5": 101} and found["test"] == {"0001TP": 62, "Seq05VD": 171}
+    assert sum(found["train"].values()) == 367 and "0001TP" in found["train"] and "Seq05VD" not in found["train"]
+
+
+def test_each_sequence_has_its_score_and_the_whole_stays_the_same(val):
+    """Renamed into two sequences, the images score as before, and their parts as if they were alone."""
+    drives = copy.copy(val)
+    drives.samples = [replace(sample, name=f"{'ab'[i > 0]}_{i:04d}") for i, sample in enumerate(val.samples)]
+    network = nn.Conv2d(3, 19, 1)
+    whole, parted = evaluate(network, val), evaluate(network, drives, batch_size=2)
+    assert parted.confusion == whole.confusion and [one.name for one in parted.sequences] == ["a", "b"]
+    alone = copy.copy(val)
+    alone.samples = val.samples[:1]
+    first = evaluate(network, alone)
+    assert parted.sequences[0].miou == first.miou and parted.sequences[1].images == len(val) - 1
+    assert "a: 1 images, mIoU" in report_table(parted) and EvalReport.from_dict(parted.to_dict()) == parted
+
+
+def test_calibration_does_not_change_the_score(val):
+    """It is the same of one view asked twice as of one, and counts every labelled pixel once."""
+    network = nn.Conv2d(3, 19, 1)
+    plain, once = evaluate(network, val), evaluate(network, val, calibration=True)
+    twice = evaluate(
+        network, val, calibration=True, inference=Inference(flip=True)
+    )  # a pointwise network sees the same
+    assert plain.calibration is None and replace(once, calibration=None) == plain
+    assert sum(once.calibration.pixels) == sum(map(sum, once.confusion))
+    assert abs(once.calibration.ece - twice.calibration.ece) < 1e-4
+    right = sum(n * a for n, a in zip(once.calibration.pixels, once.calibration.accuracy, strict=True) if n)
+    assert abs(right / sum(once.calibration.pixels) - once.pixel_accuracy) < 1e-9
+    assert "calibration: expected error" in report_table(once)
