@@ -8,6 +8,7 @@ __all__ = ['Segmenter', 'Stored', 'Segmented', 'read_answer', 'segment', 'stored
 
 # %% ../../nbs/explore/03_answers.ipynb #cell002
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -201,11 +202,16 @@ class Asked:
     ):
         self.pictures, self.models, self.labels, self.say, self.kept = pictures, dict(models), labels, say, kept
         self.confusions: dict[tuple[str, int], torch.Tensor | None] = {}
+        self._recent = lru_cache(6)(self.ask)
 
-    def about(self, index: int, names: Iterable[str] | None = None) -> Answered:
-        "A picture of the data with the answers of the models `names` (all by default)."
+    def about(self, index: int) -> Answered:
+        "A picture of the data with the answers of all models; none is asked again about the six that were seen last."
+        return self._recent(index, tuple(self.models))
+
+    def ask(self, index: int, names: Iterable[str]) -> Answered:
+        "A picture of the data with the answers of the models `names`."
         (image, mask), name, answers = self.pictures.read(index), self.pictures.name(index), {}
-        for who in self.models if names is None else names:
+        for who in names:
             model = self.models[who]
             stored = isinstance(model, str | Path | Sequence)
             answers[who] = said = stored_answer(model, index, name, self.labels) if stored else segment(model, image)
@@ -246,7 +252,7 @@ class Asked:
             self.confusions[model, index] = kept[index]
         elif (model, index) not in self.confusions:
             self.say(f"{model}: image {index + 1} of {len(self.pictures)}")
-            self.about(index, (model,))
+            self.ask(index, (model,))
 
     def scores(self, model: str, by: str | tuple[str, str] = "miou") -> list[float | None]:
         "A model's score of every picture in their order: its mean IoU, the IoU of the class `by`, or minus the pixels of a class that it takes for another (label, prediction)."

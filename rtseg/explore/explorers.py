@@ -13,11 +13,13 @@ from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from collections.abc import Callable, Iterator, Mapping
 from html import escape, unescape
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import anywidget
+import numpy as np
 import plotly.graph_objects as go
 import traitlets
 from ipywidgets import widgets
@@ -140,37 +142,44 @@ def living_figure(figure: go.Figure) -> go.FigureWidget:
     return go.FigureWidget(figure)
 
 
-def _domains(living: go.FigureWidget, figure: go.Figure) -> dict[str, list[float]]:
-    "The places of a figure's axes, one by one, since a whole axis that is replaced keeps, in the browser, the place to which its picture was shrunk before."
-    axes = [
-        name
-        for name in figure.layout
-        if name[1:].startswith("axis")
-        and name in living.layout
-        and figure.layout[name].domain
-        and living.layout[name].domain
-    ]
-    same = {name: tuple(living.layout[name].domain) == tuple(figure.layout[name].domain) for name in axes}
-    # what is known to be so already is not sent; but the browser may have shrunk it since, and its word be on the way: a millionth makes it news
-    return {
-        f"{name}.domain": [figure.layout[name].domain[0], figure.layout[name].domain[1] - 1e-6 * same[name]]
-        for name in axes
-    }
+def _places(figure: go.Figure) -> Iterator[tuple[str, list[float]]]:
+    "The place of every axis that may be shrunk to fit a picture. The browser has shrunk it since, and Python may not know: a millionth makes news of what seems to be so already."
+    for name in figure.layout:
+        axis = figure.layout[name]
+        if name[1:].startswith("axis") and axis.constrain == "domain" and axis.domain:
+            yield f"{name}.domain", [axis.domain[0], axis.domain[1] - 1e-6]
+
+
+def _same(was: Any, now: Any) -> bool:
+    if isinstance(was, list | tuple) and isinstance(now, list | tuple):
+        return len(was) == len(now) and all(map(_same, was, now))
+    return np.array_equal(was, now) if isinstance(was, np.ndarray) or isinstance(now, np.ndarray) else was == now
+
+
+def _news(was: Mapping, now: Mapping, at: str = "") -> Iterator[tuple[str, Any]]:
+    "Dotted names of all that a trace or a layout says otherwise than before, with what it says now; None where it says nothing any more."
+    for key in (was | now).keys() - {"type", "uid"}:
+        old, new = was.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _news(old, new, f"{at}{key}.")
+        elif not _same(old, new):
+            yield at + key, new
 
 
 def redraw(living: go.FigureWidget, figure: go.Figure) -> None:
-    "Let a living figure show another figure: traces are changed in place where their number allows it, click handlers stay."
-    living.plotly_relayout(_domains(living, figure))
+    "Let a living figure show another figure. Only what is new goes to the browser, in one message as long as the traces stay of their kinds; click handlers stay on those that do."
+    pairs = zip(living.data, figure.data, strict=False)
+    kept = len([*takewhile(lambda pair: pair[0].type == pair[1].type, pairs)])
     with living.batch_update():
-        if [t.type for t in living.data] == [t.type for t in figure.data]:
-            for old, new in zip(living.data, figure.data, strict=True):
-                old.update(new.to_plotly_json(), overwrite=True)
-        else:
-            kept, rest = living.data[:1], figure.data[1:]
-            kept[0].update(figure.data[0].to_plotly_json(), overwrite=True)
-            living.data = kept
-            living.add_traces(rest)
-        living.layout = figure.layout
+        for old, new in (*zip(living.data[:kept], figure.data[:kept], strict=True), (living.layout, figure.layout)):
+            for name, value in _news(old.to_plotly_json(), new.to_plotly_json()):
+                old[name] = value
+        for name, place in _places(figure):
+            living.layout[name] = place
+        if kept < len(living.data):
+            living.data = living.data[:kept]
+        if kept < len(figure.data):
+            living.add_traces(figure.data[kept:])
 
 # %% ../../nbs/explore/01_explorers.ipynb #cell011
 class Quiet:

@@ -320,7 +320,7 @@ def seen_view(
 
     def seen(letter: str, limits: tuple[float, float], all_of_it: tuple[float, float]) -> tuple[float, float]:
         for axis in (layout[name] for name in layout if name.startswith(f"{letter}axis")):
-            if axis.autorange or tuple(axis.range) != limits:
+            if axis.autorange or (axis.range and tuple(axis.range) != limits):  # an axis that is gone has no range
                 return all_of_it if axis.autorange else tuple(axis.range)
         return limits
 

@@ -14,7 +14,15 @@ from ipywidgets import widgets
 
 from ..core.errors import ConfigError, RtsegError, check_choice
 from .explorers import Explorer, Keys, Quiet, living_figure, on_change, plain_text, redraw
-from .search_record import Recorded, pair_name, plot_course, plot_epoch, read_search
+from rtseg.explore.search_record import (
+    Recorded,
+    mark_epoch,
+    pair_name,
+    plot_course,
+    plot_epoch,
+    read_search,
+    turn_to_epoch,
+)
 from ..search.decoding import Decoded
 from ..search.expected import PAIRS
 from ..search.latency_table import LatencyTable
@@ -57,6 +65,8 @@ class Moment:
             (pair for pair in PAIRS if final is not None and pair == tuple(b.last for b in final.branches)), PAIRS[-1]
         )
         self.kept: dict[tuple, Decoded] = {}
+        self.maps: dict[str, go.Figure] = {}  # drawn once a role, then turned to other epochs
+        self.courses: dict[str, go.Figure] = {}
 
     @property
     def decoded(self) -> Decoded:
@@ -74,13 +84,12 @@ class Moment:
 
     def draw_logits(self) -> go.Figure:
         "All probabilities at the epoch."
-        space = self.recorded.space
-        return plot_epoch(
-            self.recorded.logits[self.role][self.index],
-            operators=space.operators,
-            widths=role_widths(space, self.role),
-            title=f"Probabilities of the {self.role}, epoch {self.epoch}",
-        )
+        space, logits = self.recorded.space, self.recorded.logits[self.role][self.index]
+        title = f"Probabilities of the {self.role}, epoch {self.epoch}"
+        if self.role not in self.maps:
+            widths = role_widths(space, self.role)
+            self.maps[self.role] = plot_epoch(logits, operators=space.operators, widths=widths, title=title)
+        return turn_to_epoch(self.maps[self.role], logits, title=title)
 
     def draw_network(self) -> go.Figure:
         "The decoded network, with the table's milliseconds where there is a table."
@@ -89,7 +98,9 @@ class Moment:
 
     def draw_course(self) -> go.Figure:
         "The course of the search with a line at the epoch."
-        return plot_course(self.recorded, self.index, role=self.role)
+        if self.role not in self.courses:
+            self.courses[self.role] = plot_course(self.recorded, self.index, role=self.role)
+        return mark_epoch(self.courses[self.role], self.epoch)
 
 # %% ../../nbs/explore/15_search_replay.ipynb #cell018
 class SearchReplay(Moment, Explorer):

@@ -136,18 +136,17 @@ def _box_shapes(box: Box, height: int) -> list[dict]:
 
 # %% ../../nbs/viz/12_architectures.ipynb #cell025
 def _legend(figure: go.Figure, arch: Architecture, boxes: list[Box]) -> None:
-    """Legend entries for the operators that occur, the branches and the laterals."""
+    """Legend entries for the operators, the branches and the laterals; shown for what occurs, there for all, since a figure with as many traces as another is redrawn at once."""
     used = {b.color for b in boxes}
     for operator in ("conv", "conv_2x", "conv_downup", "conv_2x_downup", "skip"):
-        if OPERATOR_COLORS[operator] in used:
-            label = operator if SHORT[operator] == operator else f"{SHORT[operator]}  ({operator})"
-            figure.add_scatter(
-                x=[None],
-                y=[None],
-                mode="markers",
-                name=label,
-                marker=dict(symbol="square", size=13, color=OPERATOR_COLORS[operator]),
-            )
+        figure.add_scatter(
+            x=[None],
+            y=[None],
+            mode="markers",
+            name=operator if SHORT[operator] == operator else f"{SHORT[operator]}  ({operator})",
+            marker=dict(symbol="square", size=13, color=OPERATOR_COLORS[operator]),
+            showlegend=OPERATOR_COLORS[operator] in used,
+        )
     for index, branch in enumerate(arch.branches):
         figure.add_scatter(
             x=[None],
@@ -159,14 +158,14 @@ def _legend(figure: go.Figure, arch: Architecture, boxes: list[Box]) -> None:
     figure.add_scatter(
         x=[None], y=[None], mode="lines", name="share of the full width", line=dict(color=MUTED, width=4)
     )
-    if any(b.title == "join" for b in boxes):
-        figure.add_scatter(
-            x=[None],
-            y=[None],
-            mode="lines",
-            name="last map of a scale",
-            line=dict(color=MUTED, width=1.3, dash="2px,2px"),
-        )
+    figure.add_scatter(
+        x=[None],
+        y=[None],
+        mode="lines",
+        name="last map of a scale",
+        line=dict(color=MUTED, width=1.3, dash="2px,2px"),
+        showlegend=any(b.title == "join" for b in boxes),
+    )
 
 
 def _texts(figure: go.Figure, boxes: list[Box], bands: list[tuple[float, float]], layers: int) -> None:

@@ -214,6 +214,7 @@ def _legend_entries(data: list[dict], layout: dict) -> list[tuple[str, dict, str
     if layout.get("showlegend") is False:
         return []
     named = [(t, SERIES[k % len(SERIES)]) for k, t in enumerate(data) if t.get("type", "scatter") in ("scatter", "bar")]
+    named = [(t, c) for t, c in named if t.get("visible") is not False]
     shown = [(t["name"], t, c) for t, c in named if t.get("showlegend", len(named) > 1) and t.get("name")]
     return list({name: (name, trace, colour) for name, trace, colour in shown}.values())
 

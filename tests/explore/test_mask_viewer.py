@@ -328,7 +328,7 @@ def test_pictures_for_the_browser_are_small():
     uri, step = picture_uri(noise, side=200)
     assert step == 4 and uri.startswith("data:image/jpeg") and len(uri) < 60_000
     flat, step = picture_uri(TOY.colorize(half(noise)), side=1000)
-    assert step == 1 and flat.startswith("data:image/png") and len(flat) < 10_000
+    assert step == 1 and flat.startswith("data:image/webp") and len(flat) < 10_000
 
 
 def test_a_network_that_was_asked_is_not_asked_again_in_another_session(tmp_path):
