@@ -19,7 +19,7 @@ from rtseg.core.environment import environment_record
 from rtseg.core.files import write_json
 from rtseg.core.machine import processor_record
 from rtseg.core.speed import busy_text, cores_taken
-from rtseg.runs import runner
+from rtseg.runs import notebooks
 
 COMMANDS = ("--help", "models", "models fasterseg", "lab --help", "run --help")
 STAGE = "from rtseg.runs.parameters import *\nfrom rtseg.runs.stage import open_stage\nfrom rtseg.runs.steps import open_splits\nfrom rtseg.runs.searching import *\nfrom rtseg.runs.networks import *"
@@ -43,7 +43,7 @@ def stage_overheads(folder: Path, *, times: int = 4) -> dict[str, list[float]]:
 
     def seconds() -> float:
         begun = time.monotonic()
-        runner.run_notebook(
+        notebooks.run_notebook(
             folder / "stage.ipynb",
             folder / "out/stage.ipynb",
             parameters={},
@@ -54,7 +54,7 @@ def stage_overheads(folder: Path, *, times: int = 4) -> dict[str, list[float]]:
         return round(time.monotonic() - begun, 2)
 
     warm = [seconds() for _ in range(times)]
-    with patch.object(runner, "kernel_managers", lambda: {}):
+    with patch.object(notebooks, "kernel_managers", lambda: {}):
         return {"warm": warm, "new": [seconds() for _ in range(times)]}
 
 

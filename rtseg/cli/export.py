@@ -363,6 +363,8 @@ def export(
     if out is not None and out.suffix != ".onnx":
         raise ConfigError(f"{out} is no name for a network: end it in .onnx")
     limits = {"min_agreement": min_agreement, "max_drop": max_drop, "max_class_drop": max_class_drop}
+    if not auto:
+        _refuse_forms(runtimes, threads)
     how: dict[str, Any] = {"size": read_size(size) if size else None, "images": images, "license": license}
     if auto:
         source = _source(weights, model, root, dataset, labels, (split, calibration_split), option, bits)
@@ -370,7 +372,6 @@ def export(
         how |= {"precisions": precisions.split(",") if precisions else None}
         typer.echo(export_auto(source, out, ros=ros, **how, **limits))
         return
-    _refuse_forms(runtimes, threads)
     how["data"] = open_with_labels(weights, dataset, root, split, labels, bits=bits) if root is not None else None
     given = get_labels(labels) if labels else None
     if web is not None:

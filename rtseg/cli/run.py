@@ -15,9 +15,11 @@ from ..core.errors import ConfigError, Stopped
 from ..core.run_folder import RunFolder, refuse_foreign
 from ..runs.config import AnyConfig, list_presets, load_preset
 from ..runs.estimate import estimate_run, estimate_text
+from ..runs.notebooks import run_stage
+from ..runs.opening import open_run
 from ..runs.plan import find_stage, notebooks_folder
 from ..runs.plans import PLANS, plan_of
-from ..runs.runner import RunResult, open_run, run, run_stage
+from ..runs.runner import RunResult, run
 from ..runs.stage import find_run, run_config
 from .options import stage_parameters, read_settings
 
@@ -26,15 +28,16 @@ def chosen_config(
     preset: str | None,  # as typed
     out: Path | None,  # run folder, as typed
     data: Path | None,  # folder of the images, as typed
-    settings: dict[str, str],  # KEY -> VALUE, as typed
+    settings: list[str],  # KEY=VALUE, as typed
     seeds: int | None,  # of the search, as typed
 ) -> tuple[AnyConfig, Path]:
     """Configuration and run folder for what was typed: a preset, or the folder's own configuration where no preset is named."""
     begun = preset is None and out is not None and (out / "config.yaml").is_file()
+    typed = read_settings(settings)
     config = run_config(out.absolute())[1] if begun else load_preset(preset or "demo")
     extra = {"data.root": str(data.resolve())} if data is not None else {}
     extra |= {"seeds": seeds} if seeds is not None else {}
-    return config.with_values({**extra, **settings}), out or Path("runs") / config.preset
+    return config.with_values({**extra, **typed}), out or Path("runs") / config.preset
 
 # %% ../../nbs/cli/11_run.ipynb #cell007
 def print_result(result: RunResult) -> None:
@@ -80,7 +83,7 @@ def run_command(
         raise ConfigError(
             f"{out or 'runs/demo'} holds no run to go on with: give the folder of one, or --preset to begin"
         )
-    settings = read_settings(set_ or []) | ({"latency.accept_noisy": "true"} if accept_noisy else {})
+    settings = [*(set_ or []), *(["latency.accept_noisy=true"] if accept_noisy else [])]
     config, folder = chosen_config(preset, out, data, settings, seeds)
     names = [name.strip() for name in stages.split(",")] if stages is not None else None
     if estimate:
@@ -110,7 +113,7 @@ def stage(
     given = stage_parameters(context.args)
     folder = find_run(given.pop("run", "runs/demo"))
     preset = given.pop("preset", None)
-    config, _ = chosen_config(preset, folder, None, {}, None)
+    config, _ = chosen_config(preset, folder, None, [], None)
     spec = find_stage(name, plan_of(config.plan))
     config.with_values(given)  # refuses unknown names before anything starts
     opened = RunFolder(folder)

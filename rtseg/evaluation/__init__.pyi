@@ -17,8 +17,8 @@ from .metrics import join_classes as join_classes
 from .metrics import mean_iou as mean_iou
 from .metrics import pixel_accuracy as pixel_accuracy
 from .metrics import report_table as report_table
+from .painting import overlay as overlay
 from .prediction import Prediction as Prediction
-from .prediction import overlay as overlay
 from .prediction import predict as predict
 from .prediction import write_submission as write_submission
 from .sequences import SequenceMeter as SequenceMeter

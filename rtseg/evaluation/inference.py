@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['WHOLE_IMAGE', 'PRECISIONS', 'View', 'Inference', 'window_starts', 'windows', 'window_counts', 'check_logits',
-           'view_logits', 'class_scores', 'predict_ids', 'most_likely', 'confidences']
+           'view_logits', 'class_scores', 'predict_ids', 'most_likely', 'confidences', 'Answer', 'answers']
 
 # %% ../../nbs/evaluation/04_inference.ipynb #cell002
 from collections.abc import Iterator
 from math import ceil
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
@@ -207,3 +208,18 @@ def confidences(scores: Tensor, inference: Inference = WHOLE_IMAGE) -> Tensor:
     "Largest class probability of each pixel, N x H x W float32 on the CPU, of what `class_scores` gave for `inference`."
     probabilities = scores if len(inference.views) > 1 else scores.softmax(1)
     return probabilities.amax(1).float().cpu()
+
+# %% ../../nbs/evaluation/04_inference.ipynb #cell021a
+class Answer(NamedTuple):
+    "Train ids H x W of an image, and, where it was asked for, the largest class probability of each pixel, H x W float32."
+
+    ids: np.ndarray
+    confidence: np.ndarray | None = None
+
+
+def answers(scores: Tensor, inference: Inference = WHOLE_IMAGE, *, sure: bool = False) -> list[Answer]:
+    "What scores N x C x H x W, which `class_scores` gave for `inference`, say of each image; with confidence if `sure`."
+    ids = most_likely(scores).numpy()
+    if not sure:
+        return [Answer(one) for one in ids]
+    return [Answer(*pair) for pair in zip(ids, confidences(scores, inference).numpy(), strict=True)]

@@ -19,10 +19,9 @@ from tqdm.auto import tqdm
 from ..core.environment import evaluating
 from ..core.errors import ConfigError
 from ..data.datasets import SegDataset
+from ..data.images import image_files, read_ahead
 from ..data.pictures import read_image
-from .evaluator import read_ahead
 from .inference import class_scores
-from .prediction import image_files
 
 # %% ../../nbs/evaluation/08_suggestion.ipynb #cell004
 GRID = (4, 4)

@@ -18,7 +18,7 @@ import plotly.graph_objects as go
 from PIL import Image, ImageDraw, ImageFont
 
 from ..core.values import LabelSet
-from ..evaluation.prediction import overlay
+from ..evaluation.painting import overlay
 from .answers import Segmented
 from ..viz.figures import INK, MUTED, PAPER, new_grid
 from ..viz.masks import confidence_map, error_map

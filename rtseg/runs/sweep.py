@@ -29,7 +29,7 @@ from .config import AnyConfig
 from .parameters import read_numbers, read_parameters
 from .plan import StageSpec, find_stage, maker_of, notebooks_folder
 from .plans import PLANS, plan_of
-from .runner import run_notebook, run_stage
+from .notebooks import run_notebook, run_stage
 from .stage import find_run, run_config, stage_params, verify_input
 
 # %% ../../nbs/runs/22_sweep.ipynb #cell004

@@ -71,6 +71,7 @@ def to_onnx(
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     example = torch.zeros((max(2, shape[0]) if dynamic_batch else shape[0], *shape[1:]), dtype=dtype, device=device)
     free = ({0: torch.export.Dim("batch")},) if dynamic_batch else None
+    names = list(outputs or (output_name(model),))
     with evaluating(model), torch.no_grad(), _quiet():
         try:
             program = torch.onnx.export(
@@ -79,7 +80,7 @@ def to_onnx(
                 dynamo=True,
                 opset_version=opset,
                 input_names=["image"],
-                output_names=list(outputs or (output_name(model),)),
+                output_names=names,
                 dynamic_shapes=free,
                 verbose=False,
                 optimize=False,  # `tidy` does the same in less time

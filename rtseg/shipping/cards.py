@@ -159,7 +159,7 @@ def write_shipped(
     info: WeightsInfo | None = None,  # what the weights say about themselves
 ) -> Card:
     "Write `path` (.onnx) and its card, each atomically; returns the card as written, with the file's name and checksum."
-    path = Path(path)
+    path, beside = Path(path), card_path(path)
     if path.suffix != ".onnx":
         raise ConfigError(f"{path} is no place for an ONNX graph: give a name that ends in .onnx")
     data = label_graph(graph, card, info).SerializeToString()
@@ -172,7 +172,7 @@ def write_shipped(
             "file_sha256": sha256_bytes(data),
         }
     )
-    write_json(card_path(path), written.to_dict())
+    write_json(beside, written.to_dict())
     return written
 
 # %% ../../nbs/shipping/04_cards.ipynb #cell014

@@ -17,7 +17,7 @@ from ..core.errors import DataError
 from ..data.checks import DataReport
 from ..data.datasets import SegDataset
 from ..data.pictures import read_image
-from ..evaluation.prediction import overlay
+from ..evaluation.painting import overlay
 from .figures import PAPER, SEQUENTIAL, legend_on_top, new_figure, series_color
 from .masks import contact_sheet, legend_strip, occurring
 

@@ -23,7 +23,7 @@ from rtseg.models.registry import create_model
 from rtseg.cli.main import app
 from rtseg.runs.config import keep_settled, list_presets, load_preset, parse_run
 from rtseg.cli.doctor import doctor_text, examine
-from rtseg.runs.runner import open_run
+from rtseg.runs.opening import open_run
 from rtseg.runs.stage import Stage
 from rtseg.runs.steps import cached_table, usable_cache
 from rtseg.runs.plan import find_stage

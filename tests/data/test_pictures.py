@@ -11,7 +11,7 @@ from rtseg.core.errors import DataError
 from rtseg.core.values import LabelSet
 from rtseg.data import open_dataset
 from rtseg.data.pictures import read_image, read_mask, read_train_ids
-from rtseg.evaluation.prediction import image_files
+from rtseg.data.images import image_files
 from rtseg.explore.answers import open_photo
 from rtseg.shipping.server import SERVER
 

@@ -1,30 +1,26 @@
-"""The three ways through the house that guide 12 shows: the program takes the first one as it is told, and none runs to and fro."""
+"""The three ways through the house: the program takes them as guide 12 tells and the record shows, and none runs to and fro."""
 
 import ast
-import sys
-import threading
-from itertools import groupby
+import importlib.util
+from importlib import import_module
 from pathlib import Path
 
 import nbformat
-import numpy as np
+import papermill
 import pytest
-from PIL import Image
 
-import rtseg
-from rtseg.cli.evaluate import predict_command
-from rtseg.core.files import save_tensors
-from rtseg.models import create_model
+from rtseg.core.files import read_json
 
-PACKAGE = Path(rtseg.__file__).parent
-# returns to a file that was left before: when issue 12 was written, and the most there may be now
-BEFORE = {"predict": 16, "export": 15, "run": 9}
-RETURNS = {"predict": 1, "export": 0, "run": 1}
+ROOT = Path(__file__).resolve().parents[2]
+spec = importlib.util.spec_from_file_location("journeys", ROOT / "benchmarks" / "journeys.py")
+journeys = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(journeys)
+RECORD = {way["name"]: way for way in read_json(ROOT / "benchmarks/results/journeys.json")["journeys"]}
 
 
-def journeys(root):
+def told():
     """The stops of the three ways, as the page lists them."""
-    page = nbformat.read(root / "nbs/guides/12_where_things_live.ipynb", as_version=4)
+    page = nbformat.read(ROOT / "nbs/guides/12_where_things_live.ipynb", as_version=4)
     calls = [
         node
         for cell in page.cells
@@ -33,42 +29,64 @@ def journeys(root):
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "journey"
     ]
     found = [[ast.literal_eval(word.value) for word in call.keywords] for call in calls]
-    return dict(zip(("predict", "export", "run"), found, strict=True))
+    return dict(zip(journeys.BEFORE, found, strict=True))
 
 
-@pytest.mark.parametrize("way, files, stops", [("predict", 7, 8), ("export", 8, 8), ("run", 6, 7)])
-def test_the_ways_are_short_and_do_not_run_to_and_fro(root, way, files, stops):
-    walked = [file for file, _ in groupby(stop.rsplit(".", 1)[0] for stop in journeys(root)[way])]
-    assert (len(set(walked)), len(walked)) == (files, stops)
-    assert len(walked) - len(set(walked)) <= RETURNS[way] <= BEFORE[way] / 2
+def places(way):
+    """Module and function of all stops of a way, one after the other."""
+    return [f"{file}.{name}" for file, functions in way for name in functions]
 
 
-def test_the_program_comes_to_the_stops_of_a_prediction_in_their_order(root, tmp_path):
-    network = create_model("fastscnn", 11)
-    weights = save_tensors(tmp_path / "w.safetensors", network.state_dict())
-    (tmp_path / "in").mkdir()
-    Image.fromarray(np.full((64, 96, 3), 90, np.uint8)).save(tmp_path / "in/a.png")
-    entered: dict[str, None] = {}
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A folder with what the journeys need."""
+    folder = tmp_path_factory.mktemp("journeys")
+    journeys.prepare(folder)
+    return folder
 
-    def watch(frame, event, arg):
-        code = frame.f_code
-        if event == "call" and code.co_filename.startswith(str(PACKAGE)):
-            module = ".".join(Path(code.co_filename).relative_to(PACKAGE).with_suffix("").parts)
-            entered.setdefault(f"{module}.{code.co_name}")
 
-    threading.setprofile(watch)  # pictures are read and written by threads
-    sys.setprofile(watch)
-    try:
-        predict_command(
-            weights,
-            tmp_path / "in",
-            model="fastscnn",
-            labels="camvid",
-            out=tmp_path / "out",
-            precision="fp32",
-        )
-    finally:
-        sys.setprofile(None)
-        threading.setprofile(None)
-    wanted = journeys(root)["predict"]
-    assert [stop for stop in entered if stop in wanted] == wanted and (tmp_path / "out/ids/a.png").is_file()
+@pytest.mark.parametrize("name", journeys.BEFORE)
+def test_half_of_the_returns_are_gone_and_the_page_tells_the_way(name):
+    way = RECORD[name]["stops"]
+    assert journeys.returns(way) == RECORD[name]["returns"] <= journeys.BEFORE[name] / 2
+    wanted = told()[name]
+    assert [place for place in places(way) if place in wanted] == wanted
+
+
+@pytest.mark.parametrize("name", RECORD)
+def test_all_stops_of_the_record_are_there(name):
+    for file, functions in RECORD[name]["stops"]:
+        module = import_module(f"rtseg.{file}")
+        assert all(hasattr(module, function.split(".")[0]) for function in functions), (file, functions)
+
+
+def test_a_prediction_goes_the_way_of_the_record(prepared):
+    way = journeys.way_of("predict", prepared)
+    assert [[file, functions] for file, functions in way] == RECORD["predict"]["stops"]
+    assert (prepared / "masks/ids/a.png").is_file()
+
+
+def test_a_run_goes_the_way_of_the_record(prepared, monkeypatch):
+    """All but the kernel, whose start is papermill's."""
+    monkeypatch.setattr(papermill, "execute_notebook", lambda *words, **more: None)
+    way, known = journeys.way_of("run", prepared), places(RECORD["run"]["stops"])
+    kept = [place for place in places(way) if place in known]
+    assert kept == [place for place in known if place in kept] and len(kept) > len(known) / 2
+    assert journeys.returns(way) <= journeys.BEFORE["run"] / 2
+
+
+def test_first_calls_are_stops_and_values_are_none():
+    calls = [
+        ("cli.run", "before"),
+        ("cli.run", "run_command"),
+        ("core.files", "read_json"),
+        ("runs.plan", "check_plan"),
+    ]
+    calls += [("runs.runner", "RunResult.ready"), ("runs.plan", "find_stage"), ("cli.run", "print_result")]
+    way = journeys.stops(calls, "run_command")
+    assert way == [
+        ("cli.run", ["run_command"]),
+        ("runs.plan", ["check_plan", "find_stage"]),
+        ("cli.run", ["print_result"]),
+    ]
+    assert journeys.returns(way) == 1

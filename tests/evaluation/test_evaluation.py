@@ -17,6 +17,7 @@ from rtseg.core.errors import ArtifactError, ConfigError, DataError
 from rtseg.core.files import save_tensors
 from rtseg.core.values import EvalReport, LabelSet
 from rtseg.data.datasets import SegDataset, open_dataset
+from rtseg.data.images import image_files
 from rtseg.data.layouts import Sample
 from rtseg.data.labels import CITYSCAPES
 from rtseg.data.scenes import make_scenes
@@ -24,7 +25,8 @@ from rtseg.core.environment import evaluating
 from rtseg.evaluation.evaluator import evaluate, load_trained, save_trained
 from rtseg.evaluation.inference import Inference
 from rtseg.evaluation.metrics import ConfusionMeter, class_iou, mean_iou, pixel_accuracy, report_table
-from rtseg.evaluation.prediction import image_files, overlay, predict, submission_name, write_submission
+from rtseg.evaluation.painting import overlay
+from rtseg.evaluation.prediction import predict, submission_name, write_submission
 from rtseg.evaluation.sequences import sequence_of
 
 

@@ -22,12 +22,13 @@ from rtseg.core.errors import ArtifactError, ConfigError, DataError
 from rtseg.core.values import EvalReport
 from rtseg.core.weights import InputSpec, WeightsInfo
 from rtseg.data.datasets import SegDataset, open_dataset
+from rtseg.data.images import read_ahead
 from rtseg.data.layouts import Sample
 from rtseg.data.labels import CITYSCAPES
 from rtseg.data.loading import normalize
 from rtseg.data.scenes import make_scenes
 from rtseg.evaluation.boundary import BoundaryMeter, band_width, boundary_band, boundary_iou
-from rtseg.evaluation.evaluator import evaluate, read_ahead, save_trained
+from rtseg.evaluation.evaluator import evaluate, save_trained
 from rtseg.evaluation.inference import Inference, View, class_scores, predict_ids, view_logits, window_counts, windows
 from rtseg.evaluation.metrics import cityscapes_categories, class_iou, join_classes, mean_iou, report_table
 from rtseg.evaluation.prediction import predict

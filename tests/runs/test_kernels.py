@@ -14,7 +14,7 @@ from nbclient.exceptions import DeadKernelError
 
 from rtseg.runs import kernels
 from rtseg.runs.kernels import WarmProcess, kernel_managers, warm_process
-from rtseg.runs.runner import StageFailed, run_notebook
+from rtseg.runs.notebooks import StageFailed, run_notebook
 
 pytestmark = pytest.mark.skipif(not kernel_managers(), reason="forks of a warm process need Linux 5.3")
 TELL = """
@@ -104,7 +104,7 @@ def test_nothing_outlives_a_killed_runner(tmp_path):
         ),
         tmp_path / "slow.ipynb",
     )
-    script = f"from pathlib import Path; from rtseg.runs.runner import run_notebook; p = Path({str(tmp_path)!r}); run_notebook(p / 'slow.ipynb', p / 'out.ipynb', parameters={{}}, what='slow', cwd=p)"
+    script = f"from pathlib import Path; from rtseg.runs.notebooks import run_notebook; p = Path({str(tmp_path)!r}); run_notebook(p / 'slow.ipynb', p / 'out.ipynb', parameters={{}}, what='slow', cwd=p)"
     runner = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
     wait_until(lambda: (tmp_path / "pids").is_file() and (tmp_path / "pids").read_text().endswith("\n"), 120)
     kernel, warm = (int(word) for word in (tmp_path / "pids").read_text().split())

@@ -5,7 +5,7 @@ import pytest
 from rtseg.core.errors import ConfigError, NoisyMeasurement
 from rtseg.core.values import Latency
 from rtseg.runs.config import load_preset
-from rtseg.runs.runner import open_run
+from rtseg.runs.opening import open_run
 from rtseg.runs.steps import cached_table, require_accurate
 
 STRICT = load_preset("demo")

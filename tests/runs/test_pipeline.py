@@ -18,11 +18,12 @@ from rtseg.core.files import sha256_file, write_json
 from rtseg.core.run_folder import RunBusy, RunFolder, holder
 from rtseg.data.labels import CITYSCAPES
 from rtseg.data.scenes import make_scenes
-from rtseg.runs import runner
+from rtseg.runs import opening
 from rtseg.runs.config import list_presets, load_preset, parse_run
 from rtseg.runs.plan import STAGES, StageSpec, check_plan, choose_stages, find_stage, notebooks_folder
 from rtseg.runs.plans import ICNET, PLANS, plan_of
-from rtseg.runs.runner import StageFailed, run
+from rtseg.runs.notebooks import StageFailed
+from rtseg.runs.runner import run
 from rtseg.runs.stage import open_stage, stage_params
 from rtseg.runs.steps import load_splits, open_splits, splits_record
 
@@ -117,7 +118,7 @@ def test_one_configuration_goes_through_a_run_and_files_are_read_once(toys, monk
     """From the preset to the stages nothing is parsed again, unless a stage settles something; what has not changed since it was hashed is not read again, by no process."""
     folder, go = toys
     parsed, read = [], []
-    monkeypatch.setattr(runner, "parse_run", lambda data: parsed.append(data) or parse_run(data))
+    monkeypatch.setattr(opening, "parse_run", lambda data: parsed.append(data) or parse_run(data))
     monkeypatch.setattr(run_folder, "sha256_file", lambda path: read.append(path.name) or sha256_file(path))
     assert go().ran == ("count", "double") and parsed == []
     monkeypatch.setattr(run_folder, "written_lately", lambda stamp: False)  # a minute later
