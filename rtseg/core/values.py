@@ -299,7 +299,7 @@ class EvalReport(Value):
     @classmethod
     def from_dict(cls, data: dict) -> Self:
         """Rebuild a report, and the values in it."""
-        parts = {"origin": ScoreOrigin, "calibration": Calibration}
+        parts: dict[str, type[Value]] = {"origin": ScoreOrigin, "calibration": Calibration}
         rebuilt = {key: kind.from_dict(data[key]) for key, kind in parts.items() if isinstance(data.get(key), dict)}
         sequences = tuple(SequenceScore.from_dict(one) for one in data.get("sequences", ()))
         return super().from_dict({**data, **rebuilt, "sequences": sequences})

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WHOLE_IMAGE', 'PRECISIONS', 'View', 'Inference', 'window_starts', 'windows', 'window_counts', 'check_logits',
-           'view_logits', 'class_scores', 'predict_ids', 'most_likely', 'confidences', 'Answer', 'answers']
+           'view_logits', 'class_scores', 'predict_ids', 'most_likely', 'confidences', 'Answer', 'answers_of']
 
 # %% ../../nbs/evaluation/04_inference.ipynb #cell002
 from collections.abc import Iterator
@@ -217,7 +217,7 @@ class Answer(NamedTuple):
     confidence: np.ndarray | None = None
 
 
-def answers(scores: Tensor, inference: Inference = WHOLE_IMAGE, *, sure: bool = False) -> list[Answer]:
+def answers_of(scores: Tensor, inference: Inference = WHOLE_IMAGE, *, sure: bool = False) -> list[Answer]:
     "What scores N x C x H x W, which `class_scores` gave for `inference`, say of each image; with confidence if `sure`."
     ids = most_likely(scores).numpy()
     if not sure:

@@ -27,7 +27,7 @@ from ..core.values import LabelSet
 from ..data.correcting import SHAPES, Corrections
 from ..data.datasets import SegDataset
 from ..data.images import check_array, image_files, read_ahead, read_rgb, size_batches
-from .inference import WHOLE_IMAGE, Answer, Inference, answers, class_scores
+from .inference import WHOLE_IMAGE, Answer, Inference, answers_of, class_scores
 from .painting import KINDS, SURE, free_files, paint, write_label_ids, write_pictures
 from .timeline import Timeline
 from .video import CODECS, VIDEO_TYPES, frames_ahead, video_facts, writing_video
@@ -187,7 +187,7 @@ def predict(
     score = partial(class_scores, model, inference=inference, batch_size=batch_size, precision=precision)
 
     def ask(batch: Tensor) -> list[Answer]:
-        return answers(score(batch), inference, sure=SURE in (kinds or ()))
+        return answers_of(score(batch), inference, sure=SURE in (kinds or ()))
 
     settings = {"alpha": alpha, "batch_size": batch_size, "overwrite": overwrite, "progress": progress}
     with evaluating(model):
