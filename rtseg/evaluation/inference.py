@@ -217,8 +217,13 @@ class Answer(NamedTuple):
     confidence: np.ndarray | None = None
 
 
-def answers_of(scores: Tensor, inference: Inference = WHOLE_IMAGE, *, sure: bool = False) -> list[Answer]:
-    "What scores N x C x H x W, which `class_scores` gave for `inference`, say of each image; with confidence if `sure`."
+def answers_of(
+    scores: Tensor,  # N x C x H x W, as `class_scores` gave them
+    inference: Inference = WHOLE_IMAGE,  # the way they were asked for
+    *,
+    sure: bool = False,  # the confidence as well
+) -> list[Answer]:
+    "What scores say of each image."
     ids = most_likely(scores).numpy()
     if not sure:
         return [Answer(one) for one in ids]
