@@ -13,11 +13,13 @@ from pydantic import Field, model_validator
 
 from ..core.config import Config
 from ..data.augmentation import Augmentation
+from ..data.mixing import Mixing
 from ..data.readiness import Needs
 from .alignment import AlignmentConfig
 from .detail import DetailConfig
 from .distillation import DistillationConfig
 from .losses import SegLoss
+from .progressive import Stages
 from .schedules import ScheduleConfig
 
 # %% ../../nbs/training/14_config.ipynb #cell005
@@ -73,6 +75,8 @@ class TrainConfig(Config):
     detail: DetailConfig | None = None
     alignment: AlignmentConfig | None = None
     augmentation: Augmentation | None = Augmentation()
+    mixing: Mixing | None = None
+    progressive: Stages | None = None
     balanced_sampling: bool = False
     cache: Literal["none", "memory", "disk"] = "none"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

@@ -265,7 +265,7 @@ def build_distiller(
         )
     if config.cache != "none" and augmented:
         raise ConfigError(
-            f"distillation.cache='{config.cache}' with randomly augmented images would be wrong: set it to 'none', or augmentation to null"
+            f"distillation.cache='{config.cache}' with randomly augmented images would be wrong: set it to 'none', or augmentation, mixing and progressive to null"
         )
     if config.cache == "disk" and folder is None:
         raise ConfigError("distillation.cache='disk' needs a folder: give one, or set it to 'memory'")

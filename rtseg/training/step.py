@@ -121,7 +121,7 @@ class TrainStep:
             self._place(teacher),
             student=self.model,
             stride=self.config.loss.stride,
-            augmented=self.config.augmentation is not None,
+            augmented=bool(self.config.augmentation or self.config.mixing or self.config.progressive),
             folder=folder,
         )
 

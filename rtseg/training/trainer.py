@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
 from torch import nn
@@ -25,6 +26,7 @@ from ..core.values import EvalReport, ScoreOrigin, Value
 from ..data.augmentation import build_augmentation
 from ..data.datasets import SegDataset
 from ..data.loading import Batch, make_loader
+from ..data.mixing import mixed
 from ..data.pairs import as_dataset
 from ..evaluation.evaluator import evaluate
 from ..evaluation.inference import predict_ids
@@ -35,6 +37,7 @@ from .guards import reading_errors, require_finite, writing_errors
 from .identity import training_facts
 from .logging import NoLog, TrainLog, alarm, constant_score, mask_strip, notice, read_metrics
 from .parts import together
+from .progressive import shrunk, size_at
 from .runfiles import RunFiles, TrainResult, training_info
 from .schedules import learning_rate
 from .step import TrainStep
@@ -278,10 +281,13 @@ def remaining_batches(trainer: Trainer) -> Iterator[Batch]:
         )
     )
     trainer.files.take_rng()  # after the loader, whose workers draw a seed from the global random state
-    for _ in range(trainer.files.step, trainer.total_steps):
+    for step in range(trainer.files.step, trainer.total_steps):
         with reading_errors():
             batch = next(batches)
-        yield batch
+        if config.mixing is not None:
+            lot = np.random.default_rng([config.seed, step, accelerator.process_index])
+            batch = mixed(batch, config.mixing, lot, ignore_index=trainer.data.labels.ignore_index)
+        yield shrunk(batch, size_at(step, trainer.total_steps, config.progressive or ()))
 
 
 def run_steps(trainer: Trainer, log: TrainLog | NoLog) -> Iterator[tuple[float, float]]:

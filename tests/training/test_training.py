@@ -16,6 +16,7 @@ from rtseg.core.values import SegOutput
 from rtseg.data.augmentation import Augmentation
 from rtseg.data.datasets import open_dataset
 from rtseg.data.loading import Batch, normalize
+from rtseg.data.mixing import Mixing
 from rtseg.data.scenes import make_scenes
 from rtseg.evaluation.evaluator import load_trained
 from rtseg.models.registry import create_model
@@ -279,7 +280,9 @@ EXACT = {
         decay_norms=False,
         clip_norm=1.0,
     ),
-    "plain layout": changed(channels_last=False, evaluate_every=2),
+    "plain layout, mixed and growing": changed(
+        channels_last=False, evaluate_every=2, mixing=Mixing(chance=0.7), progressive=((0.5, 0.5),)
+    ),
 }
 
 
@@ -301,6 +304,24 @@ def test_resumed_run_ends_with_the_same_bits(scenes, tmp_path, config, step):
         for name in ("whole", "cut")
     ]
     assert timeless[0] == timeless[1] and [line["epoch"] for line in timeless[0]] == [1, 2, 3]
+
+
+def test_pictures_are_mixed_and_grow(scenes, tmp_path):
+    """Half of the steps see half of the size; what is pasted depends on seed and step alone, not on where the run began."""
+    config = changed(mixing=Mixing(kind="box", chance=1.0), progressive=((0.5, 0.5),))
+    plain, first, second = (
+        list(remaining_batches(trainer(scenes, tmp_path / name, how)))
+        for name, how in (("plain", SMALL), ("a", config), ("b", config))
+    )
+    height, width = SMALL.augmentation.crop
+    half = len(plain) // 2
+    assert [b.images.shape[-2:] == (height // 2, width // 2) for b in first] == [i < half for i in range(len(plain))]
+    assert all(
+        torch.equal(a.images, b.images) and torch.equal(a.masks, b.masks) for a, b in zip(first, second, strict=True)
+    )
+    for old, new in zip(plain[half:], first[half:], strict=True):
+        kept = (old.images == new.images).all(1) & (old.masks == new.masks)
+        assert 0.4 < kept.float().mean() < 0.99 and not kept.all()
 
 
 def test_resume_in_one_process_between_epochs(scenes, tmp_path):
