@@ -26,7 +26,7 @@ from ..core.values import EvalReport, ScoreOrigin, Value
 from ..data.augmentation import build_augmentation
 from ..data.datasets import SegDataset
 from ..data.loading import Batch, make_loader
-from ..data.mixing import mixed
+from ..data.mixing import mix_batch
 from ..data.pairs import as_dataset
 from ..evaluation.evaluator import evaluate
 from ..evaluation.inference import predict_ids
@@ -286,7 +286,7 @@ def remaining_batches(trainer: Trainer) -> Iterator[Batch]:
             batch = next(batches)
         if config.mixing is not None:
             lot = np.random.default_rng([config.seed, step, accelerator.process_index])
-            batch = mixed(batch, config.mixing, lot, ignore_index=trainer.data.labels.ignore_index)
+            batch = mix_batch(batch, config.mixing, lot, ignore_index=trainer.data.labels.ignore_index)
         yield shrunk(batch, size_at(step, trainer.total_steps, config.progressive or ()))
 
 
