@@ -24,7 +24,12 @@ class Mixing(Config):
     chance: Annotated[float, Field(gt=0, le=1)] = 0.5
 
 # %% ../../nbs/data/14_mixing.ipynb #cell008
-def class_area(labels: Tensor, generator: np.random.Generator, *, ignore_index: int = 255) -> Tensor:
+def class_area(
+    labels: Tensor,  # train ids, H x W
+    generator: np.random.Generator,  # draws the classes
+    *,
+    ignore_index: int = 255,  # train id of pixels that are never pasted
+) -> Tensor:
     """Where half of the classes of a label map H x W lie, chosen by lot (H x W bool)."""
     present = np.unique(labels.numpy())
     present = present[present != ignore_index]
@@ -43,7 +48,13 @@ def box_area(labels: Tensor, generator: np.random.Generator) -> Tensor:
     return area
 
 
-def mix_batch(batch: Batch, mixing: Mixing, generator: np.random.Generator, *, ignore_index: int = 255) -> Batch:
+def mix_batch(
+    batch: Batch,  # stays as it is
+    mixing: Mixing,  # what is pasted, and how often
+    generator: np.random.Generator,  # draws which pictures and what of them
+    *,
+    ignore_index: int = 255,  # train id of pixels without a label
+) -> Batch:
     """The batch with parts of each next picture (after the last comes the first) pasted in, as it was before; the same `generator` state gives the same."""
     images, masks = batch.images.clone(), batch.masks.clone()
     for i in range(len(images)):

@@ -28,7 +28,11 @@ _Share = Annotated[float, Field(gt=0, le=1)]
 Stages = Annotated[tuple[tuple[_Share, _Share], ...], AfterValidator(_rising)]
 
 
-def size_at(step: int, total: int, stages: Stages) -> float:
+def size_at(
+    step: int,  # from 0
+    total: int,  # steps of the training
+    stages: Stages,  # (until this share of the steps, size)
+) -> float:
     """The size (share of height and width) of the pictures of step `step` (from 0) of `total`."""
     return next((size for until, size in stages if step < until * total), 1.0)
 
