@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['ModelOption', 'OwnModelOption', 'BitsOption', 'OptionsOption', 'DATA_NAMES', 'DatasetOption', 'RootOption',
-           'LabelsOption', 'RuntimeFilesOption', 'InferenceOption', 'CropOption', 'OverlapOption', 'ScaleOption',
-           'ScalesOption', 'FlipOption', 'CornersOption', 'BatchOption', 'PrecisionOption', 'ForceOption',
-           'DeviceOption', 'read_settings', 'stage_parameters', 'read_size', 'is_record', 'build_network',
-           'open_trained', 'open_with_labels', 'read_device', 'read_scales', 'read_inference']
+           'DrawnRootOption', 'LabelsOption', 'RuntimeFilesOption', 'InferenceOption', 'CropOption', 'OverlapOption',
+           'ScaleOption', 'ScalesOption', 'FlipOption', 'CornersOption', 'BatchOption', 'PrecisionOption',
+           'ForceOption', 'DeviceOption', 'read_settings', 'stage_parameters', 'read_size', 'is_record',
+           'build_network', 'open_trained', 'open_with_labels', 'read_device', 'read_scales', 'read_inference']
 
 # %% ../../nbs/cli/02_options.ipynb #cell002
 from pathlib import Path
@@ -201,6 +201,9 @@ OptionsOption = Annotated[
 DATA_NAMES = "cityscapes, camvid, bdd100k, folder, list, synthetic, or what a tool wrote: labelme, coco, cvat, yolo, ... (see rtseg data import)"
 DatasetOption = Annotated[str, typer.Option(help=f"{DATA_NAMES}.")]
 RootOption = Annotated[Path, typer.Option("--data", help="Folder of the images.")]
+DrawnRootOption = Annotated[
+    Path | None, typer.Option("--data", help="Folder of the images; synthetic ones are drawn without it.")
+]
 LabelsOption = Annotated[str | None, typer.Option(help="cityscapes, camvid, bdd100k or a label set's .yaml file.")]
 RuntimeFilesOption = Annotated[
     Path | None,

@@ -151,6 +151,7 @@ def identity_of(
         "space": {"name": info.space, **info.settings},
         "data": info.data,
         "images": info.images,
+        **({"drawn": info.drawn} if info.drawn else {}),
         "classes": info.num_classes,
         "trained size": list(info.trained_size),
         "recipe": {"name": recipe, **settings},

@@ -96,7 +96,7 @@ TRAININGS, LATENCIES, HEADER = "trainings.jsonl", "latencies.jsonl", "table.json
 
 @dataclass(frozen=True)
 class TableInfo(Value):
-    """What a table is about: space (name and settings), data set, classes, sizes (height, width) at which it was trained and at which it was timed, recipes."""
+    """What a table is about: space (name and settings), data set, classes, sizes (height, width) at which it was trained and at which it was timed, recipes; of drawn pictures how they are drawn."""
 
     name: str
     space: str
@@ -107,6 +107,7 @@ class TableInfo(Value):
     timed_size: tuple[int, int]
     recipes: dict
     images: dict = field(default_factory=dict)
+    drawn: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

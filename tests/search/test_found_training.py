@@ -150,3 +150,26 @@ def test_a_second_recipe_trains_the_same_networks_and_tau_is_said_of_both(tmp_pa
     assert set(table.of("brief")) == set(table.of("longer")) and len(table.of("longer")) == 3
     tau, count = recipe_tau(table, "brief", "longer")
     assert count == 3 and -1 <= tau <= 1
+
+
+def test_a_table_of_drawn_streets_says_how_they_are_drawn_and_joins_no_other_streets(
+    typed, here, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(nas, "load_recipe", lambda name: TrainConfig.parse(RECIPE))
+    scenes = "--dataset synthetic --set data.scene_size=[64,96] --set data.scenes.train=4 --set data.scenes.val=2"
+    small = "--set data.scenes.test=2 --set space.stem_widths=[32] --set space.head_widths=[64]"
+    line = f"nas table {scenes} {small} --networks 1 --target onnxruntime --range 1,1000 --out {tmp_path}"
+    code, _, err = typed(line)
+    assert code == 0, err
+    table = load_table(tmp_path)
+    assert table.info.drawn == {
+        "scenes": {"train": 4, "val": 2, "test": 2},
+        "size": [64, 96],
+        "cast": "full",
+        "seed": 0,
+    }
+    assert table.info.images == {"train": 4, "val": 2, "test": 2} and table.info.trained_size == (64, 96)
+    assert table.space.settings.stem_widths == (32,) and len(table.trainings) == 1
+    for more, words in (("data.scene_seed=1", "drawn"), ("spaces.x=1", "did you mean 'space'")):
+        code, _, err = typed(f"{line} --set {more}")
+        assert code not in (0, None) and len(err.strip().splitlines()) == 1 and words in err
