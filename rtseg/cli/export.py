@@ -280,7 +280,7 @@ RuntimesOption = Annotated[
     str | None,
     typer.Option(
         "--runtime",
-        help="Only these, separated by commas: onnxruntime, openvino, torch, torch-compile, ncnn, executorch.",
+        help="Only these, separated by commas: onnxruntime, openvino, torch, torch-compile, ncnn, executorch, litert.",
     ),
 ]
 PrecisionsOption = Annotated[
