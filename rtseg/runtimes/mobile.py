@@ -134,7 +134,11 @@ class NcnnRuntime(FixedRuntime):
         return {name: version(name) for name in ("ncnn", "pnnx", "onnx")}
 
 # %% ../../nbs/runtimes/09_mobile.ipynb #c010
-def check_module(source: object, shape: tuple[int, ...] | None, runtime: str) -> tuple[int, ...]:
+def check_module(
+    source: object,  # what was given
+    shape: tuple[int, ...] | None,  # N x C x H x W
+    runtime: str,  # a name in `RUNTIMES`
+) -> tuple[int, ...]:
     "The shape that a module is lowered for; `ConfigError` for anything but a module, or without a shape."
     if not isinstance(source, nn.Module) or shape is None:
         raise ConfigError(
