@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from ..core.architecture import Architecture
+from ..search.spaces import load_architecture
 from ..latency.measuring import measure_latency
 from ..runtimes.runtimes import load_runtime
 from ..runs.config import load_preset
@@ -58,7 +58,7 @@ def latency_show(
     slowest = sorted(shown.ms.items(), key=lambda item: -item[1])[:count]
     typer.echo(str(table([{"operator": key, "ms": ms} for key, ms in slowest])))
     if arch is not None:
-        typer.echo(f"{arch}: {shown.predict(Architecture.load(arch)):.3f} ms predicted")
+        typer.echo(f"{arch}: {shown.predict(load_architecture(arch)):.3f} ms predicted")
 
 
 @latency_app.command("measure")

@@ -10,7 +10,6 @@ __all__ = ['NetworkSummary', 'ScoredNetwork', 'Evaluation', 'DeploymentSummary',
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
-from .architecture import Architecture
 from .values import EvalReport, Latency, ScoreOrigin, Value
 
 # %% ../../nbs/core/05_results.ipynb #cell004
@@ -228,23 +227,19 @@ class TrainingRecord(Value):
 
 @dataclass(frozen=True)
 class TrainedTwin(Value):
-    """A further network by lot: an entry of `random/twins.json`. `weights` is a path in the run folder, `sha256` what lies there."""
+    """A further network by lot: an entry of `random/twins.json`. `architecture` is plain data, of whichever space, `weights` a path in the run folder, `sha256` what lies there."""
 
     name: str
-    architecture: Architecture
+    architecture: dict
     weights: str
     sha256: str
     training: TrainingRecord | None = None
 
     @classmethod
     def from_dict(cls, data: dict) -> Self:
-        """Rebuild the entry, its architecture and its training."""
+        """Rebuild the entry and its training."""
         training = data.get("training")
-        parts = {
-            "architecture": Architecture.from_dict(data["architecture"]),
-            "training": training and TrainingRecord.from_dict(training),
-        }
-        return super().from_dict(data | parts)
+        return super().from_dict(data | {"training": training and TrainingRecord.from_dict(training)})
 
 # %% ../../nbs/core/05_results.ipynb #cell014
 @dataclass(frozen=True)

@@ -16,8 +16,10 @@ from ..core.architecture import OPERATORS, STRIDES, Architecture, OpSpec
 from ..core.errors import ConfigError, check_choice
 from ..search.costs import part_cost
 from ..search.latency_table import LatencyTable
+from ..search.street import StreetArchitecture
 from ..viz.architecture_layout import SHORT, cell_name
 from ..viz.architectures import box_times
+from ..viz.streets import street_boxes
 from ..viz.figures import MUTED, OPERATOR_COLORS, SEQUENTIAL, SERIES, new_figure
 
 # %% ../../nbs/explore/12_latency_parts.ipynb #cell006
@@ -148,8 +150,10 @@ class LayerTime:
     hover: str
 
 
-def layer_times(arch: Architecture, table: LatencyTable) -> list[LayerTime]:
+def layer_times(arch: Architecture | StreetArchitecture, table: LatencyTable) -> list[LayerTime]:
     "Every box of a network in the order of the computation; raises `ArtifactError` where the table lacks one."
+    if isinstance(arch, StreetArchitecture):
+        return _street_times(arch, table)
     times = box_times(arch, table, size=table.header.size, num_classes=table.header.num_classes)
     cells = {cell_name(c.layer, c.branches): c for c in arch.cells()}
     found = []
@@ -169,8 +173,23 @@ def layer_times(arch: Architecture, table: LatencyTable) -> list[LayerTime]:
     return found
 
 
+def _street_times(arch: StreetArchitecture, table: LatencyTable) -> list[LayerTime]:
+    found = []
+    for box in street_boxes(arch, table.header.size, table.header.num_classes):
+        ms = sum(map(table.latency, box.specs))
+        found.append(
+            LayerTime(
+                f"{box.name}: {box.label}",
+                ms,
+                box.color,
+                f"{box.name}: {box.label}, {box.channels} channels<br>{ms:.3f} ms",
+            )
+        )
+    return found
+
+
 def plot_layers(
-    arch: Architecture,  # the architecture
+    arch: Architecture | StreetArchitecture,  # the architecture
     tables: Mapping[str, LatencyTable],  # name -> table
     *,
     title: str = "Where the milliseconds go",  # of the figure

@@ -23,19 +23,21 @@ from .mask_viewer import explore_masks
 from .run_browser import explore_runs
 from .search_replay import explore_search
 from .zoo_explorer import explore_zoo
-from ..models.fasterseg import FasterSeg
+from ..models.contract import SegNetwork
 from ..search.inherit import derive
+from ..search.spaces import load_architecture
+from ..search.street import StreetArchitecture
 from ..search.latency_table import LatencyTable
 
 ROLES = ("student", "teacher", "random")
 
 # %% ../../nbs/explore/26_run_explorers.ipynb #c005
-def run_architectures(folder: Path) -> dict[str, Architecture]:
+def run_architectures(folder: Path) -> dict[str, Architecture | StreetArchitecture]:
     """Role -> architecture of a run, student first; `ArtifactError` where its search has not found any."""
     places = {
         role: folder / ("random/architecture.json" if role == "random" else f"search/{role}.json") for role in ROLES
     }
-    found = {role: Architecture.load(path) for role, path in places.items() if path.is_file()}
+    found = {role: load_architecture(path) for role, path in places.items() if path.is_file()}
     if not found:
         raise ArtifactError(
             f"{folder} has no architecture yet: finish its search first, rtseg run --out {folder} --resume"
@@ -43,7 +45,7 @@ def run_architectures(folder: Path) -> dict[str, Architecture]:
     return found
 
 
-def run_networks(folder: Path, classes: int) -> dict[str, FasterSeg]:
+def run_networks(folder: Path, classes: int) -> dict[str, SegNetwork]:
     """Role -> trained network of a run; `ArtifactError` where none is trained."""
     found = {}
     for role, arch in run_architectures(folder).items():
@@ -76,6 +78,10 @@ def _architecture(folder: Path, **options: Any) -> Explorer:
     if {"student", "teacher"} <= found.keys() and not options:
         return explore_pair(*((role, found[role]) for role in ("teacher", "student")), latency=table)
     role, arch = next(iter(found.items()))
+    if isinstance(arch, StreetArchitecture):
+        raise ArtifactError(
+            f"{folder} found a network of the space street, and the architecture explorer changes FasterSeg's: see its parts with explore_run(folder, 'latency')"
+        )
     return explore_architecture(arch, name=role, latency=table, **options)
 
 

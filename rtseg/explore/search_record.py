@@ -79,12 +79,12 @@ class Recorded:
 def read_search(folder: str | Path) -> Recorded:
     "What a run's search stage left in `folder`; `ArtifactError` names the file that is missing or not a search's."
     folder = Path(folder)
-    config, records = read_yaml(folder / "config.yaml"), read_json(folder / "search" / "history.json")
+    config = read_yaml(folder / "config.yaml")
     if not isinstance(config, dict) or "space" not in config:
         raise ArtifactError(
-            f"{folder / 'config.yaml'} names no search space: give the folder of a run with a search, such as runs/demo"
+            f"{folder / 'config.yaml'} names no space of FasterSeg's: give the folder of a run with a co-search, such as one of preset demo-fasterseg"
         )
-    path = folder / "latency" / "table.json"
+    records, path = read_json(folder / "search" / "history.json"), folder / "latency" / "table.json"
     table = LatencyTable.load(path)
     chosen = {
         role: Architecture.load(folder / "search" / f"{role}.json")

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['AnyConfig', 'CONFIGS', 'PRESETS', 'SceneCounts', 'DataConfig', 'LatencyConfig', 'CosearchConfig', 'NetworkConfig',
            'RandomConfig', 'EvaluateConfig', 'DeployConfig', 'CommonConfig', 'RunConfig', 'EncoderConfig', 'CutConfig',
-           'CascadeConfig', 'parse_run', 'list_presets', 'merge', 'keep_settled', 'preset_data', 'load_preset']
+           'CascadeConfig', 'TableSearchConfig', 'StreetConfig', 'parse_run', 'list_presets', 'merge', 'keep_settled',
+           'preset_data', 'with_recipes', 'load_preset']
 
 # %% ../../nbs/runs/03_config.ipynb #cell002
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ from ..search.config import SearchConfig
 from ..search.pretraining import PretrainConfig
 from ..search.space import SearchSpace
 from ..training.config import TrainConfig
+from ..training.recipes import load_recipe
 
 # %% ../../nbs/runs/03_config.ipynb #cell004
 class SceneCounts(Config):
@@ -173,10 +175,34 @@ class CascadeConfig(CommonConfig):
     retrain: NetworkConfig = NetworkConfig()
 
 
-AnyConfig = RunConfig | CascadeConfig
+class TableSearchConfig(Config):
+    """The search by a table of trained networks (a name, or a folder), and the budget: `budget_ms`, or that quantile of the latencies of random networks on this machine; `size` networks are looked at in each of `generations`."""
+
+    table: str = "streets-demo"
+    budget_ms: float | None = Field(None, gt=0)
+    budget: float = Field(0.5, gt=0, lt=1)
+    generations: int = Field(16, ge=2)
+    size: int = Field(60, ge=8)
+
+
+class StreetConfig(CommonConfig):
+    """Everything that a run of the plan `street` depends on: a network found by a table is trained beside networks drawn by lot."""
+
+    plan: Literal["street"] = "street"
+    search: TableSearchConfig = TableSearchConfig()
+    student: NetworkConfig = NetworkConfig()
+    random: RandomConfig = RandomConfig()
+
+
+AnyConfig = RunConfig | CascadeConfig | StreetConfig
 
 # %% ../../nbs/runs/03_config.ipynb #cell021
-CONFIGS: dict[str, type[CommonConfig]] = {"fasterseg": RunConfig, "icnet": CascadeConfig, "icnet-single": CascadeConfig}
+CONFIGS: dict[str, type[CommonConfig]] = {
+    "fasterseg": RunConfig,
+    "street": StreetConfig,
+    "icnet": CascadeConfig,
+    "icnet-single": CascadeConfig,
+}
 
 
 def parse_run(data: dict) -> AnyConfig:
@@ -222,6 +248,17 @@ def preset_data(name: str) -> dict:
     return merge(preset_data(base), data) if base else data
 
 
+def with_recipes(data: dict) -> dict:
+    """Plain data in which a group that names a recipe (`{recipe: zoo, epochs: 4}`) is that recipe with the group's other settings on top."""
+    found = {}
+    for name, group in data.items():
+        if isinstance(group, dict) and "recipe" in group:
+            changes = {key: value for key, value in group.items() if key != "recipe"}
+            group = merge(load_recipe(group["recipe"]).model_dump(mode="json", exclude_unset=True), changes)
+        found[name] = group
+    return found
+
+
 def load_preset(name: str) -> AnyConfig:
-    """The configuration of the preset `name`; `ConfigError` with the nearest name where there is none."""
-    return parse_run({**preset_data(name), "preset": name})
+    """The configuration of the preset `name`, its recipes filled in; `ConfigError` with the nearest name where there is none."""
+    return parse_run({**with_recipes(preset_data(name)), "preset": name})

@@ -16,7 +16,10 @@ from ..core.architecture import OPERATORS, Architecture, Branch
 from ..core.errors import ConfigError
 from ..layers.blocks import ConvBNAct
 from ..layers.operators import ReducingSkip
+from ..models.contract import SegNetwork
 from ..models.fasterseg import FasterSeg
+from .spaces import load_architecture
+from .street import StreetArchitecture
 from .slimmable import PLAIN, ZOOM, MixedOp, SlimConv, SlimNorm
 from .space import SearchSpace
 from .supernet import Supernet, Unit
@@ -108,16 +111,18 @@ def _copy_ends(network: FasterSeg, ends: nn.Module) -> None:
 
 # %% ../../nbs/search/06_inherit.ipynb #cell016
 def derive(
-    arch: Architecture | str | Path,  # what was found, or its .json file
+    arch: Architecture | StreetArchitecture | dict | str | Path,  # what was found, its plain data, or its .json file
     num_classes: int = 19,  # classes that the network tells apart
     *,
     supernet: Supernet | None = None,  # to inherit weights from; None: fresh ones
     role: str = "student",  # 'student' or 'teacher'
     in_channels: int = 3,  # bands of the image
     aux: bool = True,  # with the auxiliary heads that a training has
-) -> FasterSeg:
-    """The ordinary network of an architecture, with fresh weights or with a supernet's."""
-    arch = arch if isinstance(arch, Architecture) else Architecture.load(arch)
+) -> SegNetwork:
+    """The ordinary network of an architecture, with fresh weights or with a supernet's; one of the space `street` has no auxiliary heads and inherits nothing here."""
+    arch = load_architecture(arch) if isinstance(arch, dict | str | Path) else arch
+    if isinstance(arch, StreetArchitecture):
+        return arch.build(num_classes, in_channels=in_channels)
     network = FasterSeg(arch, num_classes, in_channels=in_channels, aux=aux)
     if supernet is not None:
         inherit(network, supernet, role=role)

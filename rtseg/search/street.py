@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Widths', 'Names', 'OPERATORS', 'StreetStage', 'StreetArchitecture', 'inputs_of', 'street_specs', 'receptive_field',
-           'StreetNetwork', 'StreetSpace', 'enumerate_space', 'sample_street', 'mutate_street', 'encode_street',
-           'contains', 'street_table_specs']
+           'StreetNetwork', 'street_network', 'StreetSpace', 'enumerate_space', 'sample_street', 'mutate_street',
+           'encode_street', 'contains', 'street_table_specs']
 
 # %% ../../nbs/search/33_street.ipynb #cell002
 import hashlib
@@ -25,6 +25,7 @@ from ..core.errors import ArtifactError, ConfigError
 from ..core.values import SegOutput, Value
 from ..layers.blocks import init_weights
 from ..models.contract import SegNetwork
+from ..models.loading import SEARCHED
 from . import street_heads, street_parts  # noqa: F401  they register the parts
 from .parts import get_part
 
@@ -141,6 +142,7 @@ class StreetNetwork(SegNetwork):
         self.context = get_part(arch.context, "context")(arch.stages[-1].width)
         self.head = get_part(arch.head, "head")([s.width for s in arch.stages], arch.head_width, num_classes)
         self.add_aux_heads({"x16": arch.stages[1].width} if aux else {}, hidden=64)
+        self.created_by = "street", {"arch": arch.to_dict(), "aux": aux}
         init_weights(self)
 
     def predict(self, x: Tensor) -> SegOutput:
@@ -151,6 +153,19 @@ class StreetNetwork(SegNetwork):
         x16 = maps[2]
         maps[-1] = self.context(maps[-1])
         return SegOutput(self.head(maps[1:]), self.aux_logits(x16=x16))
+
+
+@SEARCHED.register("street")
+def street_network(
+    num_classes: int = 19,  # classes that the network tells apart
+    *,
+    arch: StreetArchitecture | dict,  # a value, or its dictionary
+    in_channels: int = 3,  # bands of the image
+    aux: bool = False,  # with an auxiliary head at 1/16
+) -> StreetNetwork:
+    """The network of an architecture of the space `street`, with fresh weights; a file of weights names it so."""
+    arch = StreetArchitecture.from_dict(arch) if isinstance(arch, dict) else arch
+    return StreetNetwork(arch, num_classes, in_channels=in_channels, aux=aux)
 
 # %% ../../nbs/search/33_street.ipynb #cell014
 Widths = Annotated[tuple[int, ...], Field(min_length=1)]

@@ -28,6 +28,8 @@ from .predictions import plot_tables as plot_tables
 from .search import plot_frontier as plot_frontier
 from .search import plot_health as plot_health
 from .search import plot_logits as plot_logits
+from .streets import plot_searched as plot_searched
+from .streets import plot_street as plot_street
 from .supernets import plot_supernet as plot_supernet
 from .tables import Table as Table
 from .tables import table as table
