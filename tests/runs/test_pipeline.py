@@ -21,7 +21,7 @@ from rtseg.data.scenes import make_scenes
 from rtseg.runs import opening
 from rtseg.runs.config import list_presets, load_preset, parse_run
 from rtseg.runs.plan import STAGES, StageSpec, check_plan, choose_stages, find_stage, notebooks_folder
-from rtseg.runs.plans import ICNET, PLANS, plan_of
+from rtseg.runs.plans import ICNET, PLANS, STREET, plan_of
 from rtseg.runs.notebooks import StageFailed
 from rtseg.runs.runner import run
 from rtseg.runs.stage import open_stage, stage_params
@@ -291,7 +291,7 @@ def test_the_plan_is_sound_and_its_notebooks_are_there():
     assert [spec.name for spec in choose_stages(["report", "data"])] == ["data", "report"]
     with pytest.raises(ConfigError, match="did you mean 'teacher'"):
         find_stage("teecher")
-    for spec in dict.fromkeys((*STAGES, *ICNET)):
+    for spec in dict.fromkeys((*STAGES, *ICNET, *STREET)):
         notebook = nbformat.read(notebooks_folder() / spec.notebook, as_version=4)
         tagged = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
         assert len(tagged) == 1 and 'run: str = "runs/demo"' in tagged[0].source, spec.notebook
@@ -301,6 +301,7 @@ def test_the_plan_is_sound_and_its_notebooks_are_there():
 
 def test_a_preset_names_its_plan_and_a_folder_keeps_it(toys):
     assert plan_of(load_preset("demo").plan) is STAGES and plan_of(load_preset("icnet").plan) is ICNET
+    assert plan_of(load_preset("demo-street").plan) is STREET
     for name in list_presets():
         config = load_preset(name)
         stages = plan_of(config.plan)
@@ -327,6 +328,7 @@ def test_every_preset_loads_and_unknown_names_are_refused_at_every_level():
     assert set(list_presets()) == {
         "smoke",
         "demo",
+        "demo-street",
         "camvid",
         "camvid-cpu",
         "cityscapes",

@@ -11,7 +11,8 @@ from rtseg.core.files import read_json, sha256_file, write_json
 from rtseg.core.results import TrainedTwin, NetworkSummary, RunResults
 from rtseg.evaluation.evaluator import save_trained
 from rtseg.runs.config import load_preset
-from rtseg.runs.networks import draw_random, list_twins, load_role, new_network
+from rtseg.runs.lots import draw_random
+from rtseg.runs.networks import list_twins, load_role, new_network
 from rtseg.runs.report import verdict
 
 
@@ -34,18 +35,19 @@ def stage(tmp_path):
 def test_twins_differ_and_the_first_is_what_one_alone_would_be(stage):
     example = stage.config.space.sample(torch.Generator().manual_seed(1))
     target, lasts = Table().predict(example), tuple(branch.last for branch in example.branches)
-    (alone,) = draw_random(stage, Table(), target, lasts)
-    several = draw_random(stage, Table(), target, lasts, count=4)
+    (alone,) = draw_random(stage, Table(), example)
+    several = draw_random(stage, Table(), example, count=4)
     assert several[0] == alone and len({arch.id for arch in several}) == 4
     assert all(abs(Table().predict(arch) / target - 1) <= 0.5 for arch in several)
     assert all(tuple(b.last for b in arch.branches) == lasts for arch in several)
 
 
 def test_a_space_without_so_many_networks_says_so(stage, monkeypatch):
-    only = stage.config.space.sample(torch.Generator().manual_seed(1))
-    monkeypatch.setattr("rtseg.runs.networks.sample_within", lambda *args, **words: only)
-    with pytest.raises(ConfigError, match="1 different architectures of 5.00 ms were found, random.twins asks for 2"):
-        draw_random(stage, Table(), 5.0, (0,), count=2)
+    only, student = (stage.config.space.sample(torch.Generator().manual_seed(seed)) for seed in (1, 2))
+    said = f"1 different architectures of {Table().predict(student):.2f} ms were found, random.twins asks for 2"
+    monkeypatch.setattr("rtseg.runs.lots.sample_within", lambda *args, **words: only)
+    with pytest.raises(ConfigError, match=said):
+        draw_random(stage, Table(), student, count=2)
 
 
 def write_twin(stage, arch, number=2):
@@ -53,7 +55,7 @@ def write_twin(stage, arch, number=2):
     path = stage.run.path(f"random/twin-{number}.safetensors")
     path.parent.mkdir(exist_ok=True)
     save_trained(path, network.state_dict(), epoch=3, which="best", seed=0)
-    twin = TrainedTwin(f"random-{number}", arch, f"random/{path.name}", sha256_file(path))
+    twin = TrainedTwin(f"random-{number}", arch.to_dict(), f"random/{path.name}", sha256_file(path))
     write_json(stage.run.path("random/twins.json"), [twin.to_dict()])
     return network, path
 
