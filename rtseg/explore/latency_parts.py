@@ -187,7 +187,7 @@ def _street_times(arch: StreetArchitecture, table: LatencyTable) -> list[LayerTi
         )
     return found
 
-
+# %% ../../nbs/explore/12_latency_parts.ipynb #e077dcb8
 def plot_layers(
     arch: Architecture | StreetArchitecture,  # the architecture
     tables: Mapping[str, LatencyTable],  # name -> table

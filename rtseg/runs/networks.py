@@ -119,7 +119,7 @@ def train_network(
     if (folder / "tensorboard").is_dir():
         shutil.copytree(folder / "tensorboard", stage.folder("tensorboard"), dirs_exist_ok=True)
 
-
+# %% ../../nbs/runs/07_networks.ipynb #303ddfa2
 def new_network(
     arch: AnyArchitecture,  # the architecture
     classes: int,  # their number
