@@ -13,10 +13,10 @@ import torch
 import typer
 
 from ..core.errors import ConfigError
-from ..core.files import write_json
+from ..core.files import sha256_file, write_json
 from ..core.values import EvalReport, ScoreOrigin
 from ..data.labels import CITYSCAPES, get_labels
-from ..evaluation.evaluator import evaluate, load_trained
+from ..evaluation.evaluator import evaluate
 from ..evaluation.metrics import cityscapes_categories, class_iou, join_classes, mean_iou, report_table
 from ..evaluation.prediction import predict, write_submission
 from ..evaluation.ways import scoring_precision
@@ -48,7 +48,9 @@ from rtseg.cli.options import (
 # %% ../../nbs/cli/25_evaluate.ipynb #cell005
 def weights_origin(loaded: LoadedNetwork) -> ScoreOrigin | None:
     """The origin that a file of weights carries; None for one that says nothing."""
-    return load_trained(loaded.path).origin if loaded.info.origin else None
+    if not loaded.info.origin:
+        return None
+    return ScoreOrigin(checkpoint_sha256=sha256_file(loaded.path), **loaded.info.origin)
 
 
 def category_line(report: EvalReport) -> str | None:
@@ -118,7 +120,7 @@ def evaluate_command(
         weights, model, option, labels=data.labels, what="--labels" if labels else f"data set {dataset}"
     )
     network = loaded.network
-    size = data.read(0)[0].shape[:2]
+    size = data.size()
     precision, why = scoring_precision(precision, network, size, device=place, emulate=force)
     if why:
         typer.echo(why)

@@ -91,7 +91,7 @@ def named_source(
 
 def unstretched(size: tuple[int, int] | None, data: SegDataset) -> tuple[int, int]:
     "`size` (H, W) if photographs of `data` keep their aspect at it, else their own size: a graph that stretches is made only where somebody asks for it."
-    height, width = data.read(0)[0].shape[:2]
+    height, width = data.size()
     return size if size is not None and stretch((height, width), size) < 1.05 else (height, width)
 
 

@@ -91,7 +91,7 @@ def table_splits(data: DataConfig, folder: Path) -> dict[str, SegDataset]:
 
 def first_size(split: SegDataset) -> tuple[int, int]:
     """Height and width of a split's first picture, as it is read."""
-    return tuple(split.read(0)[0].shape[:2])
+    return split.size()
 
 
 def table_info(

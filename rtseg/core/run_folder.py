@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LOCK', 'HOLDER', 'KNOWN', 'checksum', 'fingerprint', 'RunBusy', 'holder', 'busy', 'refuse_foreign', 'hold',
-           'RunFolder', 'check_output']
+           'RunFolder', 'check_outputs']
 
 # %% ../../nbs/core/12_run_folder.ipynb #cell002
 import hashlib
@@ -145,19 +145,22 @@ class RunFolder:
         """The configuration with which the run was made."""
         return read_yaml(self.path("config.yaml"))
 
-    def checksum(self, name: str) -> str:
-        """SHA-256 of a file (or a folder's listing) of this run; a file is read once while its size and times stay as they are, by whichever process comes first."""
-        path = self.path(name)
-        if not path.is_file():
-            return checksum(path)
-        stamp = file_stamp(path)
-        known, fresh = read_known(self.path(KNOWN)), written_lately(stamp)
-        if known.get(name, [None])[0] == stamp:
-            return known[name][1]
-        digest = checksum(path)
-        if not fresh and os.access(self.root, os.W_OK):
-            keep_known(self.path(KNOWN), {**known, name: [stamp, digest]})
-        return digest
+    def checksums(self, names: Iterable[str]) -> dict[str, str]:
+        """SHA-256 of files (or folders' listings) of this run by name; a file is read once while its size and times stay as they are, by whichever process comes first."""
+        known, found, lasting = read_known(self.path(KNOWN)), {}, {}
+        for name in names:
+            path = self.path(name)
+            stamp = file_stamp(path) if path.is_file() else None
+            if stamp is not None and known.get(name, [None])[0] == stamp:
+                found[name] = known[name][1]
+                continue
+            fresh = stamp is None or written_lately(stamp)
+            found[name] = checksum(path)
+            if not fresh:
+                lasting[name] = [stamp, found[name]]
+        if lasting and os.access(self.root, os.W_OK):
+            keep_known(self.path(KNOWN), known | lasting)
+        return found
 
     def manifest(self) -> dict:
         """Stage name -> parameters' fingerprint, inputs, outputs (name -> SHA-256), seconds."""
@@ -172,13 +175,14 @@ class RunFolder:
         self, stage: str, *, params: dict, inputs: Iterable[str] = (), outputs: Iterable[str] = (), seconds: float = 0.0
     ) -> None:
         """Enter a finished stage in the manifest, with checksums of what it read and wrote."""
-        manifest = self.manifest()
+        manifest, inputs, outputs = self.manifest(), list(inputs), list(outputs)
+        found = self.checksums([*inputs, *outputs])
         manifest[stage] = {
             "params": fingerprint(params),
             "seconds": round(seconds, 1),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "inputs": {name: self.checksum(name) for name in inputs},
-            "outputs": {name: self.checksum(name) for name in outputs},
+            "inputs": {name: found[name] for name in inputs},
+            "outputs": {name: found[name] for name in outputs},
         }
         write_json(self.path("manifest.json"), manifest)
 
@@ -188,24 +192,29 @@ class RunFolder:
         if entry is None or entry["params"] != fingerprint(params):
             return False
         files = {**entry["inputs"], **entry["outputs"]}
-        return all(self.path(name).exists() and self.checksum(name) == digest for name, digest in files.items())
+        return all(self.path(name).exists() for name in files) and self.checksums(files) == files
 
     def verify(self, name: str) -> Path:
         """The path of an output; raises `ArtifactError` if it is missing or was changed since it was written."""
-        check_output(self, name)
+        check_outputs(self, [name])
         return self.path(name)
 
 # %% ../../nbs/core/12_run_folder.ipynb #cell011
-def check_output(run: RunFolder, name: str) -> None:
-    """Raise `ArtifactError` unless the file `name` of the run is as the stage that made it left it."""
-    root, manifest = run.root, run.manifest()
-    stage = next((stage for stage, entry in manifest.items() if name in entry["outputs"]), None)
-    if stage is None:
-        raise ArtifactError(f"{root / name} has not been made yet: run the stage that writes it first")
-    again = f"make it again with 'rtseg run --out {root} --resume --stages {stage}'"
-    if not (root / name).exists():
-        raise ArtifactError(f"{root / name} is missing: {again}")
-    if run.checksum(name) != manifest[stage]["outputs"][name]:
-        raise ArtifactError(
-            f"{root / name} is damaged (its checksum has changed since stage '{stage}' wrote it): {again}"
-        )
+def check_outputs(run: RunFolder, names: Iterable[str]) -> None:
+    """Raise `ArtifactError` unless the files `names` of the run are as the stages that made them left them."""
+    root, again = run.root, {}
+    makers = {
+        name: (stage, digest) for stage, entry in run.manifest().items() for name, digest in entry["outputs"].items()
+    }
+    for name in names:
+        if name not in makers:
+            raise ArtifactError(f"{root / name} has not been made yet: run the stage that writes it first")
+        again[name] = f"make it again with 'rtseg run --out {root} --resume --stages {makers[name][0]}'"
+        if not (root / name).exists():
+            raise ArtifactError(f"{root / name} is missing: {again[name]}")
+    for name, digest in run.checksums(again).items():
+        stage, written = makers[name]
+        if digest != written:
+            raise ArtifactError(
+                f"{root / name} is damaged (its checksum has changed since stage '{stage}' wrote it): {again[name]}"
+            )

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Reader', 'BACKGROUND', 'IGNORED', 'Colour', 'SHARE', 'BROKEN', 'Source', 'class_colour', 'read_colour',
            'named_labels', 'without_background', 'Recoded', 'by_name', 'split_of', 'divided', 'with_splits',
-           'samples_of', 'reading', 'points_of', 'picture_size', 'Pictures', 'classes_seen']
+           'samples_of', 'reading', 'points_of', 'Pictures', 'classes_seen']
 
 # %% ../../nbs/data/31_annotations.ipynb #cell002
 import hashlib
@@ -19,7 +19,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from ..core.errors import DataError, suggest
 from ..core.values import VOID, LabelSet
@@ -191,17 +190,6 @@ def points_of(values: Any) -> np.ndarray:
     if not np.isfinite(points).all():
         raise ValueError("a corner is no number")
     return points
-
-
-def picture_size(path: Path) -> tuple[int, int]:
-    """Height and width of an image as it stands upright, from its header; raises `DataError` naming the file."""
-    try:
-        with Image.open(path) as picture:
-            width, height = picture.size
-            turned = picture.getexif().get(0x112, 1) in (5, 6, 7, 8)
-    except (OSError, SyntaxError) as error:
-        raise DataError(f"image {path} cannot be decoded: replace the file") from error
-    return (width, height) if turned else (height, width)
 
 
 class Pictures:

@@ -23,7 +23,6 @@ from rtseg.data.annotations import (
     Source,
     classes_seen,
     named_labels,
-    picture_size,
     points_of,
     read_colour,
     reading,
@@ -31,6 +30,7 @@ from rtseg.data.annotations import (
 )
 from .drawn import DrawnMask, Layer, Outline, ellipse, rectangle, runs_of
 from .layouts import Sample, walk_files
+from .pictures import picture_size
 
 # %% ../../nbs/data/32_formats_json.ipynb #cell004
 LARGEST = 64 * 2**20  # bytes of one bitmap

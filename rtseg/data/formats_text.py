@@ -20,7 +20,6 @@ from rtseg.data.annotations import (
     Pictures,
     Source,
     named_labels,
-    picture_size,
     points_of,
     read_colour,
     reading,
@@ -28,6 +27,7 @@ from rtseg.data.annotations import (
 )
 from .drawn import DrawnMask, Layer, Outline, ellipse, rectangle, runs_of
 from .layouts import Sample, split_names, walk_files
+from .pictures import picture_size
 
 # %% ../../nbs/data/35_formats_text.ipynb #cell004
 def turned(ring: np.ndarray, degrees: float) -> np.ndarray:

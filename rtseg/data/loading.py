@@ -46,7 +46,7 @@ def sample_at(
 
 # %% ../../nbs/data/13_loading.ipynb #cell008
 class Batch(NamedTuple):
-    """Pictures (N x 3 x H x W uint8), train ids (N x H x W int64) and names."""
+    """Pictures (N x 3 x H x W uint8, channels last in memory as files are read), train ids (N x H x W int64) and names."""
 
     images: torch.Tensor
     masks: torch.Tensor
@@ -81,10 +81,8 @@ def make_batch(
         raise DataError(
             f"{dataset.name} {dataset.split} mixes sizes {', '.join(sizes)} in one batch: use batch size 1, or an augmentation with a crop"
         )
-    pictures = np.empty((len(images), 3, *images[0].shape[:2]), np.uint8)
-    for place, image in zip(pictures, images, strict=True):
-        cv2.split(image, tuple(place))  # three times as fast as a transposed copy
-    return Batch(torch.from_numpy(pictures), torch.from_numpy(np.stack(masks)), tuple(names))
+    pictures = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)  # as they were read: channels last
+    return Batch(pictures, torch.from_numpy(np.stack(masks)), tuple(names))
 
 # %% ../../nbs/data/13_loading.ipynb #cell011
 class Steps(Dataset):

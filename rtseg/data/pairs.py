@@ -107,6 +107,10 @@ class PairDataset(SegDataset):
             )
         return picture, train
 
+    def size(self, index: int = 0) -> tuple[int, int]:
+        """Height and width of a sample."""
+        return self.read(index)[0].shape[:2]
+
     def fetch(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Picture and train ids of a sample as the data set gives them now, whatever is kept in memory."""
         return self._decode(self.samples[index])

@@ -149,7 +149,11 @@ def view_logits(
     (rows, columns), total = spans[0], None
     share = size[0] * size[1] / ((rows.stop - rows.start) * (columns.stop - columns.start))
     for pieces in _pieces(len(inputs), spans, max(1, int(batch_size * min(1.0, share)))):
-        batch = torch.stack([shown[i, :, r, c] for i, (r, c) in pieces]).contiguous(memory_format=torch.channels_last)
+        batch = (
+            torch.cat([shown[i : i + 1, :, r, c] for i, (r, c) in pieces])
+            if len(spans) > 1
+            else shown[pieces[0][0] : pieces[-1][0] + 1]
+        )
         logits = check_logits(model(batch), batch.shape[-2:]).float()
         if total is None:
             total = logits.new_zeros(len(inputs), logits.shape[1], *seen)
@@ -176,7 +180,7 @@ def class_scores(
     device = torch.device(device) if device is not None else next(model.parameters()).device
     dtype, batch_size, total = PRECISIONS[precision], batch_size or len(images), None
     with torch.inference_mode(), torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-        inputs = normalize(images.to(device))
+        inputs = normalize(images.to(device)).contiguous(memory_format=torch.channels_last)  # as images are read
         for view in inference.views:
             scores = view_logits(model, inputs, view, inference, batch_size=batch_size)
             if len(inference.views) > 1:

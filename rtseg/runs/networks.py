@@ -356,7 +356,7 @@ def deploy_network(
         shipped_rows(card),
         f"IoU on {card.examples} images of {data.split}: the network on photographs as they are, and the file at {size[0]} x {size[1]}.",
     )
-    wide = stretch(data.read(0)[0].shape[:2], size)
+    wide = stretch(data.size(), size)
     if wide >= 1.05:
         stage.note(
             f"Photographs are stretched by {wide:.2f} to fit {size[0]} x {size[1]}: the column of what is shipped holds what that costs."

@@ -9,7 +9,7 @@ __all__ = ['changed_settings', 'as_settled', 'open_run', 'check_artifacts']
 from pathlib import Path
 
 from ..core.errors import ConfigError
-from ..core.run_folder import RunFolder, refuse_foreign
+from ..core.run_folder import RunFolder, check_outputs, refuse_foreign
 from .config import AnyConfig, keep_settled, parse_run
 from .plan import StageSpec
 
@@ -74,8 +74,5 @@ def check_artifacts(
 ) -> None:
     """`ArtifactError` where a finished stage's file was changed since; with `remake` the `chosen` stages are excused, they run anyway."""
     excused = {spec.name for spec in chosen} if remake else set()
-    for stage, entry in run.manifest().items():
-        for name, digest in entry["outputs"].items():
-            path = run.path(name)
-            if stage not in excused and path.exists() and run.checksum(name) != digest:
-                run.verify(name)
+    entries = {stage: entry for stage, entry in run.manifest().items() if stage not in excused}
+    check_outputs(run, [name for entry in entries.values() for name in entry["outputs"] if run.path(name).exists()])

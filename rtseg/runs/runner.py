@@ -17,7 +17,7 @@ from .notebooks import run_stage
 from .opening import as_settled, check_artifacts, open_run
 from .plan import StageSpec, check_plan, choose_stages, notebooks_folder
 from .plans import plan_of
-from .stage import stage_params, verify_input
+from .stage import stage_params, verify_inputs
 from .steps import data_root
 
 # %% ../../nbs/runs/12_runner.ipynb #cell017
@@ -50,8 +50,7 @@ def run_stages(
             say(f"{label} up to date")
             skipped.append(spec.name)
             continue
-        for name in spec.needs:
-            verify_input(run, name, plan)
+        verify_inputs(run, spec.needs, plan)
         say(f"{label} {spec.title} ...")
         started = time.monotonic()
         run_stage(spec, run, notebooks=notebooks, show_progress=show_progress)

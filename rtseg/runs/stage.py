@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OWNER', 'data_outside', 'setting', 'stage_params', 'held_by_runner', 'take_lock', 'Shown', 'Stage', 'work_folder',
-           'finish', 'verify_input', 'forget', 'find_run', 'run_config', 'open_stage']
+           'finish', 'verify_inputs', 'forget', 'find_run', 'run_config', 'open_stage']
 
 # %% ../../nbs/runs/04_stage.ipynb #cell002
 import atexit
@@ -14,7 +14,7 @@ import os
 import shutil
 import time
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from PIL import Image
 
 from ..core.errors import ArtifactError, ConfigError
 from ..core.files import write_json, write_yaml
-from ..core.run_folder import RunFolder, holder
+from ..core.run_folder import RunFolder, check_outputs, holder
 from ..data.datasets import open_dataset
 from ..data.fingerprints import data_facts
 from ..data.labels import get_labels
@@ -153,7 +153,8 @@ class Stage(Shown):
             raise ConfigError(
                 f"stage '{self.spec.name}' does not declare {name}: it needs {', '.join(self.spec.needs) or 'nothing'}"
             )
-        return verify_input(self.run, name, self.stages)
+        verify_inputs(self.run, [name], self.stages)
+        return self.run.path(name)
 
     def output(self, name: str) -> Path:
         """Where the output `name` goes; from here on the stage counts as not done, until `finish`."""
@@ -228,18 +229,20 @@ def finish(stage: Stage) -> str:
     return f"{stage.spec.name}: {', '.join(stage.spec.makes)} in {seconds:.1f} s"
 
 # %% ../../nbs/runs/04_stage.ipynb #cell016
-def verify_input(
+def verify_inputs(
     run: RunFolder,  # the run's folder
-    name: str,  # of the file
+    names: Iterable[str],  # of the files
     stages: tuple[StageSpec, ...] = STAGES,  # plan of the run
-) -> Path:
-    """`RunFolder.verify`, with the name of the stage to run where a file has not been made yet."""
-    maker = maker_of(name, stages)
-    if name not in run.manifest().get(maker, {}).get("outputs", {}):
-        raise ArtifactError(
-            f"{run.path(name)} has not been made yet: run 'rtseg run --out {run.root} --resume --stages {maker}' first"
-        )
-    return run.verify(name)
+) -> None:
+    """Raise `ArtifactError` with the stage to run, where a file has not been made yet or is not what it was."""
+    names, manifest = list(names), run.manifest()
+    for name in names:
+        maker = maker_of(name, stages)
+        if name not in manifest.get(maker, {}).get("outputs", {}):
+            raise ArtifactError(
+                f"{run.path(name)} has not been made yet: run 'rtseg run --out {run.root} --resume --stages {maker}' first"
+            )
+    check_outputs(run, names)
 
 # %% ../../nbs/runs/04_stage.ipynb #cell018
 def forget(run: RunFolder, stage: str) -> None:

@@ -30,7 +30,7 @@ from .parameters import read_numbers, read_parameters
 from .plan import StageSpec, find_stage, maker_of, notebooks_folder
 from .plans import PLANS, plan_of
 from .notebooks import run_notebook, run_stage
-from .stage import find_run, run_config, stage_params, verify_input
+from .stage import find_run, run_config, stage_params, verify_inputs
 
 # %% ../../nbs/runs/22_sweep.ipynb #cell004
 def read_grid(texts: Sequence[str]) -> dict[str, list[str]]:
@@ -173,8 +173,7 @@ class StageTarget:
                 raise ConfigError(
                     f"stage '{self.name}' does not read '{key}': it reads {', '.join(self.spec.reads) or 'no setting'}{suggest(key, self.spec.reads)}"
                 )
-        for name in self.spec.needs:
-            verify_input(RunFolder(self.base), name, self.plan)
+        verify_inputs(RunFolder(self.base), self.spec.needs, self.plan)
 
     def inputs(self, values: Mapping[str, str]) -> dict[str, str]:
         manifest, config = RunFolder(self.base).manifest(), self.config(values)

@@ -38,7 +38,7 @@ def found_job(
         raise ConfigError(
             f"the data has {classes} classes, the table {info.name} is about {info.num_classes}: give the table's data ({info.data}), or a table of this data"
         )
-    size = tuple(splits["val"].read(0)[0].shape[:2])
+    size = splits["val"].size()
     if size != tuple(info.trained_size):
         raise ConfigError(
             f"pictures of {size[0]} x {size[1]}, the table {info.name} was trained on {info.trained_size[0]} x {info.trained_size[1]}: read the data at that size"

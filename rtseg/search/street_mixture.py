@@ -187,6 +187,6 @@ def cosearch_street(
     for state in train_supernet(supernet, dataset, config, steps=steps):
         if state.step > warm and state.step % every == 0:
             batch = next(batches)
-            choice_step(supernet, logits, adam, normalize(batch.images), batch.masks, loss, generator)
+            choice_step(supernet, logits, adam, normalize(batch.images).contiguous(), batch.masks, loss, generator)
             spent += 2 * state.largest
         yield state, spent

@@ -197,7 +197,7 @@ def train_supernet(
     for step, batch in enumerate(loader):
         rate = learning_rate(step, lr=config.lr, total_steps=steps, steps_per_epoch=per_epoch, schedule=config.schedule)
         set_lr(optimizer, rate)
-        archs, images = sandwich(supernet.space, generator, randoms), normalize(batch.images)
+        archs, images = sandwich(supernet.space, generator, randoms), normalize(batch.images).contiguous()
         optimizer.zero_grad()
         losses = sandwich_step(supernet, archs, images, batch.masks, loss)
         optimizer.step()

@@ -49,7 +49,7 @@ def training_info(
     val: SegDataset | None = None,  # its first picture gives the size; that of `data` unless given
 ) -> WeightsInfo:
     "What the weights of a training say about themselves besides their origin: network, label set, the pictures they see (as large as the first one of `val`, or else of `data`), and the data set."
-    size = (val or data).read(0)[0].shape[:2]
+    size = (val or data).size()
     crop = config.augmentation.crop if config.augmentation else None
     return WeightsInfo(
         spec_of(model),

@@ -201,7 +201,7 @@ def tune(
     if trials < 1 or workers < 1:
         raise ConfigError(f"trials {trials} or workers {workers} is impossible: give at least one of each")
     space = space if isinstance(space, Space) else Space.parse(space) if isinstance(space, dict) else load_space(space)
-    size = tuple(latency_size or val.read(0)[0].shape[:2])
+    size = tuple(latency_size or val.size())
     job = Job(
         network_builder(model, data.labels.num_classes),
         data,

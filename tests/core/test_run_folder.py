@@ -8,7 +8,7 @@ from multiprocessing import get_context
 import pytest
 
 from rtseg.core.errors import ConfigError
-from rtseg.core.files import sha256_file, write_json
+from rtseg.core.files import keep_known, read_known, sha256_file, write_json
 from rtseg.core.run_folder import HOLDER, LOCK, RunBusy, RunFolder, holder
 from rtseg.runs.config import load_preset
 from rtseg.runs.runner import run
@@ -123,6 +123,14 @@ def test_a_file_is_read_once_until_it_changes(tmp_path, monkeypatch):
     assert run.is_current("data", params={}) and run.verify("old") and read == ["old"]
     run.path("old").write_text("new")
     assert not run.is_current("data", params={}) and read == ["old"] * 2
+    caches = []
+    monkeypatch.setattr("rtseg.core.run_folder.read_known", lambda path: caches.append("read") or read_known(path))
+    monkeypatch.setattr("rtseg.core.run_folder.keep_known", lambda *words: caches.append("kept") or keep_known(*words))
+    for name in "abc":
+        run.path(name).write_text(name)
+    run.record("three", params={}, inputs=["old"], outputs="abc")
+    assert run.is_current("three", params={}) and caches == ["read", "kept", "read"] and read[2:] == [*"abc"]
+    del read[2:]
     monkeypatch.setattr("rtseg.core.files.FRESH_SECONDS", 60.0)  # within a tick of its times a file may change unseen
     run.record("search", params={}, outputs=["young"])
     assert run.is_current("search", params={}) and read[2:] == ["young"] * 2

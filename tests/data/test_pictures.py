@@ -10,7 +10,7 @@ from PIL import Image
 from rtseg.core.errors import DataError
 from rtseg.core.values import LabelSet
 from rtseg.data import open_dataset
-from rtseg.data.pictures import read_image, read_mask, read_train_ids
+from rtseg.data.pictures import UPRIGHT, picture_size, read_image, read_mask, read_train_ids
 from rtseg.data.images import image_files
 from rtseg.explore.answers import open_photo
 from rtseg.shipping.server import SERVER
@@ -48,6 +48,7 @@ def test_a_photograph_stands_upright_in_every_reader(tmp_path, turn, ending):
     )
     for read in (read_image(path), open_photo(path), open_photo(path.read_bytes())):
         assert read.shape == SCENE.shape and np.abs(read.astype(int) - SCENE).max() <= 8
+    assert picture_size(path) == SCENE.shape[:2]
 
 
 def test_a_mask_turns_with_its_exif_too(tmp_path):
@@ -87,6 +88,32 @@ def test_a_fourth_band_is_never_dropped_silently(tmp_path):
     assert (read_image(tmp_path / "opaque.png") == SCENE).all()
     with pytest.raises(DataError, match="clear.png has 4 bands"):
         read_image(tmp_path / "clear.png")
+
+
+KINDS = {
+    "grey.png": SCENE[..., 0],
+    "one bit.png": SCENE[..., 0] > 0,
+    "colours.png": SCENE,
+    "palette.png": Image.fromarray(SCENE).quantize(8),
+    "opaque.png": np.dstack([SCENE, np.full(SCENE.shape[:2], 255, np.uint8)]),
+    "grey and opaque.png": Image.fromarray(SCENE[..., 0]).convert("LA"),
+    "deep.png": SCENE[..., 0].astype(np.uint16) * 257,
+    "a.bmp": SCENE,
+    "a.webp": SCENE,
+    "a.jpg": SCENE,
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_picture_is_decoded_once_as_the_decoder_would_by_itself(tmp_path, monkeypatch, name):
+    path, calls, decode = tmp_path / name, [], cv2.imdecode
+    picture = KINDS[name] if isinstance(KINDS[name], Image.Image) else Image.fromarray(KINDS[name])
+    picture.save(path)
+    wanted = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), UPRIGHT)[..., ::-1]
+    monkeypatch.setattr(cv2, "imdecode", lambda *words: calls.append(words) or decode(*words))
+    read = read_image(path)
+    assert (read == (wanted if wanted.dtype == np.uint8 else wanted // 257)).all() and len(calls) == 1
+    assert picture_size(path) == read.shape[:2] and len(calls) == 1
 
 
 def numbers(pixels):

@@ -3,6 +3,7 @@
 import csv
 import errno
 import gc
+import hashlib
 import json
 import resource
 import tracemalloc
@@ -15,6 +16,7 @@ import pytest
 import torch
 from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as official
 from PIL import Image
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
@@ -27,6 +29,7 @@ from rtseg.data.layouts import Sample
 from rtseg.data.labels import CITYSCAPES
 from rtseg.data.loading import normalize
 from rtseg.data.scenes import make_scenes
+from rtseg.evaluation import inference
 from rtseg.evaluation.boundary import BoundaryMeter, band_width, boundary_band, boundary_iou
 from rtseg.evaluation.evaluator import evaluate, save_trained
 from rtseg.evaluation.inference import Inference, View, class_scores, predict_ids, view_logits, window_counts, windows
@@ -459,6 +462,53 @@ def test_a_video_becomes_an_overlay_of_the_same_rate(tmp_path, film, name):
     assert (tmp_path / name).read_bytes() != before
 
 
+class Counting:
+    """How often pictures are decoded, and the pixels that `normalize` makes."""
+
+    def __init__(self, monkeypatch):
+        decode, self.decoded, self.normalized = cv2.imdecode, 0, []
+
+        def counted(*words):
+            self.decoded += 1
+            return decode(*words)
+
+        def kept(images):
+            self.normalized.append(normalize(images))
+            return self.normalized[-1]
+
+        monkeypatch.setattr(cv2, "imdecode", counted)
+        monkeypatch.setattr(inference, "normalize", kept)
+
+
+@pytest.fixture
+def counting(monkeypatch):
+    return Counting(monkeypatch)
+
+
+class Handed(Looking):
+    """Keeps where the batches lie that it is handed, and whether their channels are last."""
+
+    def __init__(self):
+        super().__init__()
+        self.places = []
+
+    def forward(self, x):
+        self.places.append((x.data_ptr(), x.is_contiguous(memory_format=torch.channels_last)))
+        return super().forward(x)
+
+
+def test_images_are_decoded_once_and_handed_on_as_they_lie(tmp_path, val, counting):
+    """What `normalize` has made of the pixels as they were read is what the network sees: no second decoding, no second layout."""
+    for look in (lambda net: evaluate(net, val, batch_size=2), lambda net: predict(net, val, CITYSCAPES, tmp_path)):
+        counting.decoded, counting.normalized, net = 0, [], Handed()
+        look(net)
+        assert counting.decoded == len(val) and len(net.places) == len(counting.normalized) > 1
+        assert net.places == [(made.data_ptr(), True) for made in counting.normalized]
+    net = Handed()
+    class_scores(net, some_images(), inference=Inference(mode="sliding", crop=32, scales=(0.5, 1.0), flip=True))
+    assert all(last for _, last in net.places)
+
+
 def test_a_folder_is_predicted_in_batches(tmp_path):
     for i, size in enumerate([(96, 64), (96, 64), (96, 64), (80, 64), (96, 64)]):
         Image.new("RGB", size, (40 * i, 90, 20)).save(tmp_path / f"{i}.png")
@@ -586,7 +636,10 @@ def weights(tmp_path_factory):
     return save_trained(path, network.state_dict(), epoch=3, which="best", seed=0, info=info)
 
 
-def test_evaluate_is_typed(typed, tmp_path, scenes, weights):
+def test_evaluate_is_typed(typed, tmp_path, scenes, weights, counting, monkeypatch):
+    read = []
+    for name, does in (("rtseg.core.files.load_file", load_file), ("hashlib.file_digest", hashlib.file_digest)):
+        monkeypatch.setattr(name, lambda *words, name=name, does=does: read.append(name) or does(*words))
     code, out, _ = typed(
         f"evaluate {weights} --model fastscnn --dataset synthetic --data {scenes} --split test --inference sliding --crop 64 --scales 1.0,1.5 --flip "
         f"--boundary --precision bf16 --force --device cpu --batch-size 4 --out {tmp_path}/r.json --predictions {tmp_path}/ids"
@@ -598,6 +651,8 @@ def test_evaluate_is_typed(typed, tmp_path, scenes, weights):
         and report.boundary_miou is not None
         and len(everything_in(tmp_path / "ids")) == 1
         and report.origin.epoch == 3
+        and counting.decoded == report.images == 1
+        and read == ["rtseg.core.files.load_file", "hashlib.file_digest"]
     )
 
 
