@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 from PIL import Image as PILImage
 from PIL import ImageOps
+from PIL.TiffImagePlugin import TiffImageFile
 
 from ..core.errors import DataError
 from ..core.values import VOID, LabelSet
@@ -123,7 +124,9 @@ def picture_size(path: str | Path) -> tuple[int, int]:
     try:
         with PILImage.open(path) as picture:
             # Pillow turns a TIFF when it loads it, and says its turned size before
-            width, height = (picture.tag_v2[256], picture.tag_v2[257]) if picture.format == "TIFF" else picture.size
+            width, height = (
+                (picture.tag_v2[256], picture.tag_v2[257]) if isinstance(picture, TiffImageFile) else picture.size
+            )
             # Pillow would decode a whole PNG to look for words behind its pixels, where nobody writes them
             exif = picture.getexif() if picture.format != "PNG" or "exif" in picture.info else {}
     except (OSError, SyntaxError) as error:
