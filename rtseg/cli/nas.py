@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TableScaleOption', 'TableSetOption', 'TargetsOption', 'RangesOption', 'read_range', 'table_plan', 'plan_networks',
-           'table_splits', 'first_size', 'table_info', 'changed', 'table_settings', 'table_data', 'table_command',
-           'found_rows', 'train_best', 'search_command', 'add_nas']
+           'table_splits', 'table_info', 'changed', 'table_settings', 'table_data', 'table_command', 'found_rows',
+           'train_best', 'search_command', 'add_nas']
 
 # %% ../../nbs/cli/34_nas.ipynb #cell002
 import json
@@ -89,11 +89,6 @@ def table_splits(data: DataConfig, folder: Path) -> dict[str, SegDataset]:
     return {name: open_dataset(data.name, data.root, name, scale=data.scale, cache=data.cache) for name in names}
 
 
-def first_size(split: SegDataset) -> tuple[int, int]:
-    """Height and width of a split's first picture, as it is read."""
-    return split.size()
-
-
 def table_info(
     name: str,  # of the table
     space: ArchitectureSpace,  # of the table
@@ -109,7 +104,7 @@ def table_info(
         space=space.name,
         data=data.name,
         num_classes=splits["train"].labels.num_classes,
-        trained_size=first_size(splits["val"]),
+        trained_size=splits["val"].size(),
         timed_size=size,
         recipes=recipes,
         images={split: len(pictures) for split, pictures in splits.items()},
@@ -236,7 +231,7 @@ def table_command(
     torch.set_num_threads(1)
     chosen, data = table_settings(space, dataset, root, scale, read_settings(set_ or []))
     splits = table_splits(data, out)
-    size = first_size(table_splits(data.model_copy(update={"scale": 1.0}), out)["val"])
+    size = table_splits(data.model_copy(update={"scale": 1.0}), out)["val"].size()
     config, classes = load_recipe(recipe), splits["train"].labels.num_classes
     check_training(splits, config)
     plan = table_plan(

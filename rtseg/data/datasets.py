@@ -87,13 +87,10 @@ class SegDataset:
 
     def size(self, index: int = 0) -> tuple[int, int]:
         """Height and width of the picture that `read` gives, without decoding it."""
-        if index in self._kept:
-            return self._kept[index][0].shape[:2]
         try:
-            size = picture_size(self.samples[index].image)
+            return scaled(picture_size(self.samples[index].image), self.scale)
         except DataError:  # a header that Pillow does not know, or a damaged file: reading tells which
             return self.read(index)[0].shape[:2]
-        return scaled(size, self.scale)
 
     def preload(self, *, threads: int | None = None) -> "SegDataset":
         """Read every sample into the cache now; worker processes that are forked later share what is in memory."""
