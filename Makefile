@@ -30,7 +30,7 @@ quick: $(VENV)/.installed-dev
 
 # The demo as `make run` makes it, judged by what it promises.
 test-long: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m long tests/end_to_end --durations=5
+	$(BIN)/python -m pytest -m long tests/end_to_end tests/runs --durations=5
 
 # Chromium is looked for in RTSEG_CHROMIUM, then on the PATH; without one the tests are skipped with that reason.
 test-browser: $(VENV)/.installed-browser

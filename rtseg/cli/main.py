@@ -86,6 +86,10 @@ COMMANDS = {
     ),
     "data": Command("data:add_data", "Prepare, check and draw data."),
     "nas": Command("nas:add_nas", "Tables of trained networks, and searches on them."),
+    "frontier": Command(
+        "frontier:add_frontier",
+        "Give every way to a fast and accurate network the same compute, and say what to ship under a latency.",
+    ),
     "latency": Command("latency:add_latency", "Build a latency table, look into one, or measure one network."),
 }
 

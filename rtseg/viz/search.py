@@ -288,7 +288,7 @@ def _error_bar(points: Sequence[Mapping], plus: str, minus: str, middle: str | N
 
 # %% ../../nbs/viz/33_search.ipynb #cell021
 def plot_frontier(
-    points: Sequence[Mapping],  # name, ms, miou and perhaps role, q1_ms, q3_ms, miou_std of each
+    points: Sequence[Mapping],  # name, ms, miou and perhaps role, q1_ms, q3_ms, miou_std, or low and high, of each
     *,
     title: str = "Accuracy against latency",  # of the figure
     ceiling_ms: float | None = None,  # drawn as a line
@@ -318,11 +318,11 @@ def plot_frontier(
             name=role,
             mode="markers+text" if alone else "markers",
             text=[f"<b>{p['name']}</b>" for p in mine] if alone else None,
-            textposition="top center",
+            textposition="middle right" if "high" in mine[0] else "top center",  # beside the bar of an interval
             textfont=dict(size=12, color=series_color(i, role)),
             marker=dict(size=11 if alone else 9, color=series_color(i, role), line=dict(color="white", width=1)),
             error_x=_error_bar(mine, "q3_ms", "q1_ms", "ms"),
-            error_y=_error_bar(mine, "miou_std", "miou_std", None),
+            error_y=_error_bar(mine, "high", "low", "miou") or _error_bar(mine, "miou_std", "miou_std", None),
             showlegend=not alone,
             hovertext=[
                 f"<b>{p['name']}</b><br>{p['miou']:.1%} at {p['ms']:.2f} ms ({1000 / p['ms']:.0f}/s)" for p in mine
