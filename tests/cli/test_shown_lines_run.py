@@ -62,6 +62,7 @@ WORK = (  # where hours are spent
     "rtseg.cli.export.page_network",
     "rtseg.cli.view.write_page",
     "rtseg.cli.bench.run_bench",
+    "rtseg.cli.frontier.run_frontier",
     "rtseg.cli.latency.measure_table",
     "rtseg.cli.latency.load_runtime",
     "rtseg.cli.nas.table_plan",
