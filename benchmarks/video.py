@@ -54,12 +54,12 @@ def main() -> None:
     record |= {
         "frames": words.frames,
         "rounds": words.rounds,
-        "decoding alone": round(decoded, 1),
-        "frames a second": found,
-        "all rounds": {how: [round(rate, 2) for rate in values] for how, values in rates.items()},
+        "decoding_per_second": round(decoded, 1),
+        "frames_per_second": found,
+        "rounds_per_second": {how: [round(rate, 2) for rate in values] for how, values in rates.items()},
     }
     write_json(RESULT, record | {"gain": round(after / before, 3)})
-    print(record["all rounds"], f"{after / before:.2f} times; decoding alone {decoded:.0f} frames/s")
+    print(record["rounds_per_second"], f"{after / before:.2f} times; decoding alone {decoded:.0f} frames/s")
 
 
 if __name__ == "__main__":

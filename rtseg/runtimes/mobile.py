@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FixedRuntime', 'graph_input', 'missing_pnnx', 'convert_ncnn', 'NcnnRuntime', 'check_module', 'lowering',
-           'lower_executorch', 'ExecuTorchRuntime', 'missing_converter', 'convert_litert', 'LiteRtRuntime']
+           'lower_executorch', 'ProcessPool', 'ExecuTorchRuntime', 'missing_converter', 'convert_litert',
+           'LiteRtRuntime']
 
 # %% ../../nbs/runtimes/09_mobile.ipynb #c002
 import copy
@@ -170,6 +171,25 @@ def lower_executorch(module: nn.Module, shape: tuple[int, ...]) -> bytes:
     return bytes(lowered.buffer)
 
 
+class ProcessPool:
+    "ExecuTorch's threads, which all programs of the process share."
+
+    changes = 0
+
+    @classmethod
+    def resize(cls, threads: int) -> int:
+        "Let the pool have so many threads; returns how often it was changed, by which one knows an older pool."
+        from executorch.extension.pybindings.portable_lib import (
+            _threadpool_get_thread_count,
+            _unsafe_reset_threadpool,
+        )
+
+        if _threadpool_get_thread_count() != threads:
+            _unsafe_reset_threadpool(threads)
+            cls.changes += 1
+        return cls.changes
+
+
 @RUNTIMES.register("executorch", package="executorch", extra="executorch", precisions=("fp32",))
 class ExecuTorchRuntime(FixedRuntime):
     "A module, lowered to ExecuTorch and executed by XNNPACK on the CPU."
@@ -189,18 +209,13 @@ class ExecuTorchRuntime(FixedRuntime):
 
         self.threads, self.precision, self.shape = default_threads(threads), precision, shape
         self.program = Loader.get().load_program(lower_executorch(source, self.takes))
-        self.method = self.program.load_method("forward")
+        self.method, self.pool = None, -1  # loaded for the pool of each use
 
     @contextmanager
     def ready(self, image: np.ndarray) -> Iterator[Callable[[], list[torch.Tensor]]]:
-        from executorch.extension.pybindings.portable_lib import (
-            _threadpool_get_thread_count,
-            _unsafe_reset_threadpool,
-        )
-
-        given = [torch.from_numpy(self.checked(image))]
-        if _threadpool_get_thread_count() != self.threads:
-            _unsafe_reset_threadpool(self.threads)
+        given, pool = [torch.from_numpy(self.checked(image))], ProcessPool.resize(self.threads)
+        if pool != self.pool:
+            self.method, self.pool = self.program.load_method("forward"), pool
         with torch_threads(self.threads):
             yield lambda: self.method.execute(given)
 
