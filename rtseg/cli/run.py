@@ -108,7 +108,7 @@ def stage(
 ) -> None:
     """Run one stage's notebook with parameters: -p key value, where key is run, preset or a setting such as student.lr.
 
-    Example: rtseg stage search -p run runs/demo -p search.epochs 3
+    Example: rtseg stage search -p run runs/demo -p search.budget 0.3
     """
     given = stage_parameters(context.args)
     folder = find_run(given.pop("run", "runs/demo"))

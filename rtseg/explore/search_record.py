@@ -82,7 +82,7 @@ def read_search(folder: str | Path) -> Recorded:
     config = read_yaml(folder / "config.yaml")
     if not isinstance(config, dict) or "space" not in config:
         raise ArtifactError(
-            f"{folder / 'config.yaml'} names no space of FasterSeg's: give the folder of a run with a co-search, such as one of preset demo"
+            f"{folder / 'config.yaml'} names no space of FasterSeg's: give the folder of a run with a co-search, such as one of preset demo-fasterseg"
         )
     records, path = read_json(folder / "search" / "history.json"), folder / "latency" / "table.json"
     table = LatencyTable.load(path)

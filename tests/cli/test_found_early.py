@@ -91,7 +91,7 @@ def test_a_search_needs_two_images_and_a_crop_that_its_supernet_takes(tmp_path):
     one, two = (opened(folder(tmp_path / str(k), [GOOD] * k)) for k in (1, 2))
     with pytest.raises(DataError, match="a search splits it into 2 parts, so at least 2 are needed"):
         check_count(one, Needs(None, 1, group="search."), parts=2)
-    demo = load_preset("demo")
+    demo = load_preset("demo-fasterseg")
     small = {"pretrain.augmentation.crop": [64, 96], "search.augmentation.crop": [64, 96], "search.batch_size": 1}
     small |= {
         f"{name}.{key}": value

@@ -28,14 +28,15 @@ from rtseg.data.scenes import make_scenes
 from rtseg.evaluation.evaluator import save_trained
 from rtseg.models import create_model
 from rtseg.models.contract import SegNetwork
-from rtseg.models.fasterseg import STUDENT, FasterSeg
+from rtseg.models.fasterseg import STUDENT
 from rtseg.models.loading import spec_of
 from rtseg.models.registry import MODELS
 from rtseg.runs.config import load_preset
-from rtseg.runs.plan import STAGES
+from rtseg.runs.plans import plan_of
+from rtseg.runs.steps import searched_space
+from rtseg.search.inherit import derive
 from rtseg.search.latency_table import LatencyTable, TableHeader
 from rtseg.search.probes import Entry
-from rtseg.search.table_specs import table_specs
 
 from test_printed_lines import shown_lines
 
@@ -222,20 +223,23 @@ def make_files(root):
 def make_run(root, name, preset, **settings):
     """A run folder whose stages up to the student say that they are done."""
     config = load_preset(preset).with_values(settings)
+    stages = plan_of(config.plan)
+    before = stages[: [stage.name for stage in stages].index("random")]
     run = RunFolder.create(root / name, config.to_dict())
-    for stage in STAGES[:6]:
+    for stage in before:
         for file in stage.makes:
             run.path(file).parent.mkdir(parents=True, exist_ok=True)
             run.path(file).write_text("{}")
     classes = 19 if config.data.name == "synthetic" else 11
-    specs = table_specs(config.space, config.latency.size, classes)
+    space = searched_space(config)
+    specs = space.table_specs(config.latency.size, classes)
     header = TableHeader("here", "torch", "fp32", 1, *config.latency.size, classes)
     LatencyTable(header, {spec.key(): Entry(1.0, 1.0, 1.0, 3) for spec in specs}).save(run.path("latency/table.json"))
-    arch = config.space.sample(torch.Generator().manual_seed(0))
+    arch = space.sample(torch.Generator().manual_seed(0))
     arch.save(run.path("search/student.json"))
     labels = CITYSCAPES if classes == 19 else CAMVID
-    keep(run.path("student/model.safetensors"), FasterSeg(arch, classes), labels)
-    for stage in STAGES[:6]:
+    keep(run.path("student/model.safetensors"), derive(arch, classes), labels)
+    for stage in before:
         run.record(stage.name, params={}, outputs=list(stage.makes))
 
 

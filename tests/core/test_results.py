@@ -44,7 +44,7 @@ def test_results_leave_out_what_is_not_known_and_say_which_key_is_wrong(tmp_path
         NetworkSummary.from_dict(NETWORK.summary.to_dict() | {"speed": 1})
 
 
-@pytest.mark.parametrize("name", ["demo", "camvid-cpu"])
+@pytest.mark.parametrize("name", ["demo-fasterseg", "camvid-cpu"])
 def test_committed_records_are_read_whole(root, name):
     text = json.loads((root / f"results/{name}/results.json").read_text())
     results = RunResults.from_dict(text)

@@ -22,7 +22,7 @@ from rtseg.search.latency_table import LatencyTable
 from rtseg.search.spaces import load_architecture
 
 
-CROP, DEMO = [64, 128], "demo-street"
+CROP, DEMO = [64, 128], "demo"
 SHORT = {  # everything that the demo does, on smaller pictures and for fewer steps
     "latency.accept_noisy": True,
     "data.scene_size": CROP,

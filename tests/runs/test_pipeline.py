@@ -300,8 +300,8 @@ def test_the_plan_is_sound_and_its_notebooks_are_there():
 
 
 def test_a_preset_names_its_plan_and_a_folder_keeps_it(toys):
-    assert plan_of(load_preset("demo").plan) is STAGES and plan_of(load_preset("icnet").plan) is ICNET
-    assert plan_of(load_preset("demo-street").plan) is STREET
+    assert plan_of(load_preset("demo-fasterseg").plan) is STAGES and plan_of(load_preset("icnet").plan) is ICNET
+    assert plan_of(load_preset("demo").plan) is STREET
     for name in list_presets():
         config = load_preset(name)
         stages = plan_of(config.plan)
@@ -328,7 +328,7 @@ def test_every_preset_loads_and_unknown_names_are_refused_at_every_level():
     assert set(list_presets()) == {
         "smoke",
         "demo",
-        "demo-street",
+        "demo-fasterseg",
         "camvid",
         "camvid-cpu",
         "cityscapes",

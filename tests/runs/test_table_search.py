@@ -23,7 +23,7 @@ from rtseg.training.config import TrainConfig
 from rtseg.training.recipes import load_recipe
 from rtseg.viz.latency import table_panels
 
-CONFIG = load_preset("demo-street").with_values({"search.generations": 6, "search.size": 24, "random.tolerance": 0.1})
+CONFIG = load_preset("demo").with_values({"search.generations": 6, "search.size": 24, "random.tolerance": 0.1})
 WORK = FormulaTable((128, 256), 19)
 
 
@@ -75,7 +75,7 @@ def test_a_table_of_another_space_or_of_too_few_networks_is_refused(tmp_path):
 
 
 def test_the_shipped_table_is_of_one_recipe_and_says_how_its_streets_are_drawn():
-    table, demo = load_table("streets-demo"), load_preset("demo-street").data
+    table, demo = load_table("streets-demo"), load_preset("demo").data
     assert table.recipes() == ["streets-demo"] and len(table.of()) >= 30 and table.info.num_classes == 19
     drawn = {"scenes": demo.scenes.to_dict(), "size": [128, 256], "cast": "plain", "seed": 0}
     assert table.info.drawn == json.loads(json.dumps(drawn))
