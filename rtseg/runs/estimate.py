@@ -39,6 +39,7 @@ from ..search.pretraining import pretrain
 from ..search.probes import ProbeProtocol
 from ..search.supernet import Supernet
 from ..training.config import total_steps
+from ..training.schedules import ScheduleConfig
 from ..training.trainer import Trainer
 from ..viz.tables import Table, table
 
@@ -209,7 +210,9 @@ def estimate_training(estimator: Estimator, role: str) -> list[Estimate]:
     taught = role != "teacher" and estimator.teacher is not None
     teacher = new_network(estimator.teacher, estimator.classes, seed=0) if taught else None
     network, data = new_network(arch, estimator.classes, seed=0), estimator.splits["train"]
-    short = config.model_copy(update={"epochs": 1, "steps_per_epoch": STEPS, "ema_decay": None})
+    short = config.model_copy(
+        update={"epochs": 1, "steps_per_epoch": STEPS, "ema_decay": None, "schedule": ScheduleConfig()}
+    )
     each = (
         clock(Trainer(network, data, config=short, folder=estimator.folder / role, teacher=teacher, progress=False).fit)
         / STEPS
