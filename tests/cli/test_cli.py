@@ -56,7 +56,7 @@ def test_every_help_shows_an_example(typed, command):
         ("run --prset demo", 2, ["--prset", "--preset"]),
         ("rnu", 2, ["rnu", "run"]),
         ("stage serach", 1, ["did you mean 'search'"]),
-        ("stage search -p search.epochz 3", 1, ["'search.epochz' is unknown", "did you mean 'epochs'"]),
+        ("stage search -p search.budgt 0.3", 1, ["'search.budgt' is unknown", "did you mean 'budget'"]),
         ("stage search --epochs 3 x", 1, ["-p key value"]),
         ("models fasterseq", 1, ["did you mean 'fasterseg'"]),
         ("data check camvid --data /does/not/exist", 1, ["/does/not/exist"]),
