@@ -205,7 +205,7 @@ def require_same_network(
 
 def _telling(spec: NetworkSpec) -> dict[str, Any]:
     """The options of a spec that change what its weights mean: defaults filled in, what only training needs left out."""
-    known = inspect.signature(MODELS.get(spec.model)).parameters
+    known = inspect.signature(builder_of(spec.model)).parameters
     filled = {name: p.default for name, p in known.items() if p.default is not p.empty} | spec.options
     without = {key: value for key, value in filled.items() if key not in ("aux", "in_channels", "num_classes")}
     return plain_options(spec.model, without)
