@@ -23,7 +23,7 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
 from ..core.files import write_text
-from ..viz.figures import FONT, GRID, INK, MUTED
+from ..viz.figures import FONT, GRID, INK, MUTED, SERIES
 
 # %% ../../nbs/runs/24_pages.ipynb #cell004
 _FORMULA = re.compile(r"(```.*?```|`[^`\n]+`)|\$\$(.+?)\$\$|(?<![\\$\w])\$(?!\s)([^$\n]+?)(?<!\s)\$(?![\w$])", re.S)
@@ -119,9 +119,9 @@ for (const source of document.querySelectorAll('script.plot-data')) {
 STYLE = f"""
 *{{box-sizing:border-box}}body{{margin:0;color:{INK};background:#fff;font:16px/1.6 {FONT}}}
 main{{max-width:980px;padding:1.2rem 2rem 4rem}}h1{{font-size:1.9rem;line-height:1.2}}h2{{margin-top:2.2rem}}a{{color:#1f5fa8}}
-blockquote{{margin:0 0 1rem;padding:.1rem 1rem;border-left:4px solid #2f6db0;color:{MUTED};font-size:1.08rem}}
+blockquote{{margin:0 0 1rem;padding:.1rem 1rem;border-left:4px solid {SERIES[0]};color:{MUTED};font-size:1.08rem}}
 pre{{overflow:auto;font-size:.83rem;line-height:1.5;margin:0}}code{{font-size:.9em;background:#f3f5f8;padding:.05em .25em;border-radius:3px}}pre code{{background:none;padding:0}}
-.code{{background:#f6f8fa;border-left:3px solid {GRID};padding:.6rem .9rem;margin:.8rem 0}}.code.exported{{border-left-color:#2f6db0}}
+.code{{background:#f6f8fa;border-left:3px solid {GRID};padding:.6rem .9rem;margin:.8rem 0}}.code.exported{{border-left-color:{SERIES[0]}}}
 .output,pre.stdout,pre.stderr,pre.error{{margin:.6rem 0;padding:.2rem .9rem;overflow-x:auto}}pre.error{{color:#a12d17}}img{{max-width:100%}}
 table{{border-collapse:collapse}}th,td{{padding:.25rem .7rem;border-bottom:1px solid {GRID};text-align:left;vertical-align:top}}
 .anchor-link{{visibility:hidden;text-decoration:none;padding-left:.3em}}h1:hover .anchor-link,h2:hover .anchor-link,h3:hover .anchor-link{{visibility:visible}}
