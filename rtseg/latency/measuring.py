@@ -5,15 +5,13 @@
 # %% auto #0
 __all__ = ['LAUNCHES', 'PARTS', 'median_interval', 'cpu_clock', 'cuda_clock', 'clock_of', 'check_clock', 'settle_of',
            'graph_call', 'warm_up', 'repeat', 'relative_error', 'measure_rounds', 'outlier_report', 'input_shape',
-           'trial_image', 'keeping_layout', 'measure_latency', 'latency_record']
+           'trial_image', 'measure_latency', 'latency_record']
 
 # %% ../../nbs/latency/02_measuring.ipynb #cell002
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from itertools import chain
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -207,24 +205,6 @@ def trial_image(
         return rng.integers(0, 256, (shape[0], shape[2], shape[3], shape[1]), dtype=np.uint8)
     return rng.standard_normal(shape, dtype=np.float32)
 
-# %% ../../nbs/latency/02_measuring.ipynb #bfe7b164
-@contextmanager
-def keeping_layout(target: object) -> Iterator[None]:
-    "A module's tensors lie in memory after the block as they did before it; what is no module is left alone."
-
-    def tensors() -> dict[str, torch.Tensor]:
-        if not isinstance(target, nn.Module):
-            return {}
-        return {name: t for name, t in chain(target.named_parameters(), target.named_buffers()) if t.dim() == 4}
-
-    before = {name: t.stride() for name, t in tensors().items()}
-    try:
-        yield
-    finally:
-        for name, t in tensors().items():
-            if t.stride() != before[name]:
-                t.data = torch.empty_strided(t.shape, before[name], dtype=t.dtype, device=t.device).copy_(t.data)
-
 # %% ../../nbs/latency/02_measuring.ipynb #3df04d76
 def measure_latency(
     target: nn.Module | Runtime,  # a network or a loaded runtime
@@ -242,7 +222,7 @@ def measure_latency(
     settle: Callable[[], object] | None = None,  # waits for a target that works in the background
     watch: LoadWatch | None = None,  # waits for others to leave the machine, and records them
 ) -> Latency:
-    """The latency of `target` on a random image of `shape` (N x C x H x W); modes, threads and memory format are restored. `settle` waits for a target that works in the background, `watch` for others.
+    """The latency of `target` on a random image of `shape` (N x C x H x W); the network is left as it is. `settle` waits for a target that works in the background, `watch` for others.
 
     Raises `ConfigError` for an impossible request, and `RtsegError` if the target returns before its work is done."""
     _check_request(target, shape, tolerance, rounds, includes)
@@ -253,7 +233,7 @@ def measure_latency(
             f"threads={threads} was asked of a runtime that was loaded with {runtime.threads}: pass threads to load_runtime"
         )
     clock, state = clock_of(runtime.device), machine_state(runtime.device)
-    with keeping_layout(target), runtime.ready(trial_image(runtime, shape, seed=seed)) as ready:
+    with runtime.ready(trial_image(runtime, shape, seed=seed)) as ready:
         call = graph_call(ready, runtime.device) if launch == "graph" else ready
 
         def attempt() -> tuple[list[float], float, list[float], list[float]]:

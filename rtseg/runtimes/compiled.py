@@ -58,7 +58,7 @@ class CompiledRuntime(TorchRuntime):
         shape: tuple[int, ...] | None = None,
     ):
         super().__init__(source, threads=threads, precision=precision, shape=shape)
-        self.called = torch.compile(source, fullgraph=True, dynamic=False, options={"freezing": True})
+        self.called = torch.compile(self.model, fullgraph=True, dynamic=False, options={"freezing": True})
 
     @contextmanager
     def ready(self, image: np.ndarray) -> Iterator[Callable[[], torch.Tensor]]:

@@ -8,6 +8,7 @@ __all__ = ['RUNTIMES', 'Runtime', 'device_name', 'default_threads', 'check_image
            'load_runtime']
 
 # %% ../../nbs/runtimes/03_runtimes.ipynb #cell002
+import copy
 import ctypes
 import os
 from abc import ABC, abstractmethod
@@ -29,7 +30,7 @@ from ..core.errors import ArtifactError, ConfigError, MissingExtra, check_choice
 from ..core.machine import available_cores
 from ..core.registry import Registry
 from ..data.loading import MEAN, STD
-from .export import evaluating, to_onnx
+from .export import to_onnx
 from .half import to_half
 
 # %% ../../nbs/runtimes/03_runtimes.ipynb #cell004
@@ -148,6 +149,16 @@ def settle_allocator() -> str:
     return "glibc, freed blocks kept" if kept else "system default"
 
 # %% ../../nbs/runtimes/03_runtimes.ipynb #cell015
+def _own_copy(network: nn.Module) -> nn.Module:
+    """A copy in evaluation mode, channels last: the caller's network stays as it lies in memory, and in its mode."""
+    try:
+        return copy.deepcopy(network).eval().to(memory_format=torch.channels_last)
+    except (TypeError, RuntimeError) as error:
+        raise ConfigError(
+            f"{type(network).__name__} cannot be copied for a runtime ({error}): give it a method __deepcopy__"
+        ) from error
+
+
 @RUNTIMES.register("torch", package="torch", extra=None, precisions=("fp32", "bf16"))
 class TorchRuntime(Runtime):
     """A module, executed by PyTorch eager mode on the device its parameters are on."""
@@ -166,8 +177,9 @@ class TorchRuntime(Runtime):
             raise ConfigError(
                 f"runtime '{self.name}' runs a module, not {source!r}: give the network itself, or runtime='onnxruntime' for a file"
             )
-        self.model, self.threads, self.precision, self.shape = source, default_threads(threads), precision, shape
-        self.called: Callable[[torch.Tensor], torch.Tensor] = source
+        self.threads, self.precision, self.shape = default_threads(threads), precision, shape
+        self.model = _own_copy(source)
+        self.called: Callable[[torch.Tensor], torch.Tensor] = self.model
 
     @property
     def device(self) -> torch.device:
@@ -178,9 +190,8 @@ class TorchRuntime(Runtime):
         x = torch.from_numpy(check_image(image)).to(self.device)
         x = x if self.takes_pixels else x.to(memory_format=torch.channels_last)
         lower = torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
-        self.model.to(memory_format=torch.channels_last)
         settle_allocator()
-        with torch_threads(self.threads), evaluating(self.model), torch.inference_mode(), lower:
+        with torch_threads(self.threads), torch.inference_mode(), lower:
             yield lambda: self.called(x)
 
     def run(self, image: np.ndarray) -> np.ndarray:
