@@ -36,6 +36,10 @@ def chosen_config(
     typed = read_settings(settings)
     config = run_config(out.absolute())[1] if begun else load_preset(preset or "demo")
     extra = {"data.root": str(data.resolve())} if data is not None else {}
+    if seeds is not None and "seeds" not in type(config).model_fields:
+        raise ConfigError(
+            f"--seeds repeats a search that trains its supernet, and the plan '{config.plan}' has none: leave it out, or begin another run with --set seed={seeds}"
+        )
     extra |= {"seeds": seeds} if seeds is not None else {}
     return config.with_values({**extra, **typed}), out or Path("runs") / config.preset
 

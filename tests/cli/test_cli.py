@@ -51,6 +51,7 @@ def test_every_help_shows_an_example(typed, command):
         ("run --preset demo --set student.epochs=many", 1, ["'student.epochs'"]),
         ("run --preset demo --set student", 1, ["has no value"]),
         ("run --preset demo --seeds 0", 2, ["--seeds", "1"]),
+        ("run --preset demo --seeds 2", 1, ["the plan 'street' has none", "--set seed=2"]),
         ("run --preset camvid", 1, ["data set 'camvid' needs its folder", "--data"]),
         ("run --preset camvid --data /does/not/exist", 1, ["data folder /does/not/exist does not exist"]),
         ("run --prset demo", 2, ["--prset", "--preset"]),
