@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 from tempfile import TemporaryDirectory
 
 import numpy as np
@@ -209,7 +210,8 @@ class ExecuTorchRuntime(FixedRuntime):
 
         self.threads, self.precision, self.shape = default_threads(threads), precision, shape
         self.program = Loader.get().load_program(lower_executorch(source, self.takes))
-        self.method, self.pool = None, -1  # loaded for the pool of each use
+        self.method: Any = None
+        self.pool = -1  # the method is loaded for the pool of each use
 
     @contextmanager
     def ready(self, image: np.ndarray) -> Iterator[Callable[[], list[torch.Tensor]]]:
