@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
+from scipy.optimize import nnls
 
 from ..core.errors import ConfigError
 from ..core.values import Value
@@ -92,20 +93,13 @@ def prices_of(
     measured: np.ndarray,  # ms of each network
     *,
     ridge: float = 1e-3,  # keeps the fit stable
-    sweeps: int = 3000,  # at most
 ) -> np.ndarray:
-    """Milliseconds a unit of each feature, none negative, that minimise the squared relative errors."""
+    """Milliseconds a unit of each feature, none negative, that minimise the mean squared relative error."""
     rows = features / measured[:, None]
     scale = np.maximum(np.sqrt((rows**2).mean(axis=0)), 1e-12)
-    rows = rows / scale
-    gram, target = rows.T @ rows / len(rows) + ridge * np.eye(rows.shape[1]), rows.mean(axis=0)
-    prices = np.zeros(rows.shape[1])
-    for _ in range(sweeps):
-        before = prices.copy()
-        for k in range(len(prices)):
-            prices[k] = max(0.0, prices[k] + (target[k] - gram[k] @ prices) / gram[k, k])
-        if np.abs(prices - before).max() < 1e-10:
-            break
+    count, kinds = rows.shape
+    left = np.vstack([rows / scale / np.sqrt(count), np.sqrt(ridge) * np.eye(kinds)])
+    prices, _ = nnls(left, np.repeat([1 / np.sqrt(count), 0.0], [count, kinds]))
     return np.where(features.any(axis=0), prices / scale, 0.0)
 
 # %% ../../nbs/search/19_layerwise.ipynb #cell012
