@@ -1,6 +1,7 @@
 """Every command that README, guides and helps show is run, up to its hours of work: parsed, its data opened, its networks built, its settings checked."""
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -299,6 +300,15 @@ def played(name, line):
     return "camvid" if name == "one" and "--dataset camvid" in line else name
 
 
+def copied(source, target):
+    """A file of its own, but for weights, which are never written in place: a copy of those for every line would fill a disk."""
+    return (
+        os.link(source, target)
+        if Path(source).suffix in (".safetensors", ".pt", ".onnx")
+        else shutil.copy2(source, target)
+    )
+
+
 def link(world, here, line):
     """Everything that a line may read, in `here`; not the folder that it makes, unless it goes on in it."""
     words = shlex.split(line)
@@ -313,7 +323,7 @@ def link(world, here, line):
         (here / "city.safetensors").symlink_to(world / "runs/icnet/best.safetensors")
     for run in sorted((world / "runs").iterdir()):
         if f"runs/{run.name}" != made or going_on:
-            shutil.copytree(world / "runs" / played(run.name, line), here / "runs" / run.name)
+            shutil.copytree(world / "runs" / played(run.name, line), here / "runs" / run.name, copy_function=copied)
 
 
 @pytest.mark.parametrize("line", SHOWN)

@@ -102,7 +102,10 @@ def test_a_sweep_from_the_command_line(tmp_path, capsys, monkeypatch):
         ("sweep data --grid seed", ["grid 'seed' cannot be read", "key=a,b,c"]),
         ("sweep data --grid data.scale=1 --grid data.scale=2", ["names something twice"]),
         ("sweep data --grid data.scael=1,0.5", ["'data.scael' is unknown", "did you mean 'scale'"]),
-        ("sweep data --grid search.epochs=1,2", ["stage 'data' does not read 'search.epochs'", "it reads data"]),
+        (
+            "sweep data --grid search.generations=2,3",
+            ["stage 'data' does not read 'search.generations'", "it reads data"],
+        ),
         ("sweep data --grid data.scale=large", ["'data.scale'"]),
         ("sweep data --grid data.scale=1,0.5 -p preset dmeo", ["did you mean 'demo'"]),
         ("sweep data --grid data.scale=1,0.5 -p data.scale 1", ["in the grid and given with -p"]),
@@ -145,7 +148,7 @@ stage.finish()"""
 @pytest.fixture
 def base(tmp_path):
     """A run folder whose stage `data` is done."""
-    run = RunFolder.create(tmp_path / "base", load_preset("demo").to_dict())
+    run = RunFolder.create(tmp_path / "base", load_preset("demo-fasterseg").to_dict())
     for name in ("data/splits.json", "data/report.json", "data/scenes-1/a.png"):
         run.path(name).parent.mkdir(parents=True, exist_ok=True)
         run.path(name).write_text("D")
@@ -157,7 +160,7 @@ def test_a_stage_runs_in_a_folder_of_its_own_at_each_point(tmp_path, base):
     page(
         tmp_path / "stages/03_pretraining.ipynb",
         STAGE,
-        parameters='run: str = "r"  # folder\npreset: str = "demo"  # new\nsettings: dict = {}  # more',
+        parameters='run: str = "r"  # folder\npreset: str = "demo-fasterseg"  # new\nsettings: dict = {}  # more',
     )
     target, said = StageTarget("pretrain", base.root, notebooks=tmp_path / "stages"), []
     before = sorted(p.relative_to(base.root) for p in base.root.rglob("*"))
