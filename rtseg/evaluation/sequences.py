@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..core.values import SequenceScore
-from .metrics import ConfusionMeter, class_iou
+from .metrics import ConfusionMeter, class_iou, mean_iou
 
 # %% ../../nbs/evaluation/10_sequences.ipynb #cell005
 _FRAMES = re.compile(r"(?:(?:^|[/_\-. ])f?\d+)+$")
@@ -54,6 +54,5 @@ class SequenceMeter:
         return tuple(self._score(name) for name in self.images)
 
     def _score(self, name: str) -> SequenceScore:
-        iou = class_iou(self.meters[name].matrix)
-        known = [value for value in iou if value is not None]
-        return SequenceScore(name, self.images[name], sum(known) / len(known) if known else None, iou)
+        matrix = self.meters[name].matrix
+        return SequenceScore(name, self.images[name], mean_iou(matrix) if matrix.any() else None, class_iou(matrix))
