@@ -10,12 +10,15 @@ import argparse
 from pathlib import Path
 
 import nbformat
+import plotly.graph_objects as go
 
 from rtseg.core.errors import ArtifactError
 from rtseg.core.files import write_text
+from rtseg.viz.figures import mime_bundle
 
 STAGES = Path(__file__).resolve().parent.parent / "nbs" / "stages"
 WIDGET = "application/vnd.jupyter.widget-view+json"  # lives in a kernel; a page has none
+PLOTLY = "application/vnd.plotly.v1+json"
 LARGEST = 600_000  # bytes of a page, as the house has it
 
 
@@ -36,6 +39,8 @@ def without_places(output: nbformat.NotebookNode, root: Path) -> nbformat.Notebo
     for kind, value in output.data.items():
         if isinstance(value, str) and kind.startswith("text/"):
             output.data[kind] = value.replace(str(root.resolve()), root.name)
+    if PLOTLY in output.data:  # a code host runs no script: the figure's PNG stands beside it
+        output.data |= mime_bundle(go.Figure(output.data[PLOTLY]))
     output.metadata = {}
     if "execution_count" in output:
         output.execution_count = None
