@@ -18,6 +18,7 @@ from ..data.datasets import SegDataset, open_dataset
 from ..core.states import load_checkpoint
 from .architecture_explorer import explore_architecture, explore_pair
 from .explorers import Explorer
+from .front_explorer import explore_front
 from .latency_explorer import explore_latency
 from .mask_viewer import explore_masks
 from .run_browser import explore_runs
@@ -28,6 +29,7 @@ from ..search.inherit import derive
 from ..search.spaces import load_architecture
 from ..search.street import StreetArchitecture
 from ..search.latency_table import LatencyTable
+from ..search.trained import load_table
 
 ROLES = ("student", "teacher", "random")
 
@@ -74,15 +76,21 @@ def run_table(folder: Path) -> LatencyTable:
 
 # %% ../../nbs/explore/26_run_explorers.ipynb #c007
 def _architecture(folder: Path, **options: Any) -> Explorer:
-    found, table = run_architectures(folder), run_table(folder)
-    if {"student", "teacher"} <= found.keys() and not options:
-        return explore_pair(*((role, found[role]) for role in ("teacher", "student")), latency=table)
+    found = run_architectures(folder)
     role, arch = next(iter(found.items()))
+    choices = {"latency": run_table(folder)}
     if isinstance(arch, StreetArchitecture):
-        raise ArtifactError(
-            f"{folder} found a network of the space street, and the architecture explorer changes FasterSeg's: see its parts with explore_run(folder, 'latency')"
-        )
-    return explore_architecture(arch, name=role, latency=table, **options)
+        choices["space"] = load_table(read_yaml(folder / "config.yaml")["search"]["table"]).space.settings
+    other = next((name for name in ("teacher", "random") if name in found), None)
+    if role == "student" and other and not options:
+        return explore_pair((other, found[other]), (role, arch), **choices)
+    return explore_architecture(arch, name=role, **{**choices, **options})
+
+
+def _search(folder: Path, **options: Any) -> Explorer:
+    if (folder / "search" / "found.json").is_file():
+        return explore_front(folder, **options)
+    return explore_search(folder, **options)
 
 
 def _latency(folder: Path, **options: Any) -> Explorer:
@@ -102,7 +110,7 @@ OPENED: Mapping[str, Callable[..., Explorer]] = {
     "masks": _masks,
     "architecture": _architecture,
     "latency": _latency,
-    "search": lambda folder, **options: explore_search(folder, **options),
+    "search": _search,
     "runs": lambda folder, **options: explore_runs(folder.parent, **options),
     "zoo": lambda folder, **options: explore_zoo(**options),
 }

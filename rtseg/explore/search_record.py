@@ -82,7 +82,7 @@ def read_search(folder: str | Path) -> Recorded:
     config = read_yaml(folder / "config.yaml")
     if not isinstance(config, dict) or "space" not in config:
         raise ArtifactError(
-            f"{folder / 'config.yaml'} names no space of FasterSeg's: give the folder of a run with a co-search, such as one of preset demo-fasterseg"
+            f"{folder / 'config.yaml'} names no space of FasterSeg's, and search/found.json is not there: give the folder of a run with a co-search (preset demo-fasterseg), or finish a search by a table with rtseg run --out {folder} --resume"
         )
     records, path = read_json(folder / "search" / "history.json"), folder / "latency" / "table.json"
     table = LatencyTable.load(path)

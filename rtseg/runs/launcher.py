@@ -44,12 +44,12 @@ def list_pages(
 # %% ../../nbs/runs/15_launcher.ipynb #celltouch1
 TOUCH = "touch"
 TOUCHED = {
-    "masks": ("Masks: images, labels, predictions, errors; your own photograph; the worst first", "data"),
-    "architecture": ("The networks: change a layer, and see what it costs", "search/teacher.json"),
-    "latency": ("Where the milliseconds are", "latency"),
-    "search": ("The search, epoch by epoch", "search/history.json"),
-    "runs": ("All runs beside this one", ""),
-    "zoo": ("Published networks beside it", ""),
+    "masks": ("Masks: images, labels, predictions, errors; your own photograph; the worst first", ("data",)),
+    "architecture": ("The networks: change a layer, and see what it costs", ("search/student.json",)),
+    "latency": ("Where the milliseconds are", ("latency",)),
+    "search": ("The search: epoch by epoch, or along its front", ("search/history.json", "search/found.json")),
+    "runs": ("All runs beside this one", ("",)),
+    "zoo": ("Published networks beside it", ("",)),
 }
 
 
@@ -60,7 +60,7 @@ def write_touch_pages(folder: Path) -> list[Path]:
     """Write a run's pages to touch, `touch/masks.ipynb` and so on: each opens one explorer in one short cell; returns their paths."""
     pages = []
     for what, (told, needs) in TOUCHED.items():
-        if (folder / needs).exists():
+        if any((folder / need).exists() for need in needs):
             words = f"# {told}\n\nThe run {folder.resolve().name}. Run the cell below: shift + enter."
             code = f'from rtseg.explore import explore_run\n\nexplore_run("..", "{what}")'
             cells = [nbformat.v4.new_markdown_cell(words), nbformat.v4.new_code_cell(code)]

@@ -48,6 +48,11 @@ class Head(Part):
         """The pieces in front of the classifier."""
         raise NotImplementedError("a head says what it is charged for")
 
+    @classmethod
+    def reads(cls, levels: int) -> Sequence[int]:
+        """Which of `levels` maps the head reads, counted from the finest."""
+        return range(levels)
+
 # %% ../../nbs/search/32_street_heads.ipynb #cell008
 @register_part
 class PlainHead(Head):
@@ -104,6 +109,11 @@ class FusionHead(Head):
             deep,
             OpSpec("fusion_refine", *sizes[0], width, width),
         ]
+
+    @classmethod
+    def reads(cls, levels: int) -> Sequence[int]:
+        """The finest and the coarsest."""
+        return 0, levels - 1
 
     @classmethod
     def pieces(cls) -> dict:

@@ -6,6 +6,7 @@
 __all__ = ['WIDE', 'HIGH', 'ACROSS', 'DOWN', 'EDGE', 'StreetBox', 'street_boxes', 'plot_street', 'plot_searched']
 
 # %% ../../nbs/viz/17_streets.ipynb #d9ead72d
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +14,9 @@ import plotly.graph_objects as go
 
 from ..core.architecture import STRIDES, Architecture, OpSpec
 from ..core.values import Value
-from ..search.latency_table import LatencyTable
 from ..search.parts import get_part
 from ..search.street import StreetArchitecture, inputs_of
-from .architectures import plot_architecture
+from .architectures import LatencyLookup, measured_for, plot_architecture, times_of
 from .figures import GRID, INK, MUTED, new_figure
 
 # %% ../../nbs/viz/17_streets.ipynb #d6a7dd31
@@ -70,13 +70,13 @@ def _line(points: list[tuple[float, float]], *, dotted: bool) -> dict:
     return dict(type="path", path=path, layer="below", fillcolor="rgba(0,0,0,0)", line=line)
 
 
-def _lines(boxes: list[StreetBox], at: list[tuple[float, float]]) -> list[dict]:
-    """The path from part to part, and the laterals from the end of each stage to the head."""
+def _lines(boxes: list[StreetBox], at: list[tuple[float, float]], read: Sequence[int]) -> list[dict]:
+    """The path from part to part, and the laterals to the head from the end of each stage that it reads."""
     head, shapes = at[-1], []
     for (x, y), (after, below) in zip(at[:-2], at[1:-1], strict=True):
         turn = after - ACROSS / 2
         shapes.append(_line([(x + WIDE / 2, y), (turn, y), (turn, below), (after - WIDE / 2, below)], dotted=False))
-    for row in range(max(box.row for box in boxes) + 1):
+    for row in read:
         x, y = next(place for box, place in zip(boxes[-2::-1], at[-2::-1], strict=True) if box.row == row)
         leave = y - HIGH / 2 - 8 if row < max(box.row for box in boxes) else y
         ends = [(x, y - HIGH / 2), (x, leave)] if leave < y else [(x + WIDE / 2, y)]
@@ -87,16 +87,17 @@ def _lines(boxes: list[StreetBox], at: list[tuple[float, float]]) -> list[dict]:
 def plot_street(
     arch: StreetArchitecture,  # the network
     *,
-    latency: LatencyTable | None = None,  # None: without milliseconds
+    latency: LatencyLookup | None = None,  # operator -> ms, or a table; None: without milliseconds
     title: str | None = None,  # the architecture's id unless given
-    size: tuple[int, int] = (512, 1024),  # height, width; the table's where one is given
-    num_classes: int = 19,  # of the network
+    size: tuple[int, int] | None = None,  # height, width; the table's unless given
+    num_classes: int | None = None,  # the table's unless given
 ) -> go.Figure:
     """Draw a network of the space `street`; with `latency` every box shows its milliseconds."""
-    size = latency.header.size if latency is not None else size
+    size, num_classes = measured_for(latency, size, num_classes)
     boxes = street_boxes(arch, size, num_classes)
     at = [(EDGE + ACROSS * (i + 0.5), EDGE / 2 + DOWN * (box.row + 0.5)) for i, box in enumerate(boxes)]
-    ms = [None if latency is None else sum(map(latency.latency, box.specs)) for box in boxes]
+    ms = [None if latency is None else sum(times_of(box.specs, latency)) for box in boxes]
+    head: Any = get_part(arch.head, "head")
     width, rows = EDGE + ACROSS * len(boxes) + 10, max(box.row for box in boxes) + 1
     total = "" if latency is None else f" · {sum(ms):.2f} ms predicted at {size[0]} x {size[1]}"
     subtitle = ", ".join(f"{len(stage.operators)} at 1/{STRIDES[i]}" for i, stage in enumerate(arch.stages))
@@ -113,7 +114,7 @@ def plot_street(
         | dict(layer="below", fillcolor=box.color, line=dict(color=GRID, width=1))
         for box, (x, y) in zip(boxes, at, strict=True)
     ]
-    figure.update_layout(shapes=[*_lines(boxes, at), *rects])
+    figure.update_layout(shapes=[*_lines(boxes, at, head.reads(rows)), *rects])
     texts = [
         f"{box.label}<br>{box.channels}" + ("" if t is None else f"<br>{t:.3f} ms")
         for box, t in zip(boxes, ms, strict=True)
@@ -133,12 +134,11 @@ def plot_street(
 def plot_searched(
     arch: Architecture | StreetArchitecture,  # of whichever space
     *,
-    latency: LatencyTable | None = None,  # None: without milliseconds
+    latency: LatencyLookup | None = None,  # operator -> ms, or a table; None: without milliseconds
     title: str | None = None,  # the architecture's id unless given
     size: tuple[int, int] | None = None,  # height, width; the table's unless given
-    num_classes: int = 19,  # of the network
+    num_classes: int | None = None,  # the table's unless given
 ) -> go.Figure:
     """Draw a network that a search has found, as its space draws it."""
-    if isinstance(arch, StreetArchitecture):
-        return plot_street(arch, latency=latency, title=title, size=size or (512, 1024), num_classes=num_classes)
-    return plot_architecture(arch, latency=latency, title=title, size=size, num_classes=num_classes)
+    draw = plot_street if isinstance(arch, StreetArchitecture) else plot_architecture
+    return draw(arch, latency=latency, title=title, size=size, num_classes=num_classes)

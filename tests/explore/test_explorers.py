@@ -22,19 +22,26 @@ from rtseg.models.fasterseg import FasterSeg
 from rtseg.search import ArchLogits, LatencyTable, SearchSpace, compare_tables, decode, fit_predictor
 from rtseg.search.costs import part_cost
 from rtseg.search.expected import PAIRS
+from rtseg.search.finding import Found, TableSearch
 from rtseg.search.health import Health
 from rtseg.search.latency_table import TableHeader
 from rtseg.search.record import PairScore, SearchRecord
+from rtseg.search.spaces import load_architecture
+from rtseg.search.street import StreetSpace, street_table_specs
 from rtseg.search.table_specs import table_specs
+from rtseg.search.trained import load_table
 from rtseg.search.probes import Entry
 from rtseg.data import make_scenes, open_dataset
 from rtseg.explore.architecture_explorer import explore_architecture
+from rtseg.explore.front_explorer import explore_front
 from rtseg.explore.latency_explorer import explore_latency
 from rtseg.explore.latency_parts import choices, layer_times, operator_grid
 from rtseg.explore.mask_viewer import explore_masks
 from rtseg.explore.run_browser import explore_runs
+from rtseg.explore.run_explorers import explore_run
 from rtseg.explore.search_replay import explore_search
 from rtseg.explore.search_record import probability_maps, read_search
+from rtseg.explore.street_editing import with_channels, with_depth, with_part
 from rtseg.explore.zoo_explorer import explore_zoo
 from rtseg.explore.zoo_points import AXES, Budget, page_of, pareto, read_results
 
@@ -107,6 +114,121 @@ def test_an_edited_architecture_costs_what_the_built_network_costs(table, networ
     for _ in range(10):
         explorer.undo()
     assert explorer.arch == networks["n1"] and explorer.now == explorer.before
+
+
+STREET = StreetSpace(
+    stems=("plain_stem", "separable_stem"),
+    stem_widths=(32,),
+    operators=("inverted2", "res_zoom", "stdc"),
+    widths=((32,), (32, 64), (64,)),
+    depths=((1, 2), (1, 2), (0, 1)),
+    heads=("fusion_head", "plain_head"),
+    head_widths=(64,),
+)
+
+
+@pytest.fixture(scope="module")
+def street_table() -> LatencyTable:
+    ms = {s.key(): part_cost(s).macs / 20e6 + 0.01 for s in street_table_specs(STREET, SIZE, CLASSES)}
+    header = TableHeader("here", "onnxruntime", "fp32", 1, *SIZE, CLASSES)
+    return LatencyTable(header, {key: Entry(v, v, v, 3) for key, v in ms.items()})
+
+
+@pytest.fixture
+def street(street_table, tmp_path):
+    arch = STREET.sample(make_generator(0, "street explorer"))
+    return explore_architecture(arch, latency=street_table, space=STREET, folder=tmp_path / "saved")
+
+
+def test_an_edited_street_costs_what_the_built_network_costs(street, street_table):
+    """Every control in turn, by lot: cost and milliseconds are those of the network that is drawn."""
+    generator, controls, first = make_generator(2, "edits"), street.controls, street.arch
+    every = [*controls.frame.values(), *controls.depths, *controls.widths, controls.operator]
+    for turn in range(24):
+        street.select(turn % len(street.boxes))
+        control = every[turn % len(every)]
+        if not control.disabled:
+            choices = [option for option in control.options if option is not None]
+            control.value = choices[int(torch.randint(len(choices), (), generator=generator))]
+        assert street.arch in STREET and street.message.value == "", street.message.value
+        drawn = [shape.name for shape in street.still().layout.shapes if shape.type == "rect"]
+        assert drawn == [box.name for box in street.boxes] and street.controls.part.value == street.place
+    with torch.device("meta"):
+        network = street.arch.build(CLASSES)
+    assert street.now.macs == count_macs(network, (1, 3, *SIZE)) and len(street.history) > 5
+    assert street.now.parameters == count_parameters(network)
+    assert street.now.ms == pytest.approx(street_table.predict(street.arch))
+    for _ in street.history[1:] * 2:
+        street.undo()
+    assert street.arch == first and street.now == street.before
+
+
+def test_what_a_street_cannot_be_is_said_and_changes_nothing(street, table, networks):
+    before = street.arch
+    for change, what, words in (
+        (replace, {"stem": "stdc_stem"}, "has no entry"),
+        (replace, {"stem": "stdc"}, "did you mean 'stdc_stem'"),
+        (replace, {"head_width": 65}, "multiples of 16"),
+        (with_part, {"stage": 0, "layer": 7, "operator": "stdc"}, "has layers 0 to"),
+        (with_part, {"stage": 0, "layer": 0, "operator": "sdtc"}, "did you mean 'stdc'"),
+        (with_depth, {"stage": 1, "depth": 0}, "at least 1"),
+        (with_channels, {"stage": 5, "width": 32}, "has stages 0 to"),
+    ):
+        street.edit(change, **what)
+        assert words in street.message.value and street.arch == before and len(street.history) == 1, what
+    for wrong in ({"widths": (4,)}, {"space": STREET}):
+        arch = before if "widths" in wrong else networks["n1"]
+        with pytest.raises(ConfigError, match="no choice of the space"):
+            explore_architecture(arch, latency=None, **wrong)
+    cells = explore_architecture(networks["n1"], latency=table, folder="unused")
+    cells.edit(with_width, layer=0, width=2)  # the table has no so narrow one
+    assert "has no entry" in cells.message.value and cells.arch == networks["n1"]
+
+
+def test_a_saved_street_is_what_train_takes(street):
+    street.press("o")
+    assert load_architecture(street.save()) == street.arch and "rtseg train --model" in street.message.value
+    street.select(1)
+    for key, more in (("+", 1), ("-", -1)):
+        depth = len(street.arch.stages[0].operators)
+        street.press(key)
+        assert len(street.arch.stages[0].operators) == max(depth + more, 1)
+
+
+def test_the_front_of_a_search_is_walked_and_edited(tmp_path):
+    arch = load_table("streets-demo").architecture(next(iter(load_table("streets-demo").of())))
+    specs = street_table_specs(load_table("streets-demo").space.settings, SIZE, 19)
+    header = TableHeader("here", "onnxruntime", "fp32", 1, *SIZE, 19)
+    table = LatencyTable(header, {s.key(): Entry(part_cost(s).macs / 20e6 + 0.01, 0, 0, 1) for s in specs})
+    archs = sorted((replace(arch, head=head) for head in ("plain_head", "fusion_head")), key=table.predict)
+    front = tuple(
+        Found(a.id, a.to_dict(), table.predict(a), 0.4 + 0.1 * i, 0.3, 0.6, beats, beats, 0 if beats is None else 9)
+        for i, (a, beats) in enumerate(zip(archs, (None, 0.75), strict=True))
+    )
+    found = TableSearch(front[0].ms, "streets-demo", 46, 0.6, front[0], front)
+    write_json(tmp_path / "search" / "found.json", found.to_dict())
+    archs[0].save(tmp_path / "search" / "student.json")
+    archs[1].save(tmp_path / "random" / "architecture.json")
+    table.save(tmp_path / "latency" / "table.json")
+    write_yaml(tmp_path / "config.yaml", {"plan": "street", "search": {"table": "streets-demo"}})
+    walk = explore_run(tmp_path, "search")
+    assert (
+        walk.chosen.network == front[0].network
+        and "chose" in walk.facts.value
+        and "no trained network" in walk.facts.value
+    )
+    walk.press("ArrowRight")
+    assert "above 75% of 9" in walk.facts.value and walk.slider.value == 1
+    assert walk.front.data[-1].x == (front[1].ms,) and f"{front[1].ms:.2f} ms" in walk.network.layout.title.text
+    walk.press("e")
+    assert walk.editor.children and walk.edit().arch == archs[1]
+    pair = explore_run(tmp_path, "architecture")
+    assert pair.first.arch == archs[1] and pair.second.arch == archs[0]
+    assert pair.second.now.ms == pytest.approx(front[0].ms) and "▼" in pair.difference.value
+    with pytest.raises(ConfigError, match="give table"):
+        explore_front(found)
+    with pytest.raises(ArtifactError, match="does not exist"):
+        explore_front(tmp_path / "search")
 
 
 def test_every_row_of_a_table_is_in_one_grid(table):
@@ -404,13 +526,14 @@ def test_a_point_leads_to_a_page_that_exists(root):
     assert "paper, val" in explorer.facts.value and "2.273" in explorer.facts.value
 
 
-def test_every_explorer_has_keys_words_and_no_key_that_fails(table, networks, tmp_path):
+def test_every_explorer_has_keys_words_and_no_key_that_fails(table, networks, street, tmp_path):
     arch = networks["n1"]
     scenes = make_scenes(tmp_path / "scenes", counts={"val": 2}, size=(32, 64))
     write_yaml(tmp_path / "runs" / "a" / "config.yaml", {"lr": 0.1})
     explorers = {
         "masks": explore_masks(open_dataset("synthetic", scenes, split="val"), {"none": lambda p: p[..., 0] * 0}),
         "architecture": explore_architecture(arch, latency=table, folder=tmp_path / "saved"),
+        "street": street,
         "latency": explore_latency(table, networks=networks),
         "search": explore_search(history(), space=SPACE, table=table),
         "runs": explore_runs(tmp_path / "runs"),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,7 +21,8 @@ from rtseg.core.architecture import OpSpec
 from rtseg.core.errors import ArtifactError, ConfigError
 from rtseg.data.datasets import open_dataset
 from rtseg.data.scenes import make_scenes
-from rtseg.runtimes.runtimes import load_runtime
+from rtseg.runtimes.export import to_onnx
+from rtseg.runtimes.runtimes import load_runtime, why_absent
 from rtseg.models.contract import count_macs, count_parameters
 from rtseg.search.costs import Cost, network_cost, part_cost, part_weights
 from rtseg.search.latency_table import LatencyTable, TableHeader
@@ -29,14 +31,23 @@ from rtseg.search.prediction import resizes_of, terms_of, weights_of
 from rtseg.search.probes import Entry, Probe, joins_maps
 from rtseg.search.space import InfeasibleError
 from rtseg.search.spaces import SPACES, open_space
-from rtseg.search.street import StreetStage, StreetArchitecture, StreetSpace, receptive_field, street_table_specs
+from rtseg.search.street import (
+    StreetStage,
+    StreetArchitecture,
+    StreetSpace,
+    inputs_of,
+    receptive_field,
+    street_table_specs,
+)
 from rtseg.search.table_latencies import Target, measure_latencies, parse_target
 from rtseg.search.table_plan import PlanEntry, bin_edges, draw_between, make_plan, seen_ranges
 from rtseg.search.table_training import TableJob, entry_of, planned, train_table, wanted
 from rtseg.search.trained import TableInfo, TrainedNetwork, load_table, read_lines
+from rtseg.shipping.quantization import layers_of, quantize_onnxruntime
 from rtseg.training.config import TrainConfig
 from rtseg.training.recipes import load_recipe
 from rtseg.tuning.study import open_storage
+from rtseg.viz.streets import plot_street
 
 FAST = StreetArchitecture(
     "separable_stem",
@@ -150,26 +161,52 @@ def test_networks_keep_the_contract(arch):
     )
 
 
-@pytest.mark.parametrize("arch", [FAST, *drawn(1, 1)], ids=lambda a: a.id)
-def test_networks_run_in_other_runtimes(arch):
+def shipped() -> list[StreetArchitecture]:
+    """Five networks that have every stem, context and head, and every operator with stride 1 and 2."""
+    operators, found = list_parts("operator"), []
+    for i, (one, two) in enumerate(zip(operators[::2], operators[1::2], strict=True)):
+        stages = (StreetStage(32, (one,)), StreetStage(48, (one, two)), StreetStage(64, (two,)))
+        stem, context, head = (list_parts(role)[i % len(list_parts(role))] for role in ("stem", "context", "head"))
+        found.append(StreetArchitecture(stem, 32, stages, context, head, 64))
+    return found
+
+
+def test_five_networks_have_every_part():
+    """Operators with stride 1 and with stride 2."""
+    made = [
+        (role, name) for arch in shipped() for role in ("stem", "context", "head") for name in [getattr(arch, role)]
+    ]
+    assert set(made) == {(role, name) for role in ("stem", "context", "head") for name in list_parts(role)}
+    strides = {(name, stride) for arch in shipped() for _, name, _, _, stride in inputs_of(arch)}
+    assert strides == {(name, stride) for name in list_parts("operator") for stride in (1, 2)}
+
+
+@pytest.mark.parametrize(
+    "arch", shipped(), ids=lambda a: f"{a.stages[0].operators[0]} {a.stages[2].operators[0]} {a.head}"
+)
+def test_every_part_is_exported_quantised_pruned_and_drawn(arch):
     torch.manual_seed(0)
-    network, image = arch.build(5).eval(), np.random.default_rng(0).standard_normal((1, 3, 72, 104), dtype=np.float32)
+    image = np.random.default_rng(0).standard_normal((1, 3, 72, 104), dtype=np.float32)
+    network = arch.build(5)
     with torch.no_grad():
-        wanted_logits = network(torch.from_numpy(image)).numpy()
+        network.train()(torch.from_numpy(image).repeat(2, 1, 1, 1))  # norms that are not the identity
+        wanted_logits = network.eval()(torch.from_numpy(image)).numpy()
+    graph = to_onnx(network, image.shape, dynamic_batch=False)
     for runtime in ("onnxruntime", "openvino"):
-        if runtime == "openvino":
-            pytest.importorskip("openvino", reason="openvino is not installed")
-        found = load_runtime(network, runtime=runtime, threads=1, shape=image.shape).run(image)
-        assert np.abs(found - wanted_logits).max() < 1e-3 * max(1.0, np.abs(wanted_logits).max())
-
-
-@pytest.mark.parametrize("arch", with_everything()[:10], ids=lambda a: a.stages[0].operators[0])
-def test_networks_can_be_pruned(arch):
-    pytest.importorskip("torch_pruning", reason="torch-pruning is not installed")
-    network = arch.build(5).eval()
-    before = count_parameters(network)
-    pruned = prune(network, ratio=0.4, example_size=(64, 96)).model
-    assert count_parameters(pruned) < 0.8 * before and pruned.eval()(torch.randn(1, 3, 64, 96)).shape == (1, 5, 64, 96)
+        if runtime == "openvino" and why_absent(runtime):
+            continue
+        found = load_runtime(graph, runtime=runtime, threads=1).run(image)
+        assert np.abs(found - wanted_logits).max() < 1e-3 * np.abs(wanted_logits).max(), runtime
+    rough = quantize_onnxruntime(graph, [image], keep=())
+    assert sum(node.op_type == "QuantizeLinear" for node in rough.graph.node) >= len(layers_of(graph)) - 1
+    found = load_runtime(rough, runtime="onnxruntime", threads=1).run(image)
+    assert 0 < np.abs(found - wanted_logits).max() < 0.5 * np.abs(wanted_logits).max()
+    if not find_spec("torch_pruning"):
+        return
+    before, drawn_boxes = count_parameters(network), plot_street(arch).layout.shapes
+    pruned = prune(network, ratio=0.4, example_size=(64, 96)).model.eval()
+    assert count_parameters(pruned) < 0.8 * before and pruned(torch.randn(1, 3, 64, 96)).shape == (1, 5, 64, 96)
+    assert sum(shape.type == "rect" for shape in drawn_boxes) == 6 + (arch.context != "no_context")
 
 
 def test_architectures_are_values():
