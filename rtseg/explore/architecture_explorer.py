@@ -17,12 +17,12 @@ from ..core.architecture import OPERATORS, STRIDES, Architecture, CellSpec
 from ..core.editing import step_places, with_operator, with_step, with_width
 from ..core.errors import ConfigError
 from ..search.costs import Cost, part_cost
+from ..search.spaces import AnyArchitecture
 from ..search.street import StreetArchitecture, StreetSpace
 from ..viz.architectures import LatencyLookup, box_times, measured_for, plot_architecture
 from ..viz.architecture_layout import cell_name
 from ..viz.figures import INK
 from rtseg.explore.drafts import (
-    AnyArchitecture,
     ArchitectureExplorer,
     Draft,
     Totals,

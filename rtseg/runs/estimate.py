@@ -26,7 +26,8 @@ from ..runtimes.export import export_onnx
 from ..evaluation.evaluator import evaluate
 from ..models.contract import SegNetwork
 from .config import NetworkConfig, RunConfig, StreetConfig
-from .networks import AnyArchitecture, new_network, spread
+from .networks import new_network, spread
+from ..search.spaces import AnyArchitecture
 from .plan import choose_stages
 from .plans import plan_of
 from .searching import supernet_loader, with_target

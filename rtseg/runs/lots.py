@@ -14,7 +14,8 @@ from ..core.environment import make_generator
 from ..core.errors import ConfigError
 from ..core.values import Latency
 from .config import LatencyConfig, RunConfig, StreetConfig
-from .networks import AnyArchitecture, measure_network
+from .networks import measure_network
+from ..search.spaces import AnyArchitecture
 from .stage import Stage
 from .steps import searched_space
 from ..search.latency_table import LatencyTable
