@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
+from functools import partial
 from io import StringIO
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from ..core.values import Value
 from ..core.weights import WeightsInfo
 from ..layers.merging import merged
 from .folding import foldable, folded_copy
+from .lowering import lowered
 from .tidying import tidy
 
 # %% ../../nbs/runtimes/01_export.ipynb #cell009
@@ -50,6 +52,15 @@ def traced_form(model: nn.Module, example: torch.Tensor) -> nn.Module:
     """What is traced of a network: parallel branches merged, batch norms folded where an `example` of its input shows that they can be."""
     model = merged(model)
     return folded_copy(model, foldable(model, example=example))
+
+
+def _program(form: nn.Module, example: torch.Tensor, free: tuple | None) -> torch.export.ExportedProgram | nn.Module:
+    try:
+        program = torch.export.export(form, (example,), dynamic_shapes=free)
+    except Exception:  # the exporter knows other ways to trace, and says what stops them all
+        return form
+    program.run_decompositions = partial(lowered, program)  # what the exporter asks for next
+    return program
 
 
 def output_name(model: nn.Module) -> str:
@@ -75,7 +86,7 @@ def to_onnx(
     with evaluating(model), torch.no_grad(), _quiet():
         try:
             program = torch.onnx.export(
-                traced_form(model, example),
+                _program(traced_form(model, example), example, free),
                 (example,),
                 dynamo=True,
                 opset_version=opset,
