@@ -32,7 +32,7 @@ from ..core.values import Value
 from ..core.weights import WeightsInfo
 from ..layers.merging import merged
 from .folding import foldable, folded_copy
-from .lowering import lowered
+from .lowering import lower_program
 from .tidying import tidy
 
 # %% ../../nbs/runtimes/01_export.ipynb #cell009
@@ -59,7 +59,7 @@ def _program(form: nn.Module, example: torch.Tensor, free: tuple | None) -> torc
         program = torch.export.export(form, (example,), dynamic_shapes=free)
     except Exception:  # the exporter knows other ways to trace, and says what stops them all
         return form
-    program.run_decompositions = partial(lowered, program)  # what the exporter asks for next
+    program.run_decompositions = partial(lower_program, program)  # what the exporter asks for next
     return program
 
 

@@ -7,7 +7,7 @@ from torch.export import ExportedProgram
 from torch.nn import functional as F
 
 from rtseg.runtimes.export import compare_onnx, to_onnx
-from rtseg.runtimes.lowering import lowered
+from rtseg.runtimes.lowering import lower_program
 
 IMAGE = torch.linspace(-2, 2, 2 * 3 * 4 * 6).view(2, 3, 4, 6)
 
@@ -87,7 +87,7 @@ def test_programs_compute_the_same(does, monkeypatch):
     theirs = ExportedProgram.run_decompositions
     monkeypatch.setattr(ExportedProgram, "run_decompositions", lambda *args: whole.append(does) or theirs(*args))
     program = torch.export.export(Network(does), (IMAGE,))
-    program = lowered(program, dict(torch.export.default_decompositions().items()))
+    program = lower_program(program, dict(torch.export.default_decompositions().items()))
     torch.testing.assert_close(program.module()(IMAGE), does(IMAGE))
     assert changing(program) == [] and bool(whole) == (does in TOGETHER)
 
@@ -102,6 +102,6 @@ def test_an_exported_network_keeps_its_statistics():
     assert compare_onnx(proto, net, (3, 3, 4, 6))[0] < 1e-5
     net[2].train()
     program = torch.export.export(net, (IMAGE,))
-    lower = lowered(program, dict(torch.export.default_decompositions().items()))
+    lower = lower_program(program, dict(torch.export.default_decompositions().items()))
     changed = [spec.target for spec in lower.graph_signature.output_specs if spec.target]
     assert changed == ["2.running_mean", "2.running_var", "2.num_batches_tracked"]
