@@ -27,7 +27,7 @@ def splits(data: str, held_out: str | None) -> tuple[SegDataset, SegDataset]:
     train, val = (open_dataset("camvid", data, split=split, scale=0.5, cache="memory") for split in ("train", "val"))
     if held_out is None:
         return train, val
-    drives = [sequence_of(Path(sample.image).name) for sample in train.samples]
+    drives = [sequence_of(Path(sample.image).stem) for sample in train.samples]
     if held_out not in drives:
         raise SystemExit(
             f"error: no training image is of the drive {held_out}: give one of {', '.join(sorted(set(drives)))}"
