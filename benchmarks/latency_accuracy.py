@@ -69,14 +69,15 @@ class Bench:
     """Everything that one run of this script knows: what is asked, the exported graphs, and the record that grows."""
 
     def __init__(self, args: argparse.Namespace):
-        self.args, self.size = args, tuple(int(side) for side in args.size.split("x"))
+        height, width = (int(side) for side in args.size.split("x"))
+        self.args, self.size = args, (height, width)
         count = args.networks + args.fit + args.calibration
         self.archs = {
             f"net{i:03d}": sample(SearchSpace(), make_generator(args.seed, i), lasts=BRANCHES[i % len(BRANCHES)])
             for i in range(count)
         }
         self.specs = list(
-            dict.fromkeys(spec for arch in self.archs.values() for spec in arch.op_specs(*self.size, CLASSES))
+            dict.fromkeys(spec for arch in self.archs.values() for spec in arch.op_specs(height, width, CLASSES))
         )
         self.zoo = (
             [name for name in list_models() if name != "fasterseg" and not name.startswith("smp")] if args.zoo else []

@@ -165,7 +165,7 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as work:
         data = training_set(Path(work))
-        record = {
+        record: dict = {
             "environment": environment_record(),
             "data": data.name,
             "images": len(data),

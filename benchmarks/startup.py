@@ -18,7 +18,7 @@ import nbformat
 from rtseg.core.environment import environment_record
 from rtseg.core.files import write_json
 from rtseg.core.machine import processor_record
-from rtseg.core.speed import busy_text, cores_taken
+from rtseg.core.load import WATCH, busy_text
 from rtseg.runs import notebooks
 
 COMMANDS = ("--help", "models", "models fasterseg", "lab --help", "run --help")
@@ -59,7 +59,7 @@ def stage_overheads(folder: Path, *, times: int = 4) -> dict[str, list[float]]:
 
 
 def main() -> None:
-    taken = cores_taken()
+    taken, cores = WATCH.look()
     commands = {f"rtseg {line}": command_cost(line) for line in COMMANDS}
     for line, cost in commands.items():
         print(f"{line:<24} {cost['processor_s']:.2f} s of processor time, {cost['memory_mb']} MB")
@@ -73,7 +73,7 @@ def main() -> None:
         "commands": commands,
         "stage_s": stages,
         "ratio": round(best["new"] / best["warm"], 2),
-        "busy": busy_text(taken),
+        "busy": busy_text(taken, cores),
         "processor": processor_record(),
         "environment": environment_record(),
     }

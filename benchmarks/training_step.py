@@ -19,7 +19,7 @@ from rtseg.core.environment import environment_record, seed_everything
 from rtseg.core.files import read_json, write_json
 from rtseg.core.machine import bf16_instructions, processor_record
 from rtseg.core.precision import Way, cpu_ways
-from rtseg.core.speed import busy_text, cores_taken
+from rtseg.core.load import WATCH, busy_text
 from rtseg.data.loading import Batch
 from rtseg.models import count_macs, create_model
 from rtseg.training import TrainConfig
@@ -109,8 +109,8 @@ def main() -> None:
         else {}
     )
     for name in args.models.split(","):
-        load = cores_taken()
-        rows[name] = {**measure(name, args), "load": busy_text(load)}
+        taken, cores = WATCH.look()
+        rows[name] = {**measure(name, args), "load": busy_text(taken, cores)}
         print(
             name,
             rows[name]["ms"],
