@@ -6,6 +6,7 @@ A stage's overhead is the whole time of an executed notebook that imports what a
 """
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -27,13 +28,14 @@ STAGE = "from rtseg.runs.parameters import *\nfrom rtseg.runs.stage import open_
 
 def command_cost(line: str, *, times: int = 3) -> dict[str, float]:
     """The least processor seconds of `rtseg LINE`, and its memory in MB."""
-    script = f"from rtseg.cli.main import main\nmain({line.split()!r})"
+    script = f"from rtseg.cli.main import main\ntry:\n    main({line.split()!r})\nfinally:\n    print(open('/proc/self/status').read())"
     seconds, memory = [], 0.0
     for _ in range(times):
-        child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL)
-        used = os.wait4(child.pid, 0)[2]
-        seconds.append(used.ru_utime + used.ru_stime)
-        memory = used.ru_maxrss / 1024
+        before = os.times()
+        told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout
+        after = os.times()
+        seconds.append(after.children_user + after.children_system - before.children_user - before.children_system)
+        memory = int(re.search(r"VmHWM:\s+(\d+) kB", told)[1]) / 1024  # what wait4 tells begins with this process's own
     return {"processor_s": round(min(seconds), 2), "memory_mb": round(memory)}
 
 

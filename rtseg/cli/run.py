@@ -9,12 +9,12 @@ __all__ = ['chosen_config', 'print_result', 'run_command', 'stage', 'add_run']
 from pathlib import Path
 from typing import Annotated
 
+import lazy_loader as lazy
 import typer
 
 from ..core.errors import ConfigError, Stopped
 from ..core.run_folder import RunFolder, refuse_foreign
 from ..runs.config import AnyConfig, list_presets, load_preset
-from ..runs.estimate import estimate_run, estimate_text
 from ..runs.notebooks import run_stage
 from ..runs.opening import open_run
 from ..runs.plan import find_stage, notebooks_folder
@@ -22,6 +22,8 @@ from ..runs.plans import PLANS, plan_of
 from ..runs.runner import RunResult, run
 from ..runs.stage import find_run, run_config
 from .options import stage_parameters, read_settings
+
+_estimate = lazy.load("rtseg.runs.estimate", suppress_warning=True)
 
 # %% ../../nbs/cli/11_run.ipynb #cell004
 def chosen_config(
@@ -91,7 +93,7 @@ def run_command(
     config, folder = chosen_config(preset, out, data, settings, seeds)
     names = [name.strip() for name in stages.split(",")] if stages is not None else None
     if estimate:
-        typer.echo(estimate_text(estimate_run(config, stages=names)))
+        typer.echo(_estimate.estimate_text(_estimate.estimate_run(config, stages=names)))
         return
     try:
         print_result(run(config, folder, stages=names, resume=resume or preset is None, say=typer.echo))

@@ -7,9 +7,10 @@ __all__ = ['Encoder', 'flat_parts', 'read_classifier', 'load_classifier']
 
 # %% ../../nbs/models/07_encoders.ipynb #cell002
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
-import timm
 from torch import Tensor, nn
 
 from ..core.errors import ArtifactError, ConfigError, suggest
@@ -19,6 +20,11 @@ from ..layers.blocks import bear_single_values
 from .checkpoints import below, common_prefix
 
 # %% ../../nbs/models/07_encoders.ipynb #cell005
+def _timm() -> ModuleType:
+    """Imported with the first encoder: it brings torchvision and a compiler, three seconds that most networks need not wait."""
+    return import_module("timm")
+
+
 class Encoder(nn.Module):
     """A timm network without its classifier: N x C x H x W -> its maps at 1/4, 1/8, 1/16 and 1/32 (those of `strides`)."""
 
@@ -31,6 +37,7 @@ class Encoder(nn.Module):
         strides: tuple[int, ...] = (4, 8, 16, 32),
     ):
         super().__init__()
+        timm = _timm()
         if name not in timm.list_models():
             raise ConfigError(
                 f"encoder '{name}' is unknown to timm {timm.__version__}: see timm.list_models(){suggest(name, timm.list_models())}"

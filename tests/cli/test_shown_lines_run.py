@@ -56,7 +56,7 @@ def reached(*words, **more):
 WORK = (  # where hours are spent
     "rtseg.training.trainer.Trainer.fit",
     "papermill.execute_notebook",
-    "rtseg.cli.run.estimate_run",
+    "rtseg.runs.estimate.estimate_run",
     "rtseg.cli.recipes.compress",
     "rtseg.cli.tune.tune",
     "rtseg.cli.export.autotune",
