@@ -253,7 +253,9 @@ def squeeze_png(image: Image.Image, *, limit: int = 100_000) -> bytes:
         flat = _as_common_colors(image)
         for colors in (256,) if flat else (256, 128, 64):
             buffer = io.BytesIO()
-            (flat or image.quantize(colors, dither=Image.Dither.NONE)).save(buffer, "PNG", optimize=True)
+            (flat or image.quantize(colors, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)).save(
+                buffer, "PNG", optimize=True
+            )
             if buffer.tell() <= limit:
                 return buffer.getvalue()
         if min(image.size) <= 16:
