@@ -7,7 +7,10 @@ __all__ = ['decisions', 'chosen', 'StreetLogits', 'preference', 'two_of', 'width
            'cosearch_street']
 
 # %% ../../nbs/search/48_street_mixture.ipynb #cell002
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -20,6 +23,7 @@ from ..data.loading import Batch, normalize
 from ..layers.blocks import resize
 from .cosearch import frozen
 from .parts import get_part
+from .pretraining import load_optimizer, optimizer_tensors, with_prefix, without_prefix
 from .street import StreetArchitecture, StreetSpace
 from .street_supernet import StreetSupernet, SupernetStep, corner, corners, train_supernet
 from ..training.config import TrainConfig, build_loss
@@ -177,16 +181,37 @@ def cosearch_street(
     steps: int,  # of the weights
     every: int = 2,  # steps of weights for one of the choices
     lr: float = 0.03,  # of the choices
+    begun: Mapping[str, Tensor] | None = None,  # a `checkpoint()` to go on from
 ) -> Iterator[tuple[SupernetStep, float]]:
     """Steps of weights by the sandwich rule and steps of choices in turn: where the weights stand, and the multiply-accumulates (forward) of the choices so far.
 
     A step of the choices runs two operators a place, backward to the logits only: it is counted as two passes of the step's largest network."""
     generator, adam = make_generator(config.seed, "choices"), torch.optim.Adam(logits.parameters(), lr)
-    loss, batches, spent = build_loss(config.loss), iter(others), 0.0
+    loss, spent, taken = build_loss(config.loss), 0.0, 0
     warm = steps // 4  # the first quarter is the weights' alone
-    for state in train_supernet(supernet, dataset, config, steps=steps):
+    if begun is not None:
+        logits.load_state_dict(without_prefix(begun, "logits"))
+        load_optimizer(adam, begun, "adam")
+        generator.set_state(begun["choices"])
+        spent, taken = float(begun["spent"]), int(begun["taken"])
+    batches = islice(others, taken, None)
+    for state in train_supernet(supernet, dataset, config, steps=steps, begun=begun):
         if state.step > warm and state.step % every == 0:
-            batch = next(batches)
+            batch, taken = next(batches), taken + 1
             choice_step(supernet, logits, adam, normalize(batch.images).contiguous(), batch.masks, loss, generator)
             spent += 2 * state.largest
-        yield state, spent
+        kept = partial(_choices_checkpoint, state.checkpoint, logits, adam, generator, spent, taken)
+        yield replace(state, checkpoint=kept), spent
+
+
+def _choices_checkpoint(
+    weights: Callable[[], dict[str, Tensor]],
+    logits: StreetLogits,
+    adam: torch.optim.Optimizer,
+    generator: Generator,
+    spent: float,
+    taken: int,
+) -> dict[str, Tensor]:
+    where = {"spent": torch.tensor(spent, dtype=torch.float64), "taken": torch.tensor(taken)}
+    tensors = with_prefix(logits.state_dict(), "logits") | optimizer_tensors(adam, "adam")
+    return weights() | tensors | where | {"choices": generator.get_state()}

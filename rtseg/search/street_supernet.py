@@ -7,8 +7,9 @@ __all__ = ['StreetSupernet', 'corner', 'corners', 'extreme', 'sandwich', 'sandwi
            'inherited_miou', 'SupernetScorer']
 
 # %% ../../nbs/search/47_street_supernet.ipynb #cell002
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Generator, Tensor, nn
@@ -22,6 +23,7 @@ from ..evaluation.metrics import ConfusionMeter, mean_iou
 from ..layers.blocks import calibrate, init_weights
 from .costs import network_cost
 from .parts import get_part
+from .pretraining import load_optimizer, optimizer_tensors, with_prefix, without_prefix
 from .street import StreetArchitecture, StreetNetwork, StreetSpace, StreetStage, sample_street
 from ..training.config import TrainConfig, build_loss
 from ..training.distillation import kl_distillation
@@ -170,12 +172,13 @@ def sandwich_step(
 # %% ../../nbs/search/47_street_supernet.ipynb #cell012
 @dataclass(frozen=True)
 class SupernetStep:
-    """Where a supernet's training stands: its step (from 1), the losses of the networks of this step, the multiply-accumulates (forward) of all its passes so far, and of its largest network now."""
+    """Where a supernet's training stands: its step (from 1), the losses of the networks of this step, the multiply-accumulates (forward) of all its passes so far, and of its largest network now; and `checkpoint()`, tensors by name, to go on from here."""
 
     step: int
     losses: tuple[float, ...]
     macs: float
     largest: float
+    checkpoint: Callable[[], dict[str, Tensor]] = field(repr=False, compare=False)
 
 
 def train_supernet(
@@ -185,16 +188,21 @@ def train_supernet(
     *,
     steps: int,  # batches in all
     randoms: int = 1,  # networks by lot in each step
+    begun: Mapping[str, Tensor] | None = None,  # a `checkpoint()` to go on from
 ) -> Iterator[SupernetStep]:
-    """Train a supernet by the sandwich rule, a value after each step; every pass counts in the bill."""
-    generator = make_generator(config.seed, "supernet")
+    """Train a supernet by the sandwich rule, a value after each step; every pass counts in the bill. A training that goes on ends as one that was never stopped."""
+    generator, first, macs = make_generator(config.seed, "supernet"), 0, 0.0
     augmentation = build_augmentation(config.augmentation) if config.augmentation else None
-    loader = make_loader(
-        dataset, batch_size=config.batch_size, augmentation=augmentation, seed=config.seed, shuffle=True, steps=steps
-    )
     optimizer, loss = build_optimizer(supernet, **config.optimizer_options()), build_loss(config.loss)
-    per_epoch, macs = max(1, len(dataset) // config.batch_size), 0.0
-    for step, batch in enumerate(loader):
+    if begun is not None:
+        supernet.load_state_dict(without_prefix(begun, "supernet"))
+        load_optimizer(optimizer, begun, "optimizer")
+        generator.set_state(begun["generator"])
+        first, macs = int(begun["step"]), float(begun["macs"])
+    options = {"batch_size": config.batch_size, "augmentation": augmentation, "seed": config.seed}
+    loader = make_loader(dataset, shuffle=True, steps=steps, start_step=first, **options)
+    per_epoch = max(1, len(dataset) // config.batch_size)
+    for step, batch in enumerate(loader, first):
         rate = learning_rate(step, lr=config.lr, total_steps=steps, steps_per_epoch=per_epoch, schedule=config.schedule)
         set_lr(optimizer, rate)
         archs, images = sandwich(supernet.space, generator, randoms), normalize(batch.images).contiguous()
@@ -204,7 +212,16 @@ def train_supernet(
         size = (images.shape[2], images.shape[3])
         passes = [len(images) * network_cost(a, size, num_classes=supernet.num_classes).macs for a in archs]
         macs += sum(passes)
-        yield SupernetStep(step + 1, tuple(losses), macs, passes[0])
+        kept = partial(_supernet_checkpoint, supernet, optimizer, generator, step + 1, macs)
+        yield SupernetStep(step + 1, tuple(losses), macs, passes[0], kept)
+
+
+def _supernet_checkpoint(
+    supernet: StreetSupernet, optimizer: torch.optim.Optimizer, generator: Generator, step: int, macs: float
+) -> dict[str, Tensor]:
+    where = {"step": torch.tensor(step), "macs": torch.tensor(macs, dtype=torch.float64)}
+    tensors = with_prefix(supernet.state_dict(), "supernet") | optimizer_tensors(optimizer, "optimizer")
+    return tensors | where | {"generator": generator.get_state()}
 
 # %% ../../nbs/search/47_street_supernet.ipynb #cell014
 @torch.no_grad()

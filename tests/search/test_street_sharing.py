@@ -131,6 +131,19 @@ def test_weights_and_choices_are_trained_in_turn_and_every_pass_is_billed(halves
     others = make_loader(halves[1], batch_size=2, shuffle=True, steps=4)
     states = list(cosearch_street(supernet, logits, halves[0], others, config, steps=8, every=2))
     assert [s.step for s, _ in states] == list(range(1, 9)) and all(len(s.losses) == 3 for s, _ in states)
+    kept, whole = None, {**supernet.state_dict(), **logits.state_dict()}
+    for state, _ in cosearch_street(
+        StreetSupernet(TINY, classes), StreetLogits(TINY), halves[0], others, config, steps=8
+    ):
+        if state.step == 5:
+            kept = state.checkpoint()
+            break
+    again, choices = StreetSupernet(TINY, classes, seed=3), StreetLogits(TINY)
+    rest = list(cosearch_street(again, choices, halves[0], others, config, steps=8, begun=kept))
+    assert [s.step for s, _ in rest] == [6, 7, 8] and rest[-1][0].macs == states[-1][0].macs
+    assert rest[-1][1] == states[-1][1] and rest[-1][0].losses == states[-1][0].losses
+    same = {**again.state_dict(), **choices.state_dict()}
+    assert all(torch.equal(same[name], value) for name, value in whole.items()), "stopped, it ends as it would have"
     plain = list(train_supernet(StreetSupernet(TINY, classes), halves[0], config, steps=1))[0]
     assert plain.losses[0] == pytest.approx(states[0][0].losses[0], rel=1e-5), "the same data, networks and weights"
     assert plain.macs == states[0][0].macs > plain.largest > 0
