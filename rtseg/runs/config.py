@@ -179,7 +179,7 @@ class TableSearchConfig(Config):
     """The search by a table of trained networks (a name, or a folder), and the budget: `budget_ms`, or that quantile of the latencies of random networks on this machine; `size` networks are looked at in each of `generations`."""
 
     table: str = "streets-demo"
-    budget_ms: float | None = Field(None, gt=0)
+    budget_ms: float | None = Field(None, gt=0, allow_inf_nan=False)
     budget: float = Field(0.5, gt=0, lt=1)
     generations: int = Field(16, ge=2)
     size: int = Field(60, ge=8)

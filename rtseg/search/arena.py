@@ -108,7 +108,7 @@ def read_scores(folder: str | Path) -> dict[str, NetworkScores]:
     if not path.is_file():
         return {}
     found = read_json(path)
-    if not isinstance(found, dict):
+    if not isinstance(found, dict) or not all(isinstance(data, dict) for data in found.values()):
         raise ArtifactError(f"{path} holds no scores by name: write them again")
     return {name: NetworkScores.from_dict(data) for name, data in found.items()}
 

@@ -40,6 +40,12 @@ class TrainedNetwork(Value):
     seconds: float
     receipt: dict = field(default_factory=dict)
 
+    def __post_init__(self):
+        if not self.val_miou or not all(0 <= score <= 1 for score in (*self.val_miou, self.test_miou)):
+            raise ArtifactError(
+                f"the scores of network {self.network} are {[*self.val_miou, self.test_miou]}, not numbers between 0 and 1"
+            )
+
 
 @dataclass(frozen=True)
 class MeasuredNetwork(Value):
@@ -135,7 +141,7 @@ class TrainedTable:
 
     def of(self, recipe: str | None = None) -> dict[str, list[TrainedNetwork]]:
         """The trainings of each network under a recipe (the commonest unless given), by id; `ConfigError` for a recipe that the table lacks."""
-        recipe = check_choice(recipe, self.recipes(), what="recipe") if recipe else self.recipes()[0]
+        recipe = check_choice(recipe, self.recipes(), what="recipe") if recipe else next(iter(self.recipes()), None)
         found: dict[str, list[TrainedNetwork]] = {}
         for t in sorted(self.trainings, key=lambda t: (t.entry, t.seed)):
             if t.recipe == recipe:
@@ -144,6 +150,10 @@ class TrainedTable:
 
     def ms(self, device: str) -> dict[str, float]:
         """Median milliseconds of each measured network on a device; `ConfigError` for one that the table lacks."""
+        if not self.latencies:
+            raise ConfigError(
+                f"the table {self.info.name} holds no latency: measure its networks with rtseg nas table --measure"
+            )
         check_choice(device, self.devices(), what="device of the table")
         return {m.network: m.latency.median_ms for m in self.latencies if m.device == device}
 

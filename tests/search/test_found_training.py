@@ -1,6 +1,7 @@
 """`rtseg nas search`: what it refuses, in one line each, and the training of what it has found."""
 
 import json
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,9 +14,12 @@ from rtseg.core.values import Latency
 from rtseg.data.datasets import open_dataset
 from rtseg.data.scenes import make_scenes
 from rtseg.search.costs import network_cost
+from rtseg.search import rulers
+from rtseg.search.finding import find_networks
 from rtseg.search.judging import recipe_tau
 from rtseg.search.rulers import check_quiet
 from rtseg.search.spaces import open_space
+from rtseg.search.table_latencies import Target
 from rtseg.search.table_plan import PlanEntry
 from rtseg.search.table_training import TableJob, train_table
 from rtseg.search.trained import MeasuredNetwork, TableInfo, TrainedNetwork, TrainedTable, load_table
@@ -53,15 +57,17 @@ def folder(tmp_path_factory, scenes):
 
 @pytest.fixture
 def here(monkeypatch):
-    """A device whose milliseconds are the work; `spread` is how far its quartiles lie apart."""
-    device = SimpleNamespace(spread=0.0)
+    """A device whose milliseconds are the work; `spread` is how far its quartiles lie apart, `checks` are networks that were measured as a whole."""
+    device = SimpleNamespace(spread=0.0, checks=[])
 
     def made(*args, **options):
         entry = SimpleNamespace(ms=2.0, q1=2.0, q3=2.0 + 2 * device.spread)
-        header = SimpleNamespace(size=(64, 96), to_dict=dict)
+        header = SimpleNamespace(size=(64, 96), num_classes=5, to_dict=dict)
         return SimpleNamespace(predict=work, entries={"one": entry}, header=header)
 
     monkeypatch.setattr(nas, "device_table", made)
+    monkeypatch.setattr(nas, "find_networks", partial(find_networks, generations=4, size=24))
+    monkeypatch.setattr(nas, "check_networks", lambda *args, **options: device.checks)
     return device
 
 
@@ -83,6 +89,8 @@ def test_the_best_are_trained_once_and_stand_in_the_table(typed, folder, scenes,
     [
         ("--budget-ms 0.1", "no network of the space street within 0.1 ms .* raise the budget"),
         ("--budget-ms -3", "a budget of -3 ms is none"),
+        ("--budget-ms nan", "a budget of nan ms is none"),
+        ("--budget-ms inf", "a budget of inf ms is none"),
         ("--budget-ms 60 --train 2", "--train 2 has no pictures .* --data"),
         ("--budget-ms 60 --runtime onnxruntim", "did you mean 'onnxruntime'"),
     ],
@@ -103,6 +111,38 @@ def test_a_noisy_device_table_is_told_in_one_line_and_can_be_accepted(typed, fol
     assert typed(f"nas search --table {folder} --budget-ms 60 --accept-noisy")[0] == 0
     entry = SimpleNamespace(ms=1.0, q1=1.0, q3=1.15)
     assert check_quiet(SimpleNamespace(entries={"a": entry}), folder) == pytest.approx(0.15), "the limit itself passes"
+
+
+def test_latencies_are_corrected_by_networks_that_were_measured_as_a_whole(folder, here, capsys):
+    trained, priced, generator = load_table(folder), nas.device_table(), torch.Generator().manual_seed(8)
+    arch, *others = (trained.space.sample(generator) for _ in range(7))
+    for checks, wanted, words in (
+        ([(a, work(a) + 30.0) for a in others], 30.0, "the sum of operators and 30.00 ms, by 6 networks measured here"),
+        ([(others[0], 99.0)], 0.0, "1 networks were measured undisturbed: latencies are plain sums"),
+    ):
+        here.checks = checks
+        latency = nas.checked_ruler(trained, Target(), priced)
+        assert latency(arch) == pytest.approx(work(arch) + wanted) and words in capsys.readouterr().out
+
+
+def test_networks_are_measured_once_and_disturbed_ones_are_not_kept(monkeypatch, tmp_path):
+    asked, load = [], {"busy": False}
+
+    def measured(space, arch, target, size, num_classes):
+        asked.append(arch.id)
+        others = {"load": {"busy": True, "before": 1.0, "during": 1.5, "cores": 2, "waited_s": 0.0, "attempts": 1}}
+        protocol = others if load["busy"] and len(asked) % 2 else {}
+        ms = Latency(7.0, 7.0, 7.0, 9, (1, 3, 64, 96), "m", "onnxruntime", "fp32", 1, ("network",), protocol, {})
+        return MeasuredNetwork(arch.id, ms, json.loads(json.dumps(arch.to_dict())))
+
+    monkeypatch.setattr(rulers, "measured_network", measured)
+    options = {"count": 4, "folder": tmp_path}
+    load["busy"] = True
+    assert len(rulers.check_networks(open_space("street"), Target(), (64, 96), 5, **options)) == 2
+    load["busy"] = False
+    pairs = rulers.check_networks(open_space("street"), Target(), (64, 96), 5, **options)
+    assert len(pairs) == 4 and {ms for _, ms in pairs} == {7.0} and len(asked) == 6
+    assert rulers.check_networks(open_space("street"), Target(), (64, 96), 5, **options) == pairs and len(asked) == 6
 
 
 def changed(folder, target, **values):

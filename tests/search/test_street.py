@@ -7,7 +7,8 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -24,7 +25,9 @@ from rtseg.data.scenes import make_scenes
 from rtseg.runtimes.export import to_onnx
 from rtseg.runtimes.runtimes import load_runtime, why_absent
 from rtseg.models.contract import count_macs, count_parameters
+from rtseg.search.arena import TableArena, read_scores
 from rtseg.search.costs import Cost, network_cost, part_cost, part_weights
+from rtseg.search.finding import table_accuracy
 from rtseg.search.latency_table import LatencyTable, TableHeader
 from rtseg.search.parts import PARTS, PIECES, ROLES, Part, Picture, build_part, get_part, list_parts, register_part
 from rtseg.search.prediction import resizes_of, terms_of, weights_of
@@ -42,12 +45,17 @@ from rtseg.search.street import (
 from rtseg.search.table_latencies import Target, measure_latencies, parse_target
 from rtseg.search.table_plan import PlanEntry, bin_edges, draw_between, make_plan, seen_ranges
 from rtseg.search.table_training import TableJob, entry_of, planned, train_table, wanted
-from rtseg.search.trained import TableInfo, TrainedNetwork, load_table, read_lines
+from rtseg.search.trained import TableInfo, TrainedNetwork, TrainedTable, load_table, read_lines
 from rtseg.shipping.quantization import layers_of, quantize_onnxruntime
 from rtseg.training.config import TrainConfig
 from rtseg.training.recipes import load_recipe
 from rtseg.tuning.study import open_storage
 from rtseg.viz.streets import plot_street
+
+ROOT = Path(__file__).resolve().parents[2]
+spec = spec_from_file_location("ship_table", ROOT / "benchmarks" / "ship_table.py")
+ship_table = module_from_spec(spec)
+spec.loader.exec_module(ship_table)
 
 FAST = StreetArchitecture(
     "separable_stem",
@@ -226,6 +234,9 @@ def test_architectures_are_values():
         (dict(stages=()), "two or three stages"),
         (dict(stages=(*FAST.stages[:2], StreetStage(64, ()))), "each with an operator"),
         (dict(stem_width=0), "multiples of 16"),
+        (dict(stem_width="64"), "multiples of 16"),
+        (dict(head_width=64.0), "multiples of 16"),
+        (dict(stages=("abc", "abc")), "no StreetStage"),
     ):
         with pytest.raises(ConfigError, match=words):
             replace(FAST, **wrong)
@@ -289,6 +300,9 @@ def test_spaces_are_found_by_name_and_refuse_unknown_settings():
         ("street", {"operators": ["sdtc"]}, "did you mean 'stdc'"),
         ("street", {"depth": 3}, "did you mean 'depths'"),
         ("street", {"depths": [[0], [1], [1]]}, "at least one operator"),
+        ("street", {"widths": [[32], [64, 100], [128]]}, r"widths \[100\] are not multiples of 16"),
+        ("street", {"stem_widths": [0]}, "multiples of 16"),
+        ("street", {"heads": ["stdc"]}, "head 'stdc' is unknown"),
     ):
         with pytest.raises(ConfigError, match=words):
             open_space(name, settings)
@@ -404,6 +418,31 @@ def test_a_table_is_trained_loaded_and_measured(tmp_path, splits):
     )
     again = table.architecture(records[0].network).build(job.info.num_classes)
     assert count_parameters(again) == records[0].parameters and table.recipes() == ["brief"]
+    shipping_brings_what_is_finished(tmp_path, job)
+
+
+def shipping_brings_what_is_finished(tmp_path, job):
+    """The journal's trainings and the latencies that nobody disturbed; a shipped training that the folder lacks is an error."""
+    table, package, results = load_table(job.folder), tmp_path / "package", tmp_path / "results" / job.info.name
+    TrainedTable(table.info, table.trainings[:1], ()).save(package / job.info.name)
+    results.mkdir(parents=True)
+    (results / "README.md").write_text("before <!-- counts --><!-- end --> after")
+    busy = {"load": {"busy": True, "before": 1.0, "during": 1.5, "cores": 2, "waited_s": 0.0, "attempts": 1}}
+    first, *others = table.latencies
+    disturbed = replace(first, latency=replace(first.latency, protocol=busy))
+    TrainedTable(table.info, (), (disturbed, *others)).save(job.folder)
+    shipped = ship_table.ship(job.folder, package=package, results=tmp_path / "results")
+    assert load_table(package / job.info.name).trainings == table.trainings == shipped.trainings
+    assert first.network not in {m.network for m in shipped.latencies if m.device == first.device}
+    told = (results / "README.md").read_text()
+    assert f"\n{len(table.trainings)} of 5 trainings are done: {len(table.of())} of 3 networks" in told
+    assert told.startswith("before") and told.endswith("after") and (results / "study.journal").is_file()
+    lost = replace(table.trainings[0], seed=7)
+    TrainedTable(table.info, (*table.trainings, lost), ()).save(package / job.info.name)
+    with pytest.raises(ConfigError, match="lacks 1 trainings that are shipped"):
+        ship_table.ship(job.folder, package=package, results=tmp_path / "results")
+    with pytest.raises(ConfigError, match="no study.journal: give the folder where workers train"):
+        ship_table.ship(package / job.info.name, package=package, results=tmp_path / "results")
 
 
 def test_a_journal_of_something_else_is_refused(tmp_path, splits):
@@ -519,8 +558,38 @@ def test_damaged_tables_and_unknown_targets_are_refused(tmp_path):
         read_lines(tmp_path / "absent.jsonl", TrainedNetwork)
     with pytest.raises(ConfigError, match="table"):
         load_table("no-such-table")
-    with pytest.raises(ConfigError, match="did you mean 'openvino'"):
-        parse_target("openvno")
+    for text, words in (
+        ("openvno", "did you mean 'openvino'"),
+        ("onnxruntime:fp33", "allowed are fp32, fp16, int8"),
+        ("onnxruntime::1", "precision of runtime"),
+        ("onnxruntime:fp32:0", "write runtime:precision:threads|is none"),
+        ("onnxruntime:fp32:1.5", "is none"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            parse_target(text)
+    for text in ("80,10", "-1,5", "nan,5", "1,inf", "0,0", "10", "a,b"):
+        with pytest.raises(ConfigError, match="lower and the upper latency"):
+            nas.read_range(text)
+
+
+def test_a_table_with_nothing_in_it_or_with_scores_that_are_none(tmp_path):
+    whole = load_table("streets-demo")
+    empty = TrainedTable(whole.info, (), ()).save(tmp_path / "empty")
+    assert load_table(empty).of() == {} and load_table(empty).devices() == []
+    with pytest.raises(ConfigError, match="has 0 trained networks: a prediction needs 20"):
+        table_accuracy(load_table(empty))
+    with pytest.raises(ConfigError, match="holds no latency: measure its networks"):
+        TableArena(load_table(empty), device="onnxruntime fp32 1", budget_ms=10)
+    for name, value in (("test_miou", float("nan")), ("val_miou", []), ("val_miou", [0.1, float("inf")])):
+        lines = [json.dumps(t.to_dict()) for t in whole.trainings[:2]]
+        lines[1] = json.dumps({**json.loads(lines[1]), name: value})
+        (empty / "trainings.jsonl").write_text("\n".join(lines))
+        with pytest.raises(ArtifactError, match="line 2 is damaged .*not numbers between 0 and 1"):
+            load_table(empty)
+    for damage in ("[]", '{"supernet": 3}', '{"supernet": {"price": 1}}'):
+        (empty / "scores.json").write_text(damage)
+        with pytest.raises(ArtifactError):
+            read_scores(empty)
 
 
 def test_the_recipes_of_the_table_are_frozen():
