@@ -272,7 +272,11 @@ def found_rows(found: Sequence[Found]) -> list[dict]:
     ]
 
 
-def checked_ruler(trained: TrainedTable, target: Target, priced: LatencyTable) -> Callable[[Any], float]:
+def checked_ruler(
+    trained: TrainedTable,  # that is searched by
+    target: Target,  # runtime, precision and threads
+    priced: LatencyTable,  # of this device
+) -> Callable[[Any], float]:
     """Milliseconds of any network here, corrected by a few that are measured as a whole; says how well that fits."""
     info = trained.info
     checks = check_networks(trained.space, target, info.timed_size, info.num_classes, log=typer.echo)
