@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TableScaleOption', 'TableSetOption', 'TargetsOption', 'RangesOption', 'read_range', 'table_plan', 'plan_networks',
            'table_splits', 'table_info', 'changed', 'table_settings', 'table_data', 'table_command', 'found_rows',
-           'checked_ruler', 'train_best', 'search_command', 'add_nas']
+           'train_best', 'search_command', 'add_nas']
 
 # %% ../../nbs/cli/34_nas.ipynb #cell002
 import json
@@ -26,8 +26,7 @@ from ..runs.config import DataConfig
 from ..runs.steps import drawn_facts, open_splits
 from ..search.finding import Found, check_budget, find_networks, table_accuracy
 from ..search.found_training import found_job, standing
-from ..search.latency_table import LatencyTable
-from ..search.rulers import check_networks, check_quiet, corrected, device_table, ruler, ruler_path, usual_range
+from ..search.rulers import check_networks, check_quiet, device_table, ruler, ruler_path, usual_range
 from ..search.spaces import ArchitectureSpace, open_space
 from ..search.table_latencies import Target, measure_latencies, parse_target
 from ..search.table_plan import PlanEntry, make_plan, seen_ranges
@@ -271,24 +270,6 @@ def found_rows(found: Sequence[Found]) -> list[dict]:
         for f in found
     ]
 
-
-def checked_ruler(
-    trained: TrainedTable,  # that is searched by
-    target: Target,  # runtime, precision and threads
-    priced: LatencyTable,  # of this device
-) -> Callable[[Any], float]:
-    """Milliseconds of any network here, corrected by a few that are measured as a whole; says how well that fits."""
-    info = trained.info
-    checks = check_networks(trained.space, target, info.timed_size, info.num_classes, log=typer.echo)
-    if len(checks) < 3:
-        typer.echo(f"{len(checks)} networks were measured undisturbed: latencies are plain sums of operators")
-    else:
-        fitted = corrected(priced, checks)
-        typer.echo(
-            f"latency: the sum of operators and {fitted.coefficients[1]:.2f} ms, by {len(checks)} networks measured here, each within {fitted.half_width:.1%} of what the others say"
-        )
-    return ruler(priced, trained, target, checks)
-
 # %% ../../nbs/cli/34_nas.ipynb #cell0091
 def train_best(
     trained: TrainedTable,  # that the search was made with
@@ -356,7 +337,8 @@ def search_command(
     priced = device_table(trained.space, target, trained.info.timed_size, trained.info.num_classes, log=typer.echo)
     if not accept_noisy:
         check_quiet(priced, ruler_path(trained.space, target, trained.info.timed_size, trained.info.num_classes))
-    latency = checked_ruler(trained, target, priced)
+    checks = check_networks(trained.space, target, trained.info.timed_size, trained.info.num_classes, log=typer.echo)
+    latency = ruler(priced, trained, target, checks, log=typer.echo)
     found, front = find_networks(trained, latency, budget_ms, best=max(best, train), seed=seed, predictor=predictor)
     typer.echo(
         f"within {budget_ms:g} ms on {priced.header}\n{table(found_rows(found))}\nmIoU is predicted (validation, the table's short recipe); beats: share of the table's networks of the same latency (within 25 %), as predicted and at the interval's lower end"

@@ -1,6 +1,7 @@
 """`rtseg nas search`: what it refuses, in one line each, and the training of what it has found."""
 
 import json
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -113,25 +114,30 @@ def test_a_noisy_device_table_is_told_in_one_line_and_can_be_accepted(typed, fol
     assert check_quiet(SimpleNamespace(entries={"a": entry}), folder) == pytest.approx(0.15), "the limit itself passes"
 
 
-def test_latencies_are_corrected_by_networks_that_were_measured_as_a_whole(folder, here, capsys):
+def test_latencies_are_corrected_by_networks_that_were_measured_as_a_whole(folder, here, monkeypatch):
     trained, priced, generator = load_table(folder), nas.device_table(), torch.Generator().manual_seed(8)
     arch, *others = (trained.space.sample(generator) for _ in range(7))
-    for checks, wanted, words in (
-        ([(a, work(a) + 30.0) for a in others], 30.0, "the sum of operators and 30.00 ms, by 6 networks measured here"),
-        ([(others[0], 99.0)], 0.0, "1 networks were measured undisturbed: latencies are plain sums"),
+    pairs, said = [(a, work(a) + 30.0) for a in others], []
+    slow = [replace(m, latency=replace(m.latency, median_ms=m.latency.median_ms + 10)) for m in trained.latencies]
+    many = replace(trained, latencies=(*slow, *slow))
+    monkeypatch.setattr(rulers, "device_name", lambda: "m")
+    for checks, table, more, words in (
+        (pairs, many, 30.0, "corrected by 6 whole networks measured here: within 0.0%, 86% of the time"),
+        (pairs[:2], many, 10.0, "corrected by 48 whole networks of drawn"),
+        (pairs[:2], trained, 0.0, "plain sums of operators: fewer than three"),
     ):
-        here.checks = checks
-        latency = nas.checked_ruler(trained, Target(), priced)
-        assert latency(arch) == pytest.approx(work(arch) + wanted) and words in capsys.readouterr().out
+        latency = rulers.ruler(priced, table, Target(), checks, log=said.append)
+        assert latency(arch) == pytest.approx(work(arch) + more, rel=1e-3) and words in said[-1]
 
 
-def test_networks_are_measured_once_and_disturbed_ones_are_not_kept(monkeypatch, tmp_path):
+def test_networks_are_measured_once_and_those_whose_core_was_taken_are_not_kept(monkeypatch, tmp_path):
     asked, load = [], {"busy": False}
 
     def measured(space, arch, target, size, num_classes):
         asked.append(arch.id)
         others = {"load": {"busy": True, "before": 1.0, "during": 1.5, "cores": 2, "waited_s": 0.0, "attempts": 1}}
-        protocol = others if load["busy"] and len(asked) % 2 else {}
+        beside = {"load": {**others["load"], "during": 1.1}}  # the other core is taken, and this one is not
+        protocol = others if load["busy"] and len(asked) % 2 else beside
         ms = Latency(7.0, 7.0, 7.0, 9, (1, 3, 64, 96), "m", "onnxruntime", "fp32", 1, ("network",), protocol, {})
         return MeasuredNetwork(arch.id, ms, json.loads(json.dumps(arch.to_dict())))
 
