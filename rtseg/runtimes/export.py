@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from io import StringIO
 from pathlib import Path
 
@@ -23,6 +23,7 @@ import onnx
 import onnxruntime
 import torch
 from google.protobuf.message import DecodeError
+from onnxscript.values import TracedOnnxFunction
 from torch import nn
 
 from ..core.environment import evaluating
@@ -46,6 +47,20 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(previous)
+
+
+_read_source = cache(TracedOnnxFunction.function_ir.fget)
+
+
+@contextmanager
+def _sources_read_once() -> Iterator[None]:
+    """Each export asks all 500 translations of `onnxscript` for what their source says; here it is read at the first export only."""
+    asked = TracedOnnxFunction.function_ir
+    TracedOnnxFunction.function_ir = property(_read_source)
+    try:
+        yield
+    finally:
+        TracedOnnxFunction.function_ir = asked
 
 
 def traced_form(model: nn.Module, example: torch.Tensor) -> nn.Module:
@@ -83,7 +98,7 @@ def to_onnx(
     example = torch.zeros((max(2, shape[0]) if dynamic_batch else shape[0], *shape[1:]), dtype=dtype, device=device)
     free = ({0: torch.export.Dim("batch")},) if dynamic_batch else None
     names = list(outputs or (output_name(model),))
-    with evaluating(model), torch.no_grad(), _quiet():
+    with evaluating(model), torch.no_grad(), _quiet(), _sources_read_once():
         try:
             program = torch.onnx.export(
                 _program(traced_form(model, example), example, free),
