@@ -96,14 +96,15 @@ def guilty(tried: Callable[[Sequence[Coupling]], str | None], suspects: Sequence
     "{name: reason} of those suspects that `tried` objects to; what is left passes together."
     found: dict[str, str] = {}
 
-    def search(some: Sequence[Coupling]) -> None:
-        if not some or (why := tried(some)) is None:
-            return
+    def search(some: Sequence[Coupling], *, accused: bool = False) -> bool:
+        if not some or (not accused or len(some) == 1) and (why := tried(some)) is None:
+            return False
         if len(some) == 1:
             found[some[0].name] = why
-            return
-        search(some[: len(some) // 2])
-        search(some[len(some) // 2 :])
+            return True
+        first = search(some[: len(some) // 2])
+        search(some[len(some) // 2 :], accused=not first)  # who else, if not they
+        return True
 
     search(suspects)
     rest = [c for c in suspects if c.name not in found]
