@@ -3,9 +3,10 @@
     python benchmarks/camvid_training.py --data ../shared/camvid                      # all of them, one after the other
     python benchmarks/camvid_training.py --data ../shared/camvid --models ddrnet,stdc --seed 1
     python benchmarks/camvid_training.py --data ../shared/camvid --budget short       # more networks, by the recipe camvid-short
+    python benchmarks/camvid_training.py --data ../shared/camvid --budget half-hour   # small pictures first, whole ones last
 
 `long`: about 25 core-minutes each, at 360 x 480; fp32 weights, bfloat16 convolutions (but for DABNet). `short`: 14 passes at half size in fp32, the recipe camvid-short, the same for every network;
-PIDNet with its boundary loss. One thread. Killed, it goes on where it stopped. Writes results/camvid-training/NAME-seedN.json (short: results/camvid-short/): the settings, the scores on validation
+PIDNet with its boundary loss. `half-hour`: at most 30 core-minutes each, AdamW with one cycle, pictures at half size for most of the steps and whole ones at the end. One thread. Killed, it goes on where it stopped. Writes results/camvid-training/NAME-seedN.json (short: results/camvid-short/): the settings, the scores on validation
 and test of the epoch that was best on validation, the curve, and the processor time that it took (not the clock's: cores are shared).
 """
 
@@ -63,6 +64,8 @@ SHORT = {
     "segnext_t": {},
     "letnet": {},
 }
+HALF_HOUR = {"fastscnn": {"aux": True}, "stdc": {"aux": True}, "seaformer_t": {}}
+HALF_HOUR_EPOCHS = {"fastscnn": 110, "stdc": 40, "seaformer_t": 70}
 # square root of the median class's pixels over the class's own in the training split
 WEIGHTS = (0.52, 0.44, 2.14, 0.38, 1.0, 0.68, 1.96, 2.0, 0.87, 2.65, 3.92)
 
@@ -105,8 +108,29 @@ def short_settings(name: str, seed: int) -> TrainConfig:
     return load_recipe("camvid-short", seed=seed, evaluate_every=2, compile=False, **own)
 
 
+def half_hour_settings(name: str, seed: int) -> TrainConfig:
+    epochs = HALF_HOUR_EPOCHS[name]
+    return load_recipe(
+        "camvid-short",
+        epochs=epochs,
+        seed=seed,
+        evaluate_every=max(1, epochs // 12),
+        compile=False,
+        augmentation={
+            "crop": [360, 480],
+            "scale_range": [0.5, 2.0],
+            "brightness": 0.3,
+            "contrast": 0.3,
+            "saturation": 0.3,
+        },
+        progressive=[[0.6, 0.5], [0.8, 0.75]],
+        precision="auto",
+    )
+
+
 BUDGETS = {
     "long": Budget(LONG, ROOT / "results" / "camvid-training", 1.0, long_settings),
+    "half-hour": Budget(HALF_HOUR, ROOT / "results" / "camvid-half-hour", 1.0, half_hour_settings),
     "short": Budget(SHORT, ROOT / "results" / "camvid-short", 0.5, short_settings),
 }
 
