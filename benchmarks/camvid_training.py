@@ -148,18 +148,13 @@ def train(name: str, splits: dict[str, SegDataset], folder: Path, seed: int, bud
         progress=False,
     )
     clock = folder / "processor_seconds.json"
-    spent, started = read_json(clock)["seconds"] if clock.exists() else 0.0, time.process_time()
+    kept = {"by_epoch": {}, **(read_json(clock) if clock.exists() else {"seconds": 0.0})}
+    spent, by_epoch, started = kept["seconds"], kept["by_epoch"], time.process_time()
     for record in trainer.epochs():
-        write_json(clock, {"seconds": spent + time.process_time() - started})
-        print(
-            name,
-            seed,
-            record.epoch,
-            record.losses,
-            record.miou,
-            f"{(spent + time.process_time() - started) / 60:.1f} min",
-            flush=True,
-        )
+        now = spent + time.process_time() - started
+        by_epoch[str(record.epoch)] = round(now, 1)
+        write_json(clock, {"seconds": now, "by_epoch": by_epoch})
+        print(name, seed, record.epoch, record.losses, record.miou, f"{now / 60:.1f} min", flush=True)
     network, origin = trained(name, folder, options)
     reports = {
         split: evaluate(network, splits[split], batch_size=4, origin=origin).to_dict() for split in ("val", "test")
@@ -174,6 +169,7 @@ def train(name: str, splits: dict[str, SegDataset], folder: Path, seed: int, bud
             "reports": reports,
             "curve": read_metrics(folder),
             "processor_minutes": read_json(clock)["seconds"] / 60,
+            "processor_seconds_by_epoch": by_epoch,
             "pretrained_on": "none",
             "git": git_state(),
             "environment": environment_record(),
