@@ -16,6 +16,7 @@ from pathlib import Path
 import plotly.graph_objects as go
 from camvid_results import comparison_section, short_section, training_section, write_measured
 from PIL import Image
+from processor_results import PROCESSOR_SECTIONS
 from shipping_results import (
     accuracy_section,
     agreement_section,
@@ -141,19 +142,10 @@ def benchmark_lines(path: Path, record: dict) -> list[str]:
         return bench_section(f"benchmarks/results/{path.name}", BenchRecord.from_dict(record))
     if path.stem.startswith("protocols"):
         return protocol_section(f"benchmarks/results/{path.name}", record)
-    if path.name == "search_step.json":
-        rows = [
-            f"| {step} | {ours:.2f} | {record['naive_s'][step]:.2f} | {record['published_s'][step]:.1f} |"
-            for step, ours in record["ours_s"].items()
-        ]
-        return [
-            f"Search step, {record['threads']} threads, F = {record['base_width']}, L = {record['layers']}, 1 x {record['size'][0]} x {record['size'][1]}, {record['device']['name']}:",
-            "",
-            "| step | ours (s) | naive, same run (s) | published implementation, other cores of this kind (s) |",
-            "|---|---|---|---|",
-            *rows,
-        ]
-    if path.name == "autotune.json":
+    for stem, section in PROCESSOR_SECTIONS.items():
+        if path.stem.startswith(stem):
+            return section(f"benchmarks/results/{path.name}", record)
+    if path.stem.startswith("autotune"):
         return autotune_section(f"benchmarks/results/{path.name}", record)
     if path.name == "tails.json":
         return tails_section(f"benchmarks/results/{path.name}", record)

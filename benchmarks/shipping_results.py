@@ -168,8 +168,9 @@ def tails_section(name: str, record: dict) -> list[str]:
 def autotune_section(name: str, record: dict) -> list[str]:
     """The fastest faithful form of each network, against ONNX Runtime fp32 and eager PyTorch, and which bars that meets."""
     found, (height, width) = record["summary"], record["size"]
+    kind = record["environment"]["device"]["name"] + ("" if "avx2" not in name else " held down to AVX2")
     lines = [
-        f"The fastest faithful form, {height} x {width}, {record['threads']} threads, from the bytes of a photograph to the bytes of its labels:",
+        f"The fastest faithful form, {kind}, {height} x {width}, {record['threads']} threads, from the bytes of a photograph to the bytes of its labels:",
         "",
         "| network | form | ms | served without torch, ms | times as fast as ONNX Runtime fp32 | as PyTorch eager | agreement of labels | mIoU before | drop |",
         "|---|---|---|---|---|---|---|---|---|",
