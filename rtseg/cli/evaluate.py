@@ -91,6 +91,10 @@ def evaluate_command(
     calibration: Annotated[
         bool, typer.Option("--calibration", help="Also whether the network is as sure as it is right.")
     ] = False,
+    clip: Annotated[
+        Path | None,
+        typer.Option(help="Also how steady its labels are, frame after frame, on a video or a folder of frames."),
+    ] = None,
     batch_size: BatchOption = 1,
     precision: PrecisionOption = "auto",
     device: DeviceOption = "auto",
@@ -103,6 +107,8 @@ def evaluate_command(
     """Score a network on one split: mIoU, per class, pixel accuracy; at once, in windows, at several scales, mirrored.
 
     Example: rtseg evaluate runs/camvid --dataset camvid --data ~/camvid --split test
+
+    How steady its labels are on a clip, too: rtseg evaluate runs/camvid --dataset camvid --data ~/camvid --clip drive.mp4
 
     A published checkpoint: rtseg evaluate --model fastscnn --weights fastscnn.pth --data ~/cityscapes
 
@@ -135,6 +141,7 @@ def evaluate_command(
         predictions=predictions,
         boundary=boundary,
         calibration=calibration,
+        clip=clip,
         progress=True,
     )
     typer.echo("\n".join(line for line in (report_table(report), category_line(report)) if line))

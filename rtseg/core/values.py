@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VOID', 'Value', 'check_labels', 'LabelSet', 'labels_from_yaml', 'others_text', 'Latency', 'ScoreOrigin',
-           'SequenceScore', 'Calibration', 'EvalReport', 'SegOutput']
+           'SequenceScore', 'Calibration', 'steady_text', 'ClipScore', 'EvalReport', 'SegOutput']
 
 # %% ../../nbs/core/04_values.ipynb #cell002
 from collections.abc import Callable
@@ -271,6 +271,23 @@ class Calibration(Value):
         return self._mean(lambda sure, right: sure - right)
 
 
+def steady_text(share: float, before: str = "the frame before") -> str:
+    """In words, which share of a picture's labels is as it was in the one `before`."""
+    return f"{share:.2%} of the labels as in {before}"
+
+
+@dataclass(frozen=True)
+class ClipScore(Value):
+    """How steady a network's labels are on a clip: the share of pixels whose label is that of the frame before, the mean over all frames but the first. No ground truth is needed."""
+
+    name: str
+    frames: int
+    stability: float
+
+    def __str__(self) -> str:
+        return f"clip {self.name}: {steady_text(self.stability)}, {self.frames} frames"
+
+
 @dataclass(frozen=True)
 class EvalReport(Value):
     """Scores of one network on one split; IoU is None for a class that occurs neither in labels nor in predictions."""
@@ -289,6 +306,7 @@ class EvalReport(Value):
     boundary_iou: tuple[float | None, ...] | None = None
     sequences: tuple[SequenceScore, ...] = ()  # where the images' names tell sequences apart
     calibration: Calibration | None = None  # where it was asked for
+    clip: ClipScore | None = None  # where one was given
 
     @property
     def boundary_miou(self) -> float | None:
@@ -299,7 +317,7 @@ class EvalReport(Value):
     @classmethod
     def from_dict(cls, data: dict) -> Self:
         """Rebuild a report, and the values in it."""
-        parts: dict[str, type[Value]] = {"origin": ScoreOrigin, "calibration": Calibration}
+        parts: dict[str, type[Value]] = {"origin": ScoreOrigin, "calibration": Calibration, "clip": ClipScore}
         rebuilt = {key: kind.from_dict(data[key]) for key, kind in parts.items() if isinstance(data.get(key), dict)}
         sequences = tuple(SequenceScore.from_dict(one) for one in data.get("sequences", ()))
         return super().from_dict({**data, **rebuilt, "sequences": sequences})

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -27,10 +28,11 @@ from ..data.images import read_ahead, size_batches
 from ..data.pairs import as_dataset
 from .boundary import BoundaryMeter
 from .calibration import CalibrationMeter
-from .inference import WHOLE_IMAGE, Inference, class_scores, confidences, most_likely
+from .inference import WHOLE_IMAGE, Inference, class_scores, confidences, most_likely, predict_ids
 from .metrics import make_report
 from .painting import write_label_ids
 from .sequences import SequenceMeter
+from .timeline import clip_stability
 
 # %% ../../nbs/evaluation/03_evaluator.ipynb #cell005
 WHICH = ("last", "best", "ema")
@@ -101,6 +103,7 @@ def evaluate(
     predictions: str | Path | None = None,  # folder for label-id PNGs
     boundary: bool = False,  # boundary IoU as well
     calibration: bool = False,  # how far its confidence can be believed, as well
+    clip: str | Path | None = None,  # a video or a folder of frames: how steady its labels are there, as well
     progress: bool = False,  # whether a bar is shown
 ) -> EvalReport:
     "Scores of the network on all images of the data set at the size they are read; `predictions` keeps label-id PNGs there."
@@ -110,6 +113,16 @@ def evaluate(
     )
     if device is not None:
         model.to(device)
+    seen = inference.model_copy(
+        update={"scale": inference.scale * dataset.scale}
+    )  # frames as large as the images are read
+
+    def ask(frame: np.ndarray) -> np.ndarray:
+        batch = torch.from_numpy(frame).permute(2, 0, 1)[None]
+        return predict_ids(model, batch, inference=seen, precision=precision)[0].numpy()
+
+    with evaluating(model):
+        steady = None if clip is None else clip_stability(ask, clip, bits=dataset.bits, progress=progress)
     labels, names = dataset.labels, iter([sample.name for sample in dataset.samples])
     meter = SequenceMeter(labels.num_classes, ignore_index=labels.ignore_index)
     bands = BoundaryMeter(labels.num_classes, ignore_index=labels.ignore_index) if boundary else None
@@ -144,4 +157,5 @@ def evaluate(
         boundary_iou=bands.iou() if bands is not None else None,
         sequences=meter.scores(),
         calibration=trust.calibration() if trust is not None else None,
+        clip=steady,
     )

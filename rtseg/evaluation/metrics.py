@@ -14,7 +14,7 @@ from cityscapesscripts.helpers.labels import category2labels
 from torch import Tensor
 
 from ..core.errors import ConfigError, DataError
-from ..core.values import Calibration, EvalReport, LabelSet, ScoreOrigin, SequenceScore
+from ..core.values import Calibration, ClipScore, EvalReport, LabelSet, ScoreOrigin, SequenceScore
 
 # %% ../../nbs/evaluation/01_metrics.ipynb #cell005
 class ConfusionMeter:
@@ -109,6 +109,7 @@ def make_report(
     boundary_iou: tuple[float | None, ...] | None = None,  # of each class, if it was asked for
     sequences: tuple[SequenceScore, ...] = (),  # scores of each recorded sequence
     calibration: Calibration | None = None,  # if it was asked for
+    clip: ClipScore | None = None,  # how steady the labels of a clip are, if one was given
 ) -> EvalReport:
     "The scores of a filled meter, with their circumstances."
     matrix = meter.matrix
@@ -127,6 +128,7 @@ def make_report(
         boundary_iou=boundary_iou,
         sequences=sequences,
         calibration=calibration,
+        clip=clip,
     )
 
 
@@ -168,6 +170,8 @@ def report_table(report: EvalReport) -> str:
         lines += [f"  {one.name}: {one.images} images, mIoU {_percent(one.miou).strip()}" for one in report.sequences]
     if report.calibration is not None:
         lines.append(f"calibration: {calibration_line(report.calibration)}")
+    if report.clip is not None:
+        lines.append(str(report.clip))
     if report.inference:
         lines.append(f"asked: {_asked(report.inference)}")
     if report.origin:

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from ..core.environment import evaluating
 from ..core.errors import ConfigError, DataError, check_choice
 from ..core.files import atomic_write
-from ..core.values import LabelSet
+from ..core.values import LabelSet, steady_text
 from ..data.correcting import SHAPES, Corrections
 from ..data.datasets import SegDataset
 from ..data.images import check_array, image_files, read_ahead, read_rgb, size_batches
@@ -46,7 +46,7 @@ class Prediction(NamedTuple):
         "A video in a line; empty for an image."
         if not self.frames:
             return ""
-        steady = "" if self.stability is None else f"; {self.stability:.1%} of the labels as in the frame before"
+        steady = "" if self.stability is None else f"; {steady_text(self.stability)}"
         return f"{self.frames} frames, {self.frames / self.seconds:.1f} a second with decoding and painting{steady}"
 
 # %% ../../nbs/evaluation/07_prediction.ipynb #cell014

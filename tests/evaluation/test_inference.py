@@ -442,7 +442,7 @@ def test_a_video_has_a_time_line_and_is_decoded_ahead(tmp_path, film):
         "stability"
     ] == ""
     assert done.frames == 9 and done.stability == pytest.approx(sum(still) / 8) and done.seconds > 0
-    assert done.film_text().startswith("9 frames, ") and f"{done.stability:.1%} of the labels as in" in done.film_text()
+    assert done.film_text().startswith("9 frames, ") and f"{done.stability:.2%} of the labels as in" in done.film_text()
     shares = [sum(float(row[name]) for name in CITYSCAPES.classes if name in row) for row in rows]
     assert shares == pytest.approx([1.0] * 9, abs=1e-4) and float(rows[8]["second"]) == pytest.approx(8 / 12, abs=1e-4)
 
@@ -691,3 +691,23 @@ def test_help_shows_the_ways(typed):
     ):
         code, out, _ = typed(f"{command} --help")
         assert code == 0 and all(word in out for word in words)
+
+
+def test_the_labels_of_a_clip_are_as_steady_as_its_frames(tmp_path):
+    frames = [np.zeros((8, 16, 3), np.uint8) for _ in range(3)]
+    for number, frame in enumerate(frames):
+        frame[:, 4 * number : 4 * number + 4] = 255  # a bar that moves by its width: 8 of 16 columns change
+        Image.fromarray(frame).save(tmp_path / f"f{number + 9}.png")
+    net = torch.nn.Conv2d(3, 2, 1)
+    with torch.no_grad():
+        net.weight.copy_(torch.tensor([[0.0] * 3, [1.0] * 3])[..., None, None])
+        net.bias.zero_()
+    net.num_classes = 2
+    report = evaluate(net, [(frames[0], np.zeros((8, 16), np.uint8))], clip=tmp_path)
+    assert (report.clip.frames, report.clip.stability) == (3, 0.5) and EvalReport.from_dict(report.to_dict()) == report
+    assert f"clip {tmp_path.name}: 50.00% of the labels as in the frame before, 3 frames" in report_table(report)
+    Image.fromarray(frames[0][:5]).save(tmp_path / "f12.png")
+    with pytest.raises(DataError, match="frame 3 of .* is 5 x 16, the first 8 x 16"):
+        evaluate(net, [(frames[0], np.zeros((8, 16), np.uint8))], clip=tmp_path)
+    with pytest.raises(DataError, match="does not exist"):
+        evaluate(net, [(frames[0], np.zeros((8, 16), np.uint8))], clip=tmp_path / "none.mp4")
