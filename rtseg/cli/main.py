@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
-from . import __version__
+from .. import __version__
 from ..core.errors import RtsegError, Stopped
 
 # %% ../../nbs/cli/01_main.ipynb #cell004
