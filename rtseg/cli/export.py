@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['WeightsArgument', 'ClassesOption', 'ImagesRootOption', 'RuntimesOption', 'PrecisionsOption', 'WebOption',
            'CountOption', 'CalibrationOption', 'AutoOption', 'ThreadsOption', 'DropOption', 'ClassDropOption',
-           'AgreementOption', 'OpsetOption', 'StaticOption', 'LicenseOption', 'RosOption', 'ExportSource', 'run_source',
-           'named_source', 'unstretched', 'own_name', 'own_size', 'said_of', 'export_auto', 'export_web',
+           'AgreementOption', 'OpsetOption', 'StaticOption', 'LicenseOption', 'ClipOption', 'RosOption', 'ExportSource',
+           'run_source', 'named_source', 'unstretched', 'own_name', 'own_size', 'said_of', 'export_auto', 'export_web',
            'export_plain', 'export', 'add_export']
 
 # %% ../../nbs/cli/33_export.ipynb #cell002
@@ -19,7 +19,7 @@ import typer
 from ..core.errors import ArtifactError, ConfigError
 from ..core.files import sha256_file
 from ..core.run_folder import RunFolder
-from ..core.values import LabelSet
+from ..core.values import ClipScore, LabelSet
 from ..core.weights import WeightsInfo
 from ..data.datasets import SegDataset
 from ..data.labels import get_labels
@@ -233,6 +233,7 @@ def export_plain(
         **how,
     )
     scores = "".join(f"; mIoU of the {who} {score['miou']:.4f}" for who, score in card.own_scores.items())
+    scores += "".join(f"; {who} on {ClipScore.from_dict(score)}" for who, score in card.clip_scores.items())
     guessed = size is None and data is None and (said is None or said.size is None)
     note = (
         "; nobody said for which size: photographs of another aspect would be stretched, give --size" if guessed else ""
@@ -309,6 +310,9 @@ StaticOption = Annotated[
     bool, typer.Option("--static-batch", help="A plain export for one image at a time; else the batch is free.")
 ]
 LicenseOption = Annotated[str | None, typer.Option(help="The licence of the weights, for the card.")]
+ClipOption = Annotated[
+    Path | None, typer.Option(help="A video or a folder of frames: how steady the labels are, before and after.")
+]
 RosOption = Annotated[
     bool, typer.Option("--ros", help="With --auto: a ROS 2 node beside it, which hears images and publishes masks.")
 ]
@@ -340,6 +344,7 @@ def export(
     opset: OpsetOption = 18,
     static_batch: StaticOption = False,
     license: LicenseOption = None,
+    clip: ClipOption = None,
     ros: RosOption = False,
     web: WebOption = None,
     onnxruntime_web: RuntimeFilesOption = None,
@@ -365,6 +370,10 @@ def export(
     limits = {"min_agreement": min_agreement, "max_drop": max_drop, "max_class_drop": max_class_drop}
     if not auto:
         _refuse_forms(runtimes, threads)
+    if clip is not None and (auto or web is not None):
+        raise ConfigError(
+            f"--clip {clip} is looked at by a plain export only: leave out {'--auto' if auto else '--web'}"
+        )
     how: dict[str, Any] = {"size": read_size(size) if size else None, "images": images, "license": license}
     if auto:
         source = _source(weights, model, root, dataset, labels, (split, calibration_split), option, bits)
@@ -380,7 +389,7 @@ def export(
         return
     known = how["data"].labels if root is not None else given
     loaded = open_trained(weights, model, option, labels=known, classes=classes)
-    how |= {"opset": opset, "dynamic_batch": not static_batch, "precision": precisions or "fp32"}
+    how |= {"opset": opset, "dynamic_batch": not static_batch, "precision": precisions or "fp32", "clip": clip}
     typer.echo(export_plain(loaded, out, model=model, **how, **limits))
 
 # %% ../../nbs/cli/33_export.ipynb #9745175a

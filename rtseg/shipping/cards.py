@@ -66,6 +66,7 @@ class Card(Value):
     iou_before: dict = field(default_factory=dict)
     iou_after: dict = field(default_factory=dict)
     own_scores: dict = field(default_factory=dict)
+    clip_scores: dict = field(default_factory=dict)
     label_set: str | None = None
     data: dict = field(default_factory=dict)
     origin: dict = field(default_factory=dict)

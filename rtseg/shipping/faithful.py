@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['MAX_DROP', 'MAX_CLASS_DROP', 'Example', 'read_examples', 'agreement', 'class_ious', 'miou', 'FormScore',
-           'check_limits', 'evaluate_form', 'own_scores', 'stretch']
+           'check_limits', 'evaluate_form', 'own_scores', 'clip_scores', 'stretch']
 
 # %% ../../nbs/shipping/02_faithful.ipynb #cell002
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -19,6 +20,7 @@ from ..core.errors import ConfigError, DataError
 from ..core.values import Value
 from ..data.datasets import SegDataset
 from ..evaluation.metrics import ConfusionMeter, class_iou
+from ..evaluation.timeline import clip_stability
 
 # %% ../../nbs/shipping/02_faithful.ipynb #cell005
 class Example(NamedTuple):
@@ -192,6 +194,22 @@ def own_scores(
         }
         | {"images": len(pairs), "sizes": sizes}
         for who, found in ious.items()
+    }
+
+
+def clip_scores(
+    network: Callable[[np.ndarray], np.ndarray],  # photograph -> labels
+    form: Callable[[np.ndarray], np.ndarray],  # photograph -> labels
+    clip: str | Path | None,  # a video, or a folder of frames
+    size: tuple[int, int],  # height, width of the form
+) -> dict[str, dict]:
+    "How steady the labels of the `network` and of a shipped `form` are on the same frames, resized to (height, width) `size`; empty without a clip."
+    if clip is None:
+        return {}
+    asked = {"network": network, "shipped": form}
+    return {
+        who: clip_stability(lambda frame, ask=ask: ask(_fitted(frame, None, size).image), clip).to_dict()
+        for who, ask in asked.items()
     }
 
 

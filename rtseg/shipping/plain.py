@@ -25,7 +25,15 @@ from ..runtimes.half import to_half
 from ..runtimes.runtimes import TorchRuntime, load_runtime
 from .cards import Card, plain_card, write_shipped
 from .checking import TOLERANCES
-from .faithful import MAX_CLASS_DROP, MAX_DROP, check_limits, evaluate_form, own_scores, read_examples
+from rtseg.shipping.faithful import (
+    MAX_CLASS_DROP,
+    MAX_DROP,
+    check_limits,
+    clip_scores,
+    evaluate_form,
+    own_scores,
+    read_examples,
+)
 
 # %% ../../nbs/shipping/11_plain.ipynb #cell005
 def scored_form(
@@ -77,6 +85,7 @@ def ship_plain(
     license: str | None = None,  # of the weights
     data: SegDataset | Sequence | None = None,  # photographs to judge the file on
     images: int = 16,  # at most so many of them
+    clip: str | Path | None = None,  # a video or a folder of frames: how steady the labels are, before and after
     min_agreement: float = 0.99,  # smallest share of equal labels
     max_drop: float = MAX_DROP,  # largest loss of mIoU
     max_class_drop: float = MAX_CLASS_DROP,  # largest loss of IoU of any class
@@ -93,6 +102,9 @@ def ship_plain(
     if data is not None:
         limits = {"min_agreement": min_agreement, "max_drop": max_drop, "max_class_drop": max_class_drop}
         facts |= scored_form(network, graph, data, shape[-2:], what=path, precision=precision, images=images, **limits)
+    if clip is not None:
+        form = load_runtime(graph, runtime="onnxruntime", precision=precision)
+        facts["clip_scores"] = clip_scores(TorchRuntime(network), form, clip, shape[-2:])
     card = plain_card(model, report, labels, precision=precision, info=info, **facts)
     written = write_shipped(path, graph, card, info=info)
     return replace(report, path=str(path), bytes=path.stat().st_size, sha256=written.file_sha256), written

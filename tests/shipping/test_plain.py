@@ -23,6 +23,7 @@ from rtseg.runtimes.half import is_half, to_half
 from rtseg.runtimes.runtimes import load_runtime
 from rtseg.shipping.candidates import Builder, Candidate, list_candidates, why_not
 from rtseg.shipping.cards import load_card, write_shipped
+from rtseg.shipping.faithful import clip_scores
 from rtseg.shipping.plain import scored_form, ship_plain
 from rtseg.web.page import page_network
 
@@ -171,3 +172,22 @@ def test_the_page_of_a_browser_has_the_same_card(network, data, tmp_path):
     assert set(card.own_scores) == {"network", "shipped"} and card.iou_before.keys() == {"0", "1"}
     written = write_shipped(tmp_path / "net.onnx", made.graph, card)
     assert written.file and read_onnx_info(tmp_path / "net.onnx") == info  # a second writer keeps what stands there
+
+
+def test_a_clip_says_how_steady_the_labels_are_before_and_after(network, typed, trained, tmp_path):
+    frames = [np.zeros((*SIZE, 3), np.uint8) for _ in range(3)]
+    (tmp_path / "clip").mkdir()
+    for number, frame in enumerate(frames):
+        Image.fromarray(frame).save(tmp_path / "clip" / f"{number}.png")
+    code, text, err = typed(f"export {trained} {tmp_path / 'net.onnx'} --size 64x96 --clip {tmp_path / 'clip'}")
+    assert code == 0, err
+    same = {"name": "clip", "frames": 3, "stability": 1.0}
+    assert load_card(tmp_path / "net.onnx").clip_scores == {"network": same, "shipped": same}
+    assert "shipped on clip clip: 100.00% of the labels as in the frame before, 3 frames" in text
+    scores = clip_scores(lambda image: image[..., 0] * 0, lambda image: image[..., 0], tmp_path / "clip", (32, 48))
+    assert scores == {"network": same, "shipped": same}
+    Image.fromarray(frames[0] + 9).save(tmp_path / "clip" / "3.png")
+    scores = clip_scores(lambda image: image[..., 0] * 0, lambda image: image[..., 0], tmp_path / "clip", (32, 48))
+    assert [scores[who]["stability"] for who in ("network", "shipped")] == [1.0, pytest.approx(2 / 3)]
+    code, _, err = typed(f"export {trained} {tmp_path / 'x.onnx'} --auto --clip {tmp_path / 'clip'}")
+    assert code == 1 and "--clip" in err and not (tmp_path / "x.onnx").exists()
