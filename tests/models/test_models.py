@@ -69,9 +69,8 @@ def test_auxiliary_heads_on_request(name):
         return
     plain, helped = create_model(name, 5, aux=False), create_model(name, 5, aux=True)
     assert count_parameters(plain) == count_parameters(helped) < count_parameters(helped, training=True)
-    assert "auxiliary outputs" in check_training(helped) and not check_training(helped).startswith(
-        "batch of 1 at 65 x 97, 0"
-    )
+    told = check_training(helped)
+    assert "auxiliary outputs" in told and not told.startswith("batch of 1 at 65 x 97, 0")
 
 
 def test_contract_names_what_is_broken():
@@ -152,12 +151,12 @@ def test_weights_survive_and_names_are_stable(name):
 def test_facts(name):
     info = model_info(name)
     assert {"title", "paper", "year"} <= set(info) and set(info) - {"name"} <= set(FACTS)
+    with torch.device("meta"):  # shapes are all that is counted
+        network = create_model(name, 19)
     if "params" in info:
-        assert count_parameters(create_model(name, 19)) == pytest.approx(info["params"], rel=0.01)
+        assert count_parameters(network) == pytest.approx(info["params"], rel=0.01)
     if "gmacs" in info:
-        assert count_macs(create_model(name, 19), (1, 3, *info["gmacs_size"])) / 1e9 == pytest.approx(
-            info["gmacs"], rel=0.01
-        )
+        assert count_macs(network, (1, 3, *info["gmacs_size"])) / 1e9 == pytest.approx(info["gmacs"], rel=0.01)
     mutable = [
         p.name
         for p in inspect.signature(MODELS.get(name)).parameters.values()
