@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['WeightsArgument', 'ClassesOption', 'ImagesRootOption', 'RuntimesOption', 'PrecisionsOption', 'WebOption',
            'CountOption', 'CalibrationOption', 'AutoOption', 'ThreadsOption', 'DropOption', 'ClassDropOption',
-           'AgreementOption', 'OpsetOption', 'StaticOption', 'LicenseOption', 'ClipOption', 'RosOption', 'ExportSource',
-           'run_source', 'named_source', 'unstretched', 'own_name', 'own_size', 'said_of', 'export_auto', 'export_web',
+           'AgreementOption', 'OpsetOption', 'StaticOption', 'LicenseOption', 'RosOption', 'ExportSource', 'run_source',
+           'named_source', 'unstretched', 'own_name', 'own_size', 'said_of', 'export_auto', 'export_web',
            'export_plain', 'export', 'add_export']
 
 # %% ../../nbs/cli/33_export.ipynb #cell002
@@ -19,7 +19,7 @@ import typer
 from ..core.errors import ArtifactError, ConfigError
 from ..core.files import sha256_file
 from ..core.run_folder import RunFolder
-from ..core.values import ClipScore, LabelSet
+from ..core.values import LabelSet
 from ..core.weights import WeightsInfo
 from ..data.datasets import SegDataset
 from ..data.labels import get_labels
@@ -33,6 +33,7 @@ from ..models.loading import LoadedNetwork, load_network, spec_of
 from ..runs.config import parse_run
 from rtseg.cli.options import (
     BitsOption,
+    ClipOption,
     DatasetOption,
     LabelsOption,
     OptionsOption,
@@ -126,6 +127,7 @@ def export_auto(
     precisions: list[str] | None = None,  # all unless given
     seconds: float = 120.0,  # of the timing in turns
     license: str | None = None,  # of the weights, for the card
+    clip: Path | None = None,  # a video or a folder of frames: how steady the labels are, before and after
     ros: bool = False,  # write a ROS 2 node beside it
 ) -> str:
     "Autotune, write file, card, table and server; what the command says in the end. Unfinished work lies in `OUT-trials` and is gone on with."
@@ -143,6 +145,7 @@ def export_auto(
         candidates=forms,
         files_only=True,
         seconds=seconds,
+        clip=clip,
         folder=out.with_name(f"{out.stem}-trials"),
         say=lambda text: typer.echo(text, err=True),
     )
@@ -163,6 +166,7 @@ def export_auto(
     drop = "" if card.miou_after is None else f", mIoU {card.miou_before:.4f} before and {card.miou_after:.4f} after"
     own = {who: score["miou"] for who, score in card.own_scores.items()}
     drop += f"; on the photographs as they are {own['network']:.4f}, shipped {own['shipped']:.4f}" if own else ""
+    drop += card.steady_text
     return (
         f"{table(tuned.table())}\n{tuned.int8_verdict()}\n{f'busy: {tuned.disturbance}{chr(10)}' if tuned.disturbance else ''}{out}: {tuned.best.candidate.name}, {card.latency.median_ms:.2f} ms from photograph to labels, {gain}; "
         f"{card.agreement:.2%} of the labels agree{drop}\nserve it: python {out.parent / 'serve.py'} {out} PHOTOGRAPH"
@@ -233,7 +237,7 @@ def export_plain(
         **how,
     )
     scores = "".join(f"; mIoU of the {who} {score['miou']:.4f}" for who, score in card.own_scores.items())
-    scores += "".join(f"; {who} on {ClipScore.from_dict(score)}" for who, score in card.clip_scores.items())
+    scores += card.steady_text
     guessed = size is None and data is None and (said is None or said.size is None)
     note = (
         "; nobody said for which size: photographs of another aspect would be stretched, give --size" if guessed else ""
@@ -310,9 +314,6 @@ StaticOption = Annotated[
     bool, typer.Option("--static-batch", help="A plain export for one image at a time; else the batch is free.")
 ]
 LicenseOption = Annotated[str | None, typer.Option(help="The licence of the weights, for the card.")]
-ClipOption = Annotated[
-    Path | None, typer.Option(help="A video or a folder of frames: how steady the labels are, before and after.")
-]
 RosOption = Annotated[
     bool, typer.Option("--ros", help="With --auto: a ROS 2 node beside it, which hears images and publishes masks.")
 ]
@@ -370,16 +371,14 @@ def export(
     limits = {"min_agreement": min_agreement, "max_drop": max_drop, "max_class_drop": max_class_drop}
     if not auto:
         _refuse_forms(runtimes, threads)
-    if clip is not None and (auto or web is not None):
-        raise ConfigError(
-            f"--clip {clip} is looked at by a plain export only: leave out {'--auto' if auto else '--web'}"
-        )
+    if clip is not None and web is not None:
+        raise ConfigError(f"--clip {clip} is looked at by an export to a file: leave out --web, or export twice")
     how: dict[str, Any] = {"size": read_size(size) if size else None, "images": images, "license": license}
     if auto:
         source = _source(weights, model, root, dataset, labels, (split, calibration_split), option, bits)
         how |= {"runtimes": runtimes.split(",") if runtimes else None, "threads": threads}
         how |= {"precisions": precisions.split(",") if precisions else None}
-        typer.echo(export_auto(source, out, ros=ros, **how, **limits))
+        typer.echo(export_auto(source, out, ros=ros, clip=clip, **how, **limits))
         return
     how["data"] = open_with_labels(weights, dataset, root, split, labels, bits=bits) if root is not None else None
     given = get_labels(labels) if labels else None

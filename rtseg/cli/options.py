@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ModelOption', 'OwnModelOption', 'BitsOption', 'OptionsOption', 'DATA_NAMES', 'DatasetOption', 'RootOption',
            'DrawnRootOption', 'LabelsOption', 'RuntimeFilesOption', 'InferenceOption', 'CropOption', 'OverlapOption',
-           'ScaleOption', 'ScalesOption', 'FlipOption', 'CornersOption', 'BatchOption', 'PrecisionOption',
+           'ScaleOption', 'ScalesOption', 'ClipOption', 'FlipOption', 'CornersOption', 'BatchOption', 'PrecisionOption',
            'ForceOption', 'DeviceOption', 'read_settings', 'stage_parameters', 'read_size', 'is_record',
            'build_network', 'open_trained', 'open_with_labels', 'read_device', 'read_scales', 'read_inference']
 
@@ -221,6 +221,9 @@ ScaleOption = Annotated[
     float, typer.Option(help="Show the image at this size and enlarge the answer, for instance 0.5.")
 ]
 ScalesOption = Annotated[str, typer.Option(help="Average over these sizes, for instance 0.5,0.75,1.0,1.25,1.5,1.75.")]
+ClipOption = Annotated[
+    Path | None, typer.Option(help="A video or a folder of frames: how steady the labels are, before and after.")
+]
 FlipOption = Annotated[bool, typer.Option("--flip", help="Average with the mirror image.")]
 CornersOption = Annotated[
     bool, typer.Option("--align-corners", help="Resize corner to corner, as STDC's own evaluation does.")

@@ -14,7 +14,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
-from functools import cache, partial
 from io import StringIO
 from pathlib import Path
 
@@ -23,7 +22,6 @@ import onnx
 import onnxruntime
 import torch
 from google.protobuf.message import DecodeError
-from onnxscript.values import TracedOnnxFunction
 from torch import nn
 
 from ..core.environment import evaluating
@@ -33,7 +31,6 @@ from ..core.values import Value
 from ..core.weights import WeightsInfo
 from ..layers.merging import merged
 from .folding import foldable, folded_copy
-from .lowering import lower_program
 from .tidying import tidy
 
 # %% ../../nbs/runtimes/01_export.ipynb #cell009
@@ -49,33 +46,10 @@ def _quiet() -> Iterator[None]:
         logging.disable(previous)
 
 
-_read_source = cache(TracedOnnxFunction.function_ir.fget)
-
-
-@contextmanager
-def _sources_read_once() -> Iterator[None]:
-    """Each export asks all 500 translations of `onnxscript` for what their source says; here it is read at the first export only."""
-    asked = TracedOnnxFunction.function_ir
-    TracedOnnxFunction.function_ir = property(_read_source)
-    try:
-        yield
-    finally:
-        TracedOnnxFunction.function_ir = asked
-
-
 def traced_form(model: nn.Module, example: torch.Tensor) -> nn.Module:
     """What is traced of a network: parallel branches merged, batch norms folded where an `example` of its input shows that they can be."""
     model = merged(model)
     return folded_copy(model, foldable(model, example=example))
-
-
-def _program(form: nn.Module, example: torch.Tensor, free: tuple | None) -> torch.export.ExportedProgram | nn.Module:
-    try:
-        program = torch.export.export(form, (example,), dynamic_shapes=free)
-    except Exception:  # the exporter knows other ways to trace, and says what stops them all
-        return form
-    program.run_decompositions = partial(lower_program, program)  # what the exporter asks for next
-    return program
 
 
 def output_name(model: nn.Module) -> str:
@@ -98,10 +72,10 @@ def to_onnx(
     example = torch.zeros((max(2, shape[0]) if dynamic_batch else shape[0], *shape[1:]), dtype=dtype, device=device)
     free = ({0: torch.export.Dim("batch")},) if dynamic_batch else None
     names = list(outputs or (output_name(model),))
-    with evaluating(model), torch.no_grad(), _quiet(), _sources_read_once():
+    with evaluating(model), torch.no_grad(), _quiet():
         try:
             program = torch.onnx.export(
-                _program(traced_form(model, example), example, free),
+                traced_form(model, example),
                 (example,),
                 dynamo=True,
                 opset_version=opset,

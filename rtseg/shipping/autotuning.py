@@ -35,7 +35,15 @@ from rtseg.shipping.candidates import (
     why_not,
 )
 from .cards import Card, Preprocessing, class_facts, weights_facts, write_shipped
-from .faithful import MAX_CLASS_DROP, MAX_DROP, check_limits, evaluate_form, own_scores, read_examples
+from rtseg.shipping.faithful import (
+    MAX_CLASS_DROP,
+    MAX_DROP,
+    check_limits,
+    clip_scores,
+    evaluate_form,
+    own_scores,
+    read_examples,
+)
 from .outcomes import Row, Tuned
 from .server import write_check, write_server
 
@@ -115,6 +123,7 @@ def autotune(
     rounds: int = 10,  # of the timing in turns
     seconds: float = 120.0,  # of the timing in turns
     ignore_index: int = 255,  # train id of pixels that do not count
+    clip: str | Path | None = None,  # a video or a folder of frames: how steady the labels are, before and after
     folder: str | Path | None = None,  # keeps what is finished, to go on with
     say: Callable[[str], None] | None = None,  # is told a line
     watch: LoadWatch | None = None,  # waits for others to leave the machine
@@ -161,6 +170,7 @@ def autotune(
         **limits,
         **_found_facts(examples, form, loads),
         "own_scores": own_scores(eager, form, shown_data, shape[-2:], count=images, ignore_index=ignore_index),
+        "clip_scores": clip_scores(eager, form, clip, shape[-2:]),
     }
     tuned = Tuned(
         best,
@@ -357,6 +367,7 @@ def ship(
         iou_before=row.iou_before,
         iou_after=row.iou_after,
         own_scores=tuned.facts["own_scores"],
+        clip_scores=tuned.facts.get("clip_scores", {}),
         **weights_facts(info or WeightsInfo(labels=labels if isinstance(labels, LabelSet) else None)),
         license=license,
         latency=tuned_latency(tuned),

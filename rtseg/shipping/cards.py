@@ -16,7 +16,7 @@ import onnx
 
 from ..core.errors import ArtifactError, ConfigError
 from ..core.files import atomic_write, sha256_bytes, sha256_file, write_json
-from ..core.values import LabelSet, Latency, Value
+from ..core.values import ClipScore, LabelSet, Latency, Value
 from ..core.weights import WeightsInfo
 from ..data.labels import numbered_labels
 from ..data.loading import MEAN, STD
@@ -104,6 +104,11 @@ class Card(Value):
     def num_classes(self) -> int:
         "The number of classes."
         return len(self.classes)
+
+    @property
+    def steady_text(self) -> str:
+        "How steady the labels of a clip are before and after, as the end of a line; empty without a clip."
+        return "".join(f"; {who} on {ClipScore.from_dict(score)}" for who, score in self.clip_scores.items())
 
 
 def class_facts(labels: LabelSet | int) -> dict[str, tuple]:

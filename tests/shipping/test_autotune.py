@@ -1,7 +1,9 @@
 """Autotune: what is tried, refused, timed, chosen, kept and shipped. No test looks at how long something took."""
 
 from importlib import import_module
+from itertools import pairwise
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -130,6 +132,18 @@ def test_wider_limits_let_the_rough_form_pass(network, pairs, clock):
     assert tune(network, pairs, min_agreement=0.5, max_drop=0.5).best.candidate == ROUGH
     tight = tune(network, pairs, min_agreement=0.5, max_drop=0.0)
     assert tight.row(ROUGH).status == "refused" and "mIoU falls by" in tight.row(ROUGH).reason
+
+
+def test_a_clip_says_how_steady_the_chosen_form_is(network, pairs, clock, tmp_path):
+    clock.update({ROUGH.name: 1.0})
+    for number, (image, _) in enumerate(pairs):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), image[..., ::-1])
+    tuned = tune(network, pairs, min_agreement=0.5, max_drop=0.5, files_only=True, clip=tmp_path)
+    labels = [tuned.runtime(image) for image, _ in pairs]
+    wanted = np.mean([np.mean(a == b) for a, b in pairwise(labels)])
+    scores = tuned.facts["clip_scores"]
+    assert scores["shipped"]["stability"] == pytest.approx(wanted) and scores["network"]["frames"] == len(pairs)
+    assert tune(network, pairs).facts["clip_scores"] == {}
 
 
 def test_int8_has_to_earn_its_place(network, pairs, clock):

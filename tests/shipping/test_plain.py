@@ -189,5 +189,5 @@ def test_a_clip_says_how_steady_the_labels_are_before_and_after(network, typed, 
     Image.fromarray(frames[0] + 9).save(tmp_path / "clip" / "3.png")
     scores = clip_scores(lambda image: image[..., 0] * 0, lambda image: image[..., 0], tmp_path / "clip", (32, 48))
     assert [scores[who]["stability"] for who in ("network", "shipped")] == [1.0, pytest.approx(2 / 3)]
-    code, _, err = typed(f"export {trained} {tmp_path / 'x.onnx'} --auto --clip {tmp_path / 'clip'}")
-    assert code == 1 and "--clip" in err and not (tmp_path / "x.onnx").exists()
+    code, _, err = typed(f"export {trained} --web {tmp_path / 'page'} --clip {tmp_path / 'clip'}")
+    assert code == 1 and "--clip" in err and not (tmp_path / "page").exists()
