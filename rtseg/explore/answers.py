@@ -22,7 +22,8 @@ from ..core.values import LabelSet
 from ..data.datasets import SegDataset
 from ..data.pictures import decode_image, read_image, read_mask
 from ..evaluation.metrics import ConfusionMeter, class_iou
-from ..evaluation.video import VIDEO_TYPES, VideoFrames
+from ..evaluation.sequences import sequence_of
+from ..evaluation.video import VIDEO_TYPES, FolderFrames, VideoFrames
 from .kept_counts import KeptCounts, picture_keys
 from ..models.loading import holds_weights, load_network
 from ..runtimes.runtimes import Runtime, check_image, load_runtime, to_floats
@@ -101,24 +102,33 @@ def open_photo(source: str | Path | bytes, *, name: str = "the upload") -> np.nd
 
 
 class Photos:
-    "Images and labels (or None) that are read like a data set: `read(i)`, `name(i)`, `len`; a file is a photograph or a video."
+    "Images and labels (or None) that are read like a data set: `read(i)`, `name(i)`, `len`; a file is a photograph or a video, a folder holds a clip's frames."
 
     def __init__(self, data: SegDataset | Sequence[tuple[np.ndarray, np.ndarray | None]] | np.ndarray | str | Path):
         if isinstance(data, str | Path):
             film = Path(data).suffix.lower() in VIDEO_TYPES
-            data = VideoFrames(data) if film else open_photo(data)
+            data = FolderFrames(data) if Path(data).is_dir() else VideoFrames(data) if film else open_photo(data)
         self.data = [(data, None)] if isinstance(data, np.ndarray) else data
 
     @property
     def film(self) -> bool:
-        "Whether the pictures are the frames of a video."
-        return isinstance(self.data, VideoFrames)
+        "Whether the pictures are the frames of a clip: a video, or a folder of frames."
+        return isinstance(self.data, VideoFrames | FolderFrames)
+
+    def follows(self, index: int) -> bool:
+        "Whether a picture was taken right after the one before it: in a clip, or in one sequence by their names."
+        if self.film or index == 0 or not isinstance(self.data, SegDataset):
+            return self.film and index > 0
+        before, here = (sequence_of(self.name(i)) for i in (index - 1, index))
+        return before == here != self.name(index)
 
     def __len__(self) -> int:
         return len(self.data)
 
     def name(self, index: int) -> str:
         "The sample's name in its data set, or its number."
+        if isinstance(self.data, FolderFrames):
+            return self.data.files[index].name
         if self.film:
             return f"frame {index}, {index / self.data.facts.fps:.2f} s"
         return self.data.samples[index].name if isinstance(self.data, SegDataset) else f"sample {index}"

@@ -23,6 +23,7 @@ from ..core.errors import ConfigError, DataError, RtsegError, check_choice
 from ..core.values import LabelSet
 from ..data.datasets import SegDataset
 from rtseg.explore.answers import (
+    Answered,
     Asked,
     Photos,
     Segmenter,
@@ -60,10 +61,15 @@ class MaskState:
         shown = self.asked.about(self.order[place])
         if shown.image.shape != self.image.shape:
             self.view = None
-        on = self.pictures.film and place == self.place + 1
-        before = self.answers.items() if on else ()
-        self.stays = {who: float((said.labels == shown.answers[who].labels).mean()) for who, said in before}
+        self.stays = self._steadiness(self.order[place], shown) if abs(place - self.place) == 1 else {}
         self.place, (self.name, self.image, self.mask, self.answers) = place, shown
+
+    def _steadiness(self, index: int, shown: Answered) -> dict[str, float]:
+        "The share of labels as in the frame before, of each model; empty where no frame of that size is before."
+        before = self.asked.about(index - 1) if self.by == "given" and self.pictures.follows(index) else None
+        if before is None or before.image.shape != shown.image.shape:
+            return {}
+        return {who: float((said.labels == shown.answers[who].labels).mean()) for who, said in before.answers.items()}
 
     def image_scores(self, by: str | tuple[str, str] = "miou", model: str | None = None) -> list[float | None]:
         "Score of every sample in the data's order: its mean IoU, the IoU of the class `by`, or minus the pixels of a class taken for another."
@@ -85,7 +91,7 @@ class MaskState:
         scores = [] if by == "given" else self.image_scores(by, model)
         order = worst_first(scores) if scores else list(range(len(self.pictures)))
         shown = self.asked.about(order[0])
-        self.scores, self.order, self.by, self.model, self.place = scores, order, by, model, 0
+        self.scores, self.order, self.by, self.model, self.place, self.stays = scores, order, by, model, 0, {}
         self.name, self.image, self.mask, self.answers = shown
 
     def counts(self, model: str | None = None) -> np.ndarray:

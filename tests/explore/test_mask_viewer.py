@@ -11,8 +11,9 @@ from torch import nn
 
 from rtseg.core.errors import ConfigError, DataError
 from rtseg.core.values import LabelSet
-from rtseg.data import make_scenes, open_dataset
+from rtseg.data import SegDataset, make_scenes, open_dataset
 from rtseg.deployment import load_runtime
+from rtseg.data.layouts import Sample
 from rtseg.evaluation import evaluate, predict
 from rtseg.evaluation.video import write_video
 from rtseg.explore import explore_masks
@@ -396,3 +397,37 @@ def test_a_video_plays_and_says_how_steady_its_labels_are(tmp_path):
     assert not viewer.playing and viewer.shell.beat == 2 and not viewer.controls.play.value
     viewer.press("Home")
     assert viewer.place == 0 and viewer.stays == {}
+
+
+def test_frames_of_a_folder_and_of_a_data_set_say_how_steady_their_labels_are(tmp_path):
+    shares = {"drive_9": 0.25, "drive_10": 0.75, "drive_11": 0.75, "walk_1": 0.5}
+    for name, share in shares.items():
+        Image.fromarray(pair(share)[0]).save(tmp_path / f"{name}.png")
+    viewer = explore_masks(tmp_path, {"network": Colours()}, labels=TOY)
+    assert viewer.pictures.film and viewer.name == "drive_9.png"
+    viewer.go(1)
+    assert viewer.name == "drive_10.png" and viewer.stays["network"] == pytest.approx(0.5)
+    assert "network: 50.0% of the labels as in the frame before" in viewer.facts.value
+    viewer.go(2)
+    assert viewer.stays == {"network": 1.0}
+    viewer.go(1)  # a step back is told, too
+    assert viewer.stays["network"] == pytest.approx(0.5)
+    viewer.go(3)
+    assert viewer.stays == {}, "a jump asks no model about a picture that is not shown"
+    samples = [Sample(tmp_path / f"{name}.png", None, name) for name in shares]
+    data = SegDataset("toy", samples, split="val", labels=TOY)
+    viewer = explore_masks(data, {"network": Colours()})
+    steps = []
+    for place in range(1, 4):
+        viewer.go(place)
+        steps.append(viewer.stays.get("network"))
+    assert steps == [pytest.approx(0.5), 1.0, None], "the walk is another sequence"
+
+
+def test_another_size_or_order_says_nothing_of_steadiness():
+    viewer = explore_masks([pair(0.25), pair(0.5)], {"network": Colours()}, labels=TOY)
+    viewer.go(1)
+    assert viewer.stays == {}, "a list of pictures is no clip"
+    viewer.stays = {"network": 1.0}
+    viewer.sort("miou")
+    assert viewer.stays == {}
