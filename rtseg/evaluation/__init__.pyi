@@ -23,6 +23,8 @@ from .prediction import predict as predict
 from .prediction import write_submission as write_submission
 from .sequences import SequenceMeter as SequenceMeter
 from .sequences import sequence_of as sequence_of
+from .timeline import clip_stability as clip_stability
+from .video import clip_frames as clip_frames
 from .video import read_frames as read_frames
 from .video import video_facts as video_facts
 from .video import write_video as write_video

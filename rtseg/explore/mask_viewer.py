@@ -335,14 +335,18 @@ def seen_view(
 
 # %% ../../nbs/explore/23_mask_viewer.ipynb #cell024
 def explore_masks(
-    data: SegDataset | Sequence[tuple[np.ndarray, np.ndarray | None]] | np.ndarray | str | Path,  # a data set or images
+    data: SegDataset
+    | Sequence[tuple[np.ndarray, np.ndarray | None]]
+    | np.ndarray
+    | str
+    | Path,  # a data set, images, a clip
     models: Mapping[str, Segmenter | Stored] | None = None,  # name -> what makes masks
     *,
     labels: LabelSet | None = None,  # the data's own unless given, or those that weights say
     width: int = 1000,  # pixels of the page
     side: int = 1024,  # pixels that a picture sends to the browser, at most
 ) -> MaskViewer:
-    """A viewer of a data set's images (or pairs, an array, an image file) with what `models` make of them: run folders, files of weights, networks, runtimes, functions, folders of label ids, lists of arrays.
+    """A viewer of a data set's images (or pairs, an array, an image file, a video, a folder of frames) with what `models` make of them: run folders, files of weights, networks, runtimes, functions, folders of label ids, lists of arrays.
 
     `labels` are the data set's own unless given, or those that weights say of themselves; `width` is that of the page, `side` the most pixels that a picture sends to the browser. Raises `ConfigError`, `DataError`.
     """
