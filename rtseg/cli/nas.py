@@ -42,11 +42,11 @@ def read_range(text: str) -> tuple[float, float]:
     """`10,80` as (10.0, 80.0) ms; `ConfigError` for anything else."""
     try:
         low, high = (float(part) for part in text.split(","))
-        if 0 < low < high < math.inf:
-            return low, high
     except ValueError:
-        pass
-    raise ConfigError(f"range '{text}' is none: give the lower and the upper latency in ms, such as 10,80")
+        low = high = math.nan
+    if not 0 < low < high < math.inf:
+        raise ConfigError(f"range '{text}' is none: give the lower and the upper latency in ms, such as 10,80")
+    return low, high
 
 
 def table_plan(

@@ -271,9 +271,9 @@ class Calibration(Value):
         return self._mean(lambda sure, right: sure - right)
 
 
-def steady_text(share: float, before: str = "the frame before") -> str:
-    """In words, which share of a picture's labels is as it was in the one `before`."""
-    return f"{share:.2%} of the labels as in {before}"
+def steady_text(share: float) -> str:
+    """In words, which share of a picture's labels is as it was in the frame before."""
+    return f"{share:.2%} of the labels as in the frame before"
 
 
 @dataclass(frozen=True)
