@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
 
+import lazy_loader as lazy
 import numpy as np
 import onnx
 import onnxruntime
@@ -31,7 +32,9 @@ from ..core.values import Value
 from ..core.weights import WeightsInfo
 from ..layers.merging import merged
 from .folding import foldable, folded_copy
-from .tidying import tidy
+
+# imported with the first export: it brings sympy and half a second that training and evaluating need not wait
+_tidying = lazy.load("rtseg.runtimes.tidying", suppress_warning=True)
 
 # %% ../../nbs/runtimes/01_export.ipynb #cell009
 @contextmanager
@@ -85,7 +88,7 @@ def to_onnx(
                 verbose=False,
                 optimize=False,  # `tidy` does the same in less time
             )
-            tidy(program.model)
+            _tidying.tidy(program.model)
         except Exception as error:  # the exporter's own, or whatever stops the network on the example
             raise ConfigError(
                 f"{type(model).__name__} cannot be exported to ONNX at {shape}: {_explained(error, model, example)}"
