@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from ..core.allocation import kept_memory
 from ..core.environment import evaluating
 from ..core.errors import ArtifactError, ConfigError, check_choice
 from ..core.files import load_tensors, save_tensors, sha256_file
@@ -129,6 +130,7 @@ def evaluate(
     trust = CalibrationMeter(ignore_index=labels.ignore_index) if calibration else None
     batches = size_batches(read_ahead(dataset.read, len(dataset)), batch_size)
     with (
+        kept_memory(),
         evaluating(model),
         tqdm(
             total=len(dataset), desc=f"evaluate {dataset.split}", unit="image", disable=not progress, leave=False

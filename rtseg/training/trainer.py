@@ -19,6 +19,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from ..core.allocation import kept_memory
 from ..core.environment import evaluating
 from ..core.errors import ConfigError
 from ..core.files import sha256_file
@@ -254,7 +255,7 @@ class Trainer:
             total=self.total_steps, initial=self.files.step, desc="train", unit="step", disable=not self.progress
         )
         try:
-            with together(self.train.processes), self.train.training():
+            with kept_memory(), together(self.train.processes), self.train.training():
                 yield from train_epochs(self, log, bar)
         finally:
             bar.close()
