@@ -47,7 +47,7 @@ def frontier_command(
     levers: Annotated[str, typer.Option(help="Which, with commas between.")] = ",".join(LEVERS),
     networks: Annotated[str, typer.Option(help="Networks of the zoo to choose from.")] = ",".join(ZOO),
     table: Annotated[str | None, typer.Option(help="Table of trained networks for the search.")] = None,
-    recipe: Annotated[str, typer.Option(help="How networks are trained.")] = "camvid-short",
+    recipe: Annotated[str, typer.Option(help="How networks are trained.")] = "camvid-brief",
     runtime: Annotated[str, typer.Option(help="In which networks are timed and scored.")] = "onnxruntime",
     threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
     seed: Annotated[int, typer.Option(help="Of the trainings and intervals.")] = 0,

@@ -199,7 +199,7 @@ def table_command(
     ] = None,
     recipe: Annotated[
         str, typer.Option(help="The frozen recipe; another one than the first trains the same networks again.")
-    ] = "camvid-short",
+    ] = "camvid-brief",
     scale: TableScaleOption = None,
     set_: TableSetOption = None,
     target: TargetsOption = None,

@@ -21,7 +21,7 @@ import cv2
 from ..core.environment import device_record, git_state, library_versions, seed_everything
 from ..core.errors import ConfigError
 from ..data.datasets import SegDataset
-from ..evaluation.evaluator import evaluate
+from ..evaluation.evaluator import evaluate, load_trained
 from ..models.contract import count_macs, count_parameters
 from .spaces import open_space
 from .table_plan import PlanEntry, plan_id
@@ -110,6 +110,7 @@ class TableJob:
             progress=False,
         )
         trainer.fit()
+        network.load_state_dict(load_trained(folder, "ema" if config.ema_decay else "last").weights)
         report, lines = evaluate(network, self.splits["test"], batch_size=config.eval_batch_size), trainer.records()
         receipt = {
             "made": datetime.now(UTC).isoformat(timespec="seconds"),
