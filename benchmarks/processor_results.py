@@ -31,19 +31,19 @@ def training_step_section(name: str, record: dict) -> list[str]:
     """Milliseconds of a training step in every way, and how near the best is to the matrix product."""
     ways = list(dict.fromkeys(way for row in record["rows"] for way in row["ms"]))
     rows = [
-        f"| {row['model']} | {row['gflop']:.0f} | "
+        f"| {row['model']} | {row['gflop']:.0f} | {row['plain_ms']:.1f} | "
         + " | ".join(f"{row['ms'][way]:.1f}" if way in row["ms"] else "" for way in ways)
         + f" | {row['share_of_product']:.0%} of {row['product_gflops']:.0f} |"
         for row in record["rows"]
     ]
     size = f"{record['images']} x {record['size'][0]} x {record['size'][1]}"
     return [
-        f"A training step on {size} pixels with {record['classes']} classes, ms, {processor_text(record)} (`python benchmarks/training_step.py`); the last column: operations a second of the best fp32 way as a share of a matrix product's GFLOPS:",
+        f"A training step on {size} pixels with {record['classes']} classes, ms, {processor_text(record)} (`python benchmarks/training_step.py`). `plain` is PyTorch as it comes (fp32, contiguous), in a process of its own; the others keep memory as every training of rtseg does. The last column: operations a second of the best fp32 way as a share of a matrix product's GFLOPS:",
         "",
-        f"| network | GFLOP | {' | '.join(ways)} | share |",
-        "|---" * (len(ways) + 3) + "|",
+        f"| network | GFLOP | plain | {' | '.join(ways)} | share |",
+        "|---" * (len(ways) + 4) + "|",
         *rows,
-        receipt(f"{name}:rows.*.ms"),
+        receipt(f"{name}:rows.*.ms", f"{name}:rows.*.plain_ms"),
     ]
 
 
