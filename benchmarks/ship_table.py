@@ -62,13 +62,21 @@ def execute(page: Path) -> None:
     nbformat.write(notebook, page)
 
 
+def counted(table: TrainedTable, recipe: str) -> str:
+    """How far a recipe's trainings are."""
+    networks = table.of(recipe)
+    several = sum(len(records) > 1 for records in networks.values())
+    return f"{sum(map(len, networks.values()))} trainings by {recipe}, of {len(networks)} networks, {several} of them with several seeds"
+
+
 def told(table: TrainedTable, plan: list) -> str:
     """What the README says of the table, from its records."""
     devices = ", ".join(f"{len(table.ms(device))} on {device}" for device in table.devices())
-    several = sum(len(records) > 1 for records in table.of().values())
+    done = "; ".join(counted(table, recipe) for recipe in table.recipes())
+    planned_networks = len({str(e.architecture) for e in plan})
     return (
-        f"<!-- counts: python benchmarks/ship_table.py -->\n{len(table.trainings)} of {len(plan)} trainings are done: {len(table.of())} of "
-        f"{len({str(e.architecture) for e in plan})} networks, {several} of them with several seeds; measured: {devices or 'none'}.\n<!-- end -->"
+        f"<!-- counts: python benchmarks/ship_table.py -->\nDone: {done}. The plan: {len(plan)} trainings of {planned_networks} networks. "
+        f"Measured: {devices or 'none'}.\n<!-- end -->"
     )
 
 

@@ -152,7 +152,8 @@ def train(args: argparse.Namespace, record: dict, table: TrainedTable) -> None:
 
 def scores(record: dict, table: TrainedTable, trainings: list[TrainedNetwork]) -> list[dict]:
     """Test mIoU at each budget: the searched network's seeds and the random networks, with the difference of the means in standard errors."""
-    test = {(t.network, t.seed): t.test_miou for t in (*table.trainings, *trainings)}
+    known = (t for records in table.of().values() for t in records)
+    test = {(t.network, t.seed): t.test_miou for t in (*known, *trainings)}
     rows = []
     for budget in record["budgets"]:
         searched = [test.get((budget["searched"]["network"], seed)) for seed in SEEDS]

@@ -435,7 +435,8 @@ def shipping_brings_what_is_finished(tmp_path, job):
     assert load_table(package / job.info.name).trainings == table.trainings == shipped.trainings
     assert first.network not in {m.network for m in shipped.latencies if m.device == first.device}
     told = (results / "README.md").read_text()
-    assert f"\n{len(table.trainings)} of 5 trainings are done: {len(table.of())} of 3 networks" in told
+    assert f"\nDone: {len(table.trainings)} trainings by brief, of {len(table.of())} networks" in told
+    assert "The plan: 5 trainings of 3 networks" in told
     assert told.startswith("before") and told.endswith("after") and (results / "study.journal").is_file()
     lost = replace(table.trainings[0], seed=7)
     TrainedTable(table.info, (*table.trainings, lost), ()).save(package / job.info.name)
@@ -508,7 +509,7 @@ train_table(make_job(Path({folder!r}), splits, epochs=12), networks=3)
 """
 
 
-def test_a_worker_killed_at_any_time_loses_nothing_and_nothing_is_done_twice(tmp_path, splits):
+def test_a_worker_killed_at_any_time_loses_nothing_and_nothing_is_done_twice(tmp_path, splits, one_thread):
     folder, root = tmp_path / "table", str(splits["train"].samples[0].image.parents[3])
     code = WORKER.format(tests=str(os.path.dirname(__file__)), root=root, folder=str(folder))
     process = subprocess.Popen(
