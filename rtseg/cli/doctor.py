@@ -16,6 +16,7 @@ import psutil
 import torch
 import typer
 
+from ..core.allocation import memory_text
 from ..core.load import WATCH, busy_text
 from rtseg.core.machine import (
     available_cores,
@@ -63,7 +64,11 @@ def examine(*, score: SpeedScore | None = None, taken: float | None = None) -> d
         "python": platform.python_version(),
         "runtimes": runtime_states(),
         "speed": (score or speed_score()).to_dict(),
-        "memory": {"free_gb": round(memory.available / 1e9, 1), "total_gb": round(memory.total / 1e9, 1)},
+        "memory": {
+            "free_gb": round(memory.available / 1e9, 1),
+            "total_gb": round(memory.total / 1e9, 1),
+            "training": memory_text(),
+        },
         "disk": {str(path): disk_free(path) for path in (Path.cwd(), cache_folder())},
         "busy": {"cores_taken": taken, "cores": available_cores(), "text": busy_text(taken, available_cores())},
     }
@@ -80,7 +85,7 @@ def doctor_text(found: dict) -> str:
         f"GPU           {found['gpu'] or 'none that PyTorch sees'}",
         f"speed         convolution {speed['convolution_fp32']:.0f} GFLOPS fp32, {speed['convolution_bf16']:.0f} bf16; "
         f"matrix product {speed['product_fp32']:.0f} fp32, {speed['product_bf16']:.0f} bf16; memory {speed['memory']:.0f} GB/s",
-        f"memory        {found['memory']['free_gb']:.1f} of {found['memory']['total_gb']:.1f} GB free",
+        f"memory        {found['memory']['free_gb']:.1f} of {found['memory']['total_gb']:.1f} GB free; a training's is {found['memory']['training']}",
         *(f"disk          {free:.1f} GB free at {path}" for path, free in found["disk"].items()),
         f"load          {found['busy']['text']}",
         f"Python        {found['python']}, PyTorch {processor['torch']}",
