@@ -196,7 +196,10 @@ def test_does_the_search_beat_chance(execute):
     """From the records that ship: windows that are judged, what does not beat chance, and what is missing."""
     _, said = execute("13")
     trained = load_table("camvid-street")
-    assert f"{len(trained.trainings)} trainings)" in said and "beat it in no window at any bill: " in said
+    assert (
+        f"{sum(map(len, trained.of().values()))} trainings by {trained.recipes()[0]})" in said
+        and "beat it in no window at any bill: " in said
+    )
     assert re.search(r"\d+\.\d to \d+\.\d ms: \d+ networks", said) and "not judged: " in said
     assert "are missing, nothing is said yet" in said or "Kendall's tau" in said
 
