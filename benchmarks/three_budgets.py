@@ -18,21 +18,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from rtseg.cli.nas import table_data, table_splits
 from rtseg.core.environment import device_record, library_versions
 from rtseg.core.errors import ConfigError, RtsegError
 from rtseg.core.files import read_json, write_json
-from rtseg.data.datasets import open_dataset
-from rtseg.latency.measuring import measure_latency
-from rtseg.models.registry import create_model
-from rtseg.runtimes.runtimes import load_runtime
 from rtseg.search.finding import find_networks, table_accuracy
+from rtseg.search.found_training import found_job
 from rtseg.search.latency_table import read_table
-from rtseg.search.rulers import corrected
+from rtseg.search.rulers import corrected, usual_range
 from rtseg.search.table_latencies import Target, measured_network
 from rtseg.search.table_plan import PlanEntry, draw_between
-from rtseg.search.table_training import TableJob, train_table
+from rtseg.search.table_training import train_table
 from rtseg.search.trained import TrainedNetwork, TrainedTable, load_table, read_lines
-from rtseg.training.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT, RULERS = ROOT / "results" / "three-budgets", ROOT / "results" / "camvid-street"
@@ -70,11 +67,7 @@ class Bench:
 
 def reference_ms(table: TrainedTable) -> float:
     """Milliseconds of Fast-SCNN here."""
-    shape, network = (1, 3, *table.info.timed_size), create_model("fastscnn", table.info.num_classes).eval()
-    runtime = load_runtime(
-        network, runtime=TARGET.runtime, precision=TARGET.precision, threads=TARGET.threads, shape=shape
-    )
-    return measure_latency(runtime, shape, max_seconds=3.0, rounds=3).median_ms
+    return usual_range(TARGET, table.info.timed_size, table.info.num_classes, share=1.0, max_seconds=3.0)[0]
 
 
 def candidates(table: TrainedTable, predict: Any, ms: float, window: float, taken: set[str]) -> Iterator[Any]:
@@ -136,18 +129,9 @@ def train(args: argparse.Namespace, record: dict, table: TrainedTable) -> None:
     if args.data is None:
         raise ConfigError("`train` needs the pictures: give --data with CamVid's folder")
     torch.set_num_threads(1)
-    recipe, missing = table.recipes()[0], entries(record, table)
-    splits = {s: open_dataset("camvid", args.data, s, scale=0.5, cache="memory") for s in ("train", "val", "test")}
-    info = replace(
-        table.info,
-        name="three-budgets",
-        recipes={recipe: table.info.recipes[recipe]},
-        images={k: len(v) for k, v in splits.items()},
-    )
-    args.work.mkdir(parents=True, exist_ok=True)
-    config = TrainConfig.model_validate(table.info.recipes[recipe])
-    job = TableJob(info, missing, recipe, config, splits, args.work)
-    train_table(job, networks=sum(e.seed == 0 for e in missing))
+    splits = table_splits(table_data(table.info, args.data), args.work)
+    job = replace(found_job(table, [], splits, args.work), plan=entries(record, table))
+    train_table(job, networks=sum(e.seed == 0 for e in job.plan))
 
 
 def scores(record: dict, table: TrainedTable, trainings: list[TrainedNetwork]) -> list[dict]:

@@ -23,7 +23,7 @@ from .spaces import ArchitectureSpace, open_space
 # %% ../../nbs/search/36_trained.ipynb #cell005
 @dataclass(frozen=True)
 class TrainedNetwork(Value):
-    """One training of one network: what it was, losses and validation mIoU of every epoch, test scores (of the last weights), costs, receipt."""
+    """One training of one network: what it was, losses and validation mIoU of every epoch, test scores (of the last weights, or of their running mean where the recipe keeps one), costs, receipt."""
 
     network: str
     architecture: dict
