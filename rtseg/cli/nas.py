@@ -29,7 +29,7 @@ from ..search.found_training import found_job, standing
 from ..search.rulers import check_networks, check_quiet, device_table, ruler, ruler_path, usual_range
 from ..search.spaces import ArchitectureSpace, open_space
 from ..search.table_latencies import Target, measure_latencies, parse_target
-from ..search.table_plan import PlanEntry, make_plan, seen_ranges
+from ..search.table_plan import PlanEntry, make_plan, seen_ranges, with_repeats
 from ..search.table_training import TableJob, planned, train_table
 from ..search.trained import TableInfo, TrainedTable, load_table
 from ..runs.training_runs import check_training
@@ -194,7 +194,7 @@ def table_command(
     repeats: Annotated[
         int | None,
         typer.Option(
-            help="How many of them are trained with three seeds; a quarter by default, none with --recipe camvid-long."
+            help="How many of them are trained with three seeds; by default what the recipe's plan says: a quarter at first, none with --recipe camvid-long."
         ),
     ] = None,
     recipe: Annotated[
@@ -235,8 +235,9 @@ def table_command(
     size = table_splits(data.model_copy(update={"scale": 1.0}), out)["val"].size()
     config, classes = load_recipe(recipe), splits["train"].labels.num_classes
     check_training(splits, config)
+    repeats = 0 if repeats is None and recipe.endswith("-long") else repeats
     plan = table_plan(
-        planned(open_storage(storage, out)),
+        planned(open_storage(storage, out), recipe if repeats is None else None),
         chosen,
         targets,
         [read_range(r) for r in range_ or ()],
@@ -246,7 +247,7 @@ def table_command(
         repeats=repeats,
         folder=out,
     )
-    plan = [e for e in plan if e.seed == 0] if repeats == 0 or recipe.endswith("-long") else plan
+    plan = plan if repeats is None else with_repeats(plan, repeats)
     info = table_info(name or f"{dataset}-{space}", chosen, data, splits, size, {recipe: config.to_dict()})
     records = train_table(TableJob(info, tuple(plan), recipe, config, splits, out), networks=networks, storage=storage)
     typer.echo(

@@ -82,10 +82,12 @@ class TableJob:
             for t in trial.study.get_trials(deepcopy=False)
             if t.params.get(ENTRY) == entry and RECORD in t.user_attrs
         ]
-        plan = [
-            PlanEntry.from_dict(e) for e in trial.study.user_attrs.get(PLAN, ())
-        ]  # another worker may have grown it
-        job = replace(self, plan=tuple(plan)) if len(plan) > len(self.plan) else self
+        plan = [PlanEntry.from_dict(e) for e in trial.study.user_attrs.get(PLAN, ())]
+        job = replace(self, plan=tuple(plan)) if plan else self  # another worker may have changed what is left of it
+        if entry >= len(job.plan):
+            raise ConfigError(
+                f"entry {entry} is none of the plan's {len(job.plan)}: another worker has shortened it, start this one again"
+            )
         record = (
             TrainedNetwork.from_dict(told[0]) if told else job.train(entry, folder)
         )  # a worker may die between its record and its last word
@@ -163,18 +165,22 @@ def identity_of(
 def _plans(storage: Any) -> dict[str, list[dict]]:
     with quiet_optuna() as optuna:
         summaries = optuna.get_all_study_summaries(storage)
-    return {s.study_name: s.user_attrs[PLAN] for s in summaries if PLAN in s.user_attrs}
+    return {s.study_name: (s.user_attrs[PLAN], s.n_trials) for s in summaries if PLAN in s.user_attrs}
 
 
-def followed(storage: Any, recipe: str) -> list[dict] | None:
-    """The plan of a recipe's study, as plain data; None where there is none yet."""
-    return _plans(storage).get(recipe)
+def followed(storage: Any, recipe: str) -> tuple[list[dict], int]:
+    """The plan of a recipe's study, as plain data, and how many of its entries may be handed out; none where there is no such study yet."""
+    return _plans(storage).get(recipe, ([], 0))
 
 
-def planned(storage: Any) -> list[PlanEntry] | None:
-    """The longest plan that a storage's studies follow; None where there is none yet."""
-    plans = _plans(storage).values()
-    return [PlanEntry.from_dict(e) for e in max(plans, key=len)] if plans else None
+def planned(
+    storage: Any,  # optuna's
+    recipe: str | None = None,  # whose plan counts, if it has one
+) -> list[PlanEntry] | None:
+    """The plan that a recipe's study follows, or the longest of the storage's; None where there is none yet."""
+    plans = [plan for plan, _ in _plans(storage).values()]
+    plan = (recipe and followed(storage, recipe)[0]) or max(plans, key=len, default=None)
+    return plan and [PlanEntry.from_dict(e) for e in plan]
 
 
 def begin_or_join(
@@ -184,10 +190,10 @@ def begin_or_join(
     config: TrainConfig,  # of the training
     plan: Sequence[PlanEntry],  # networks in their order
 ) -> Any:
-    """The study of a recipe, its plan grown to `plan` where that one begins with it; raises `ConfigError` where the journal is about another space, data set, recipe or plan."""
+    """The study of a recipe, which follows `plan` from now on if that one begins with all that is handed out; raises `ConfigError` where the journal is about another space, data set, recipe or plan."""
     now = [json.loads(json.dumps(entry.to_dict())) for entry in plan]
-    before = followed(storage, recipe)
-    grown = before is not None and before == now[: len(before)]
+    before, given = followed(storage, recipe)
+    goes_on = before[:given] == now[: min(given, len(before))]
     study = open_study(
         storage,
         recipe,
@@ -196,9 +202,9 @@ def begin_or_join(
         sampler=in_order(),
         pruner=load_optuna().pruners.NopPruner(),
         resume=True,
-        free=lambda begun, told: ("plan",) if grown else (),
+        free=lambda begun, told: ("plan",) if goes_on else (),
     )
-    if before is None or len(before) < len(now):
+    if before != now:
         study.set_user_attr(PLAN, now)
     return study
 

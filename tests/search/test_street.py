@@ -43,7 +43,7 @@ from rtseg.search.street import (
     street_table_specs,
 )
 from rtseg.search.table_latencies import Target, measure_latencies, parse_target
-from rtseg.search.table_plan import PlanEntry, bin_edges, draw_between, make_plan, seen_ranges
+from rtseg.search.table_plan import PlanEntry, bin_edges, draw_between, make_plan, seen_ranges, with_repeats
 from rtseg.search.table_training import TableJob, entry_of, planned, train_table, wanted
 from rtseg.search.trained import TableInfo, TrainedNetwork, TrainedTable, load_table, read_lines
 from rtseg.shipping.quantization import layers_of, quantize_onnxruntime
@@ -480,6 +480,28 @@ def test_a_plan_grows_by_new_networks_behind_its_own(tmp_path, monkeypatch):
     more = nas.table_plan(begun, space, [Target()], [], networks=4, **how)
     assert more[: len(begun)] == begun and len({space.read(e.architecture).id for e in more}) == 4
     assert all(low <= work_of(space.read(e.architecture)) < high for e in more)
+
+
+def test_repetitions_that_nobody_began_can_be_left_out(tmp_path, splits):
+    job = make_job(tmp_path, splits, epochs=1)
+    assert [e.seed for e in job.plan] == [0, 0, 0, 1, 2]
+    first = train_table(job, networks=1, progress=False)
+    fewer = replace(job, plan=tuple(with_repeats(job.plan, 0)))
+    records = train_table(fewer, networks=3, progress=False)
+    assert records[: len(first)] == first and [r.seed for r in records] == [0, 0, 0]
+    storage = open_storage(None, tmp_path)
+    assert planned(storage) == planned(storage, job.recipe) == list(fewer.plan)
+    assert planned(storage, "of another recipe") == list(fewer.plan)
+    with pytest.raises(ConfigError, match="plan"):  # three are handed out by now, and this one has another third
+        train_table(replace(job, plan=(*job.plan[:2], *job.plan[3:], job.plan[2])), networks=1, progress=False)
+    trial = SimpleNamespace(
+        suggest_int=lambda *a: 3,
+        number=9,
+        study=SimpleNamespace(get_trials=lambda **k: [], user_attrs={"plan": [e.to_dict() for e in fewer.plan]}),
+        user_attrs={},
+    )
+    with pytest.raises(ConfigError, match="entry 3 is none of the plan's 3: another worker has shortened it"):
+        job(trial)
 
 
 def test_a_grown_table_trains_its_new_networks_only(tmp_path, splits):
