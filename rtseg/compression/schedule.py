@@ -132,7 +132,7 @@ def _retrain(
             resume=(run / STATE_FILE).exists(),
             progress=progress,
         ).fit()
-        trained = load_trained(run, "ema" if train.ema_decay else "last")
+        trained = load_trained(run, train.scored)
         model.load_state_dict(trained.weights)
         rows = [*rows[:-1], rows[-1] | {"miou": result.last.miou if result.last else None}]
         write_json(folder / "rows.json", rows)

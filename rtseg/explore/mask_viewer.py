@@ -20,7 +20,7 @@ from ipywidgets import widgets
 from PIL import Image
 
 from ..core.errors import ConfigError, DataError, RtsegError, check_choice
-from ..core.values import LabelSet
+from ..core.values import LabelSet, steady_text
 from ..data.datasets import SegDataset
 from rtseg.explore.answers import (
     Answered,
@@ -178,7 +178,7 @@ def told_html(state: MaskState) -> str:
     words = [
         f"<b>{escape(state.name)}</b>",
         f"{state.place + 1} of {len(state.order)}{escape(order_text(state.by))}",
-        *(f"{escape(who)}: {share:.1%} of the labels as in the frame before" for who, share in state.stays.items()),
+        *(f"{escape(who)}: {steady_text(share)}" for who, share in state.stays.items()),
     ]
     for name, said in state.answers.items() if state.mask is not None else ():
         confusion = image_confusion(state.mask, said.labels, state.labels)

@@ -112,7 +112,7 @@ class TableJob:
             progress=False,
         )
         trainer.fit()
-        network.load_state_dict(load_trained(folder, "ema" if config.ema_decay else "last").weights)
+        network.load_state_dict(load_trained(folder, config.scored).weights)
         report, lines = evaluate(network, self.splits["test"], batch_size=config.eval_batch_size), trainer.records()
         receipt = {
             "made": datetime.now(UTC).isoformat(timespec="seconds"),

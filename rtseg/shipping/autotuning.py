@@ -138,6 +138,7 @@ def autotune(
     examples = tuple(read_examples(shown_data, shape[-2:], count=images))
     model = model.to(device)
     eager = load_runtime(model, threads=threads)
+    steady = clip_scores({"network": eager}, clip, shape[-2:])  # first, so that a clip that is none costs no trial
     reference = tuple(eager(example.image) for example in examples)
     trial = Trial(examples, reference, ignore_index=ignore_index, **limits)
     builder = Builder(
@@ -170,7 +171,7 @@ def autotune(
         **limits,
         **_found_facts(examples, form, loads),
         "own_scores": own_scores(eager, form, shown_data, shape[-2:], count=images, ignore_index=ignore_index),
-        "clip_scores": clip_scores(eager, form, clip, shape[-2:]),
+        "clip_scores": steady | clip_scores({"shipped": form}, clip, shape[-2:]),
     }
     tuned = Tuned(
         best,

@@ -7,7 +7,7 @@ __all__ = ['MAX_DROP', 'MAX_CLASS_DROP', 'Example', 'read_examples', 'agreement'
            'check_limits', 'evaluate_form', 'own_scores', 'clip_scores', 'stretch']
 
 # %% ../../nbs/shipping/02_faithful.ipynb #cell002
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -198,15 +198,13 @@ def own_scores(
 
 
 def clip_scores(
-    network: Callable[[np.ndarray], np.ndarray],  # photograph -> labels
-    form: Callable[[np.ndarray], np.ndarray],  # photograph -> labels
+    asked: Mapping[str, Callable[[np.ndarray], np.ndarray]],  # "network", "shipped" -> photograph -> labels
     clip: str | Path | None,  # a video, or a folder of frames
     size: tuple[int, int],  # height, width of the form
 ) -> dict[str, dict]:
-    "How steady the labels of the `network` and of a shipped `form` are on the same frames, resized to (height, width) `size`; empty without a clip."
+    "How steady the labels of the network and of its shipped form are on the same frames, resized to (height, width) `size`; empty without a clip."
     if clip is None:
         return {}
-    asked = {"network": network, "shipped": form}
     return {
         who: clip_stability(lambda frame, ask=ask: ask(_fitted(frame, None, size).image), clip).to_dict()
         for who, ask in asked.items()

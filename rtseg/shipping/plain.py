@@ -94,6 +94,7 @@ def ship_plain(
 
     Raises `ArtifactError`, and writes nothing, where logits or masks are too far off, `ConfigError` for what cannot be converted."""
     path, convert = Path(path), FORMS[check_choice(precision, FORMS, what="precision of a plain export")]
+    steady = clip_scores({"network": TorchRuntime(network)}, clip, shape[-2:])
     with TemporaryDirectory() as folder:
         draft = Path(folder) / path.name
         how = {"opset": opset, "dynamic_batch": dynamic_batch, "tolerance": TOLERANCES[precision], "convert": convert}
@@ -104,7 +105,7 @@ def ship_plain(
         facts |= scored_form(network, graph, data, shape[-2:], what=path, precision=precision, images=images, **limits)
     if clip is not None:
         form = load_runtime(graph, runtime="onnxruntime", precision=precision)
-        facts["clip_scores"] = clip_scores(TorchRuntime(network), form, clip, shape[-2:])
+        facts["clip_scores"] = steady | clip_scores({"shipped": form}, clip, shape[-2:])
     card = plain_card(model, report, labels, precision=precision, info=info, **facts)
     written = write_shipped(path, graph, card, info=info)
     return replace(report, path=str(path), bytes=path.stat().st_size, sha256=written.file_sha256), written

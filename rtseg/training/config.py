@@ -102,6 +102,11 @@ class TrainConfig(Config):
             raise ValueError("nesterov needs optimizer sgd with a momentum above 0: set both, or leave nesterov off")
         return self
 
+    @property
+    def scored(self) -> Literal["ema", "last"]:
+        """The weights that count at an epoch's end: their running mean where one is kept, else the last ones."""
+        return "ema" if self.ema_decay else "last"
+
     def optimizer_options(self) -> dict:
         "The keyword arguments of `build_optimizer`."
         names = ("optimizer", "lr", "momentum", "nesterov", "betas", "weight_decay", "decay_norms", "head_lr_factor")

@@ -139,7 +139,7 @@ class RunFiles:
         return TrainResult(
             self.folder,
             self.step,
-            self.report("ema" if self.train.ema else "last"),
+            self.report(self.config.scored),
             self.report("best"),
             self.stopped(),
         )

@@ -110,6 +110,11 @@ class TrainStep:
         self.watch, self.alive = LossWatch(), AliveCheck()
         self._prepare()
 
+    @property
+    def scored(self) -> nn.Module:
+        "The network with the weights that count at an epoch's end."
+        return self.ema.module if self.ema else self.model
+
     def _place(self, model: nn.Module) -> nn.Module:
         return model.to(self.accelerator.device, memory_format=self.layout)
 

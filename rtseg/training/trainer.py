@@ -69,8 +69,7 @@ def score_epoch(
     epoch: int,  # that has just ended
 ) -> EvalReport:
     "Evaluate the newest weights on `val`, keep them as best if they are, and write the reports."
-    ema = files.train.ema
-    model, which = (ema.module, "ema") if ema else (files.train.model, "last")
+    model, which = files.train.scored, files.config.scored
     origin = ScoreOrigin(
         epoch, which, files.config.seed, sha256_file(files.folder / f"{which}.safetensors"), files.pretrained_on
     )
@@ -89,7 +88,7 @@ def draw_masks(
     val: SegDataset,  # to score on
 ) -> None:
     "Log the first `log_images` images of `val` with label and prediction."
-    model = files.train.ema.module if files.train.ema else files.train.model
+    model = files.train.scored
     for index in range(min(files.config.log_images, len(val))):
         image, mask = val.read(index)
         with evaluating(model):

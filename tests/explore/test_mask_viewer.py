@@ -407,7 +407,7 @@ def test_frames_of_a_folder_and_of_a_data_set_say_how_steady_their_labels_are(tm
     assert viewer.pictures.film and viewer.name == "drive_9.png"
     viewer.go(1)
     assert viewer.name == "drive_10.png" and viewer.stays["network"] == pytest.approx(0.5)
-    assert "network: 50.0% of the labels as in the frame before" in viewer.facts.value
+    assert "network: 50.00% of the labels as in the frame before" in viewer.facts.value
     viewer.go(2)
     assert viewer.stays == {"network": 1.0}
     viewer.go(1)  # a step back is told, too

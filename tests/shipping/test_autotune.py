@@ -144,6 +144,11 @@ def test_a_clip_says_how_steady_the_chosen_form_is(network, pairs, clock, tmp_pa
     scores = tuned.facts["clip_scores"]
     assert scores["shipped"]["stability"] == pytest.approx(wanted) and scores["network"]["frames"] == len(pairs)
     assert tune(network, pairs).facts["clip_scores"] == {}
+    (tmp_path / "none").mkdir()
+    tried: list[str] = []
+    with pytest.raises(DataError, match="holds no frame"):
+        tune(network, pairs, clip=tmp_path / "none", say=tried.append)
+    assert tried == []
 
 
 def test_int8_has_to_earn_its_place(network, pairs, clock):

@@ -184,10 +184,11 @@ def test_a_clip_says_how_steady_the_labels_are_before_and_after(network, typed, 
     same = {"name": "clip", "frames": 3, "stability": 1.0}
     assert load_card(tmp_path / "net.onnx").clip_scores == {"network": same, "shipped": same}
     assert "shipped on clip clip: 100.00% of the labels as in the frame before, 3 frames" in text
-    scores = clip_scores(lambda image: image[..., 0] * 0, lambda image: image[..., 0], tmp_path / "clip", (32, 48))
+    asked = {"network": lambda image: image[..., 0] * 0, "shipped": lambda image: image[..., 0]}
+    scores = clip_scores(asked, tmp_path / "clip", (32, 48))
     assert scores == {"network": same, "shipped": same}
     Image.fromarray(frames[0] + 9).save(tmp_path / "clip" / "3.png")
-    scores = clip_scores(lambda image: image[..., 0] * 0, lambda image: image[..., 0], tmp_path / "clip", (32, 48))
+    scores = clip_scores(asked, tmp_path / "clip", (32, 48))
     assert [scores[who]["stability"] for who in ("network", "shipped")] == [1.0, pytest.approx(2 / 3)]
     code, _, err = typed(f"export {trained} --web {tmp_path / 'page'} --clip {tmp_path / 'clip'}")
     assert code == 1 and "--clip" in err and not (tmp_path / "page").exists()
