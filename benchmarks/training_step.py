@@ -4,8 +4,8 @@
     OMP_NUM_THREADS=2 python benchmarks/training_step.py --compile --models fastscnn      # torch.compile too: a minute or two of compiling for each network
     ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 python benchmarks/training_step.py   # as a processor without AVX-512 and bf16
 
-A step is forward, loss, backward and update on 4 x 240 x 320 pixels with 11 classes, as `TrainStep` does it and with memory kept as `Trainer` keeps it. All ways of one network take turns and each is judged by its fastest run. Plain PyTorch (fp32, contiguous, the C library's own
-thresholds, pages of 4 kB) is a process of its own, once before and once after. Operations are two for each multiplication, three passes (forward, gradients of maps and of weights). Writes results/training_step_<instructions>.json; networks measured before stay. A busy machine is said in the record.
+A step is forward, loss, backward and update on 4 x 240 x 320 pixels with 11 classes, as `TrainStep` does it and with memory kept as `Trainer` keeps it. Each way of a network is a process of its own, as a training is; they take turns, twice, and each is judged by its fastest step.
+`plain` is PyTorch as it comes (fp32, contiguous, the C library's own thresholds, pages of 4 kB). Operations are two for each multiplication, three passes (forward, gradients of maps and of weights). Writes results/training_step_<instructions>.json; networks measured before stay. A busy machine is said in the record.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -31,7 +32,7 @@ from rtseg.training.step import TrainStep
 from rtseg.training.ways import wrong_ways
 
 SIZE, IMAGES, CLASSES = (240, 320), 4, 11
-PLAIN = Way("fp32", False)  # what PyTorch does unless told otherwise
+PLAIN, PLAIN_NAME = Way("fp32", False), "plain"  # what PyTorch does unless told otherwise
 
 
 def product_gflops(side: int = 2048) -> float:
@@ -68,38 +69,52 @@ def pictures() -> Batch:
     return Batch(images, torch.randint(0, CLASSES, (IMAGES, *SIZE), generator=generator), tuple("abcd"))
 
 
-def plain_seconds(name: str, seconds: float) -> float:
-    """A step of plain PyTorch, in a process that keeps no memory and asks for no large pages."""
-    command = [sys.executable, __file__, "--plain", name, "--seconds", str(seconds)]
-    told = subprocess.run(
-        command, env={**os.environ, "THP_MEM_ALLOC_ENABLE": "0"}, capture_output=True, text=True, check=True
-    )
-    return float(told.stdout.split()[-1])
+def forms_of(name: str, compiled: bool) -> dict[str, tuple[Way, bool]]:
+    """The ways that are measured by name, each with whether it is compiled: plain first."""
+    ways = [
+        w
+        for w in cpu_ways(wrong=wrong_ways(create_model(name, CLASSES)))
+        if w.precision == "fp32" or bf16_instructions()
+    ]
+    forms = {PLAIN_NAME: (PLAIN, False), **{str(way): (way, False) for way in ways}}
+    return forms | {f"{way} compiled": (way, True) for way in ways if way.channels_last and compiled}
+
+
+def seconds_here(name: str, form: str, budget: float) -> float:
+    """The fastest step of a form in this process."""
+    way, compiled = forms_of(name, True)[form]
+    with nullcontext() if form == PLAIN_NAME else kept_memory():
+        return time_ways({form: step_of(name, pictures(), way, compiled)}, budget=budget)[form]
+
+
+def seconds_alone(name: str, form: str, budget: float) -> float:
+    """The fastest step of a form in a process of its own; plain asks for no large pages."""
+    command = [sys.executable, __file__, "--models", name, "--form", form, "--seconds", str(budget)]
+    env = {**os.environ, **({"THP_MEM_ALLOC_ENABLE": "0"} if form == PLAIN_NAME else {})}
+    return float(subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout.split()[-1])
 
 
 def measure(name: str, args: argparse.Namespace) -> dict:
     """A network's row: seconds of each way, and what follows from them."""
-    batch = pictures()
-    model = create_model(name, CLASSES)
-    ways = [way for way in cpu_ways(wrong=wrong_ways(model)) if way.precision == "fp32" or bf16_instructions()]
-    steps = {str(way): step_of(name, batch, way, False) for way in ways}
-    if args.compile:
-        steps |= {f"{way} compiled": step_of(name, batch, way, True) for way in ways if way.channels_last}
-    plain = plain_seconds(name, args.seconds / 4)
-    with kept_memory():
-        taken, product = time_ways(steps, budget=args.seconds), product_gflops()
-    plain, gflop = min(plain, plain_seconds(name, args.seconds / 4)), 6 * count_macs(model, (IMAGES, 3, *SIZE)) / 1e9
+    turns = [
+        {form: seconds_alone(name, form, args.seconds) for form in forms_of(name, args.compile)}
+        | {"product": product_gflops()}
+        for _ in range(2)
+    ]
+    product = max(turn.pop("product") for turn in turns)
+    taken = {form: min(turn[form] for turn in turns) for form in turns[0]}
+    plain, gflop = taken.pop(PLAIN_NAME), 6 * count_macs(create_model(name, CLASSES), (IMAGES, 3, *SIZE)) / 1e9
     best = {
-        precision: min(seconds for way, seconds in taken.items() if way.startswith(precision))
-        for precision in {way.precision for way in ways}
+        precision: min(seconds for form, seconds in taken.items() if form.startswith(precision))
+        for precision in {form.split()[0] for form in taken}
     }
     return {
         "model": name,
         "gflop": round(gflop, 1),
         "product_gflops": round(product, 1),
         "plain_ms": round(1000 * plain, 1),
-        "ms": {way: round(1000 * seconds, 1) for way, seconds in taken.items()},
-        "gflops": {way: round(gflop / seconds, 1) for way, seconds in taken.items()},
+        "ms": {form: round(1000 * seconds, 1) for form, seconds in taken.items()},
+        "gflops": {form: round(gflop / seconds, 1) for form, seconds in taken.items()},
         "share_of_product": round(gflop / best["fp32"] / product, 3),
         "faster_than_plain": {precision: round(plain / seconds, 3) for precision, seconds in best.items()},
     }
@@ -109,12 +124,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="stdc,ddrnet,bisenetv2,fastscnn", help="names, separated by commas")
     parser.add_argument("--compile", action="store_true", help="torch.compile too")
-    parser.add_argument("--seconds", type=float, default=8.0, help="of each network")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each form and turn")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--plain", metavar="MODEL", help="print the seconds of a step of plain PyTorch, and no more")
+    parser.add_argument(
+        "--form", help="print the seconds of a step of this form (plain, 'fp32 channels_last', ...), and no more"
+    )
     args = parser.parse_args()
-    if args.plain:
-        print(time_ways({"plain": step_of(args.plain, pictures(), PLAIN, False)}, budget=args.seconds)["plain"])
+    if args.form:
+        print(seconds_here(args.models, args.form, args.seconds))
         return
     processor = processor_record()
     out = (

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..core.errors import ArtifactError, ConfigError, DataError
 from ..core.values import SegOutput
 from ..layers.blocks import ClassifierHead, resize
+from ..layers.enlarging import enlarge
 
 # %% ../../nbs/models/01_contract.ipynb #cell004
 MIN_SIZE = 64
@@ -42,11 +43,10 @@ class SegNetwork(nn.Module):
         size = self._checked_size(x)
         out = self.predict(x)
         out = out if isinstance(out, SegOutput) else SegOutput(out)
-        logits = resize(out.logits, size, align_corners=self.align_corners)
         if not self.training:
-            return logits
-        aux = tuple(resize(a, size, align_corners=self.align_corners) for a in out.aux)
-        return SegOutput(logits, aux, out.detail)
+            return resize(out.logits, size, align_corners=self.align_corners)
+        logits, *aux = (enlarge(x, size, align_corners=self.align_corners) for x in (out.logits, *out.aux))
+        return SegOutput(logits, tuple(aux), out.detail)
 
     def add_aux_heads(self, channels: Mapping[str, int], *, hidden: int = 128) -> None:
         """Give the network auxiliary heads, by name the channels of the map that each sees."""

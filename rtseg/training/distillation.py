@@ -29,7 +29,7 @@ from ..models.checkpoints import fit_checkpoint
 from ..models.contract import SegNetwork
 from ..models.fasterseg import FasterSeg
 from ..models.registry import create_model, resolve_model
-from .losses import softmax_layout
+from .pixel_costs import softmax_layout
 
 # %% ../../nbs/training/05_distillation.ipynb #cell005
 class DistillationConfig(Config):

@@ -87,8 +87,9 @@ def build_optimizer(
     check_choice(optimizer, ("sgd", "adam", "adamw"), what="optimizer")
     groups = param_groups(model, weight_decay=weight_decay, decay_norms=decay_norms, head_lr_factor=head_lr_factor)
     if optimizer == "sgd":
-        built = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov)
+        built = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=True)
     else:
-        built = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optimizer](groups, lr=lr, betas=betas)
+        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optimizer]
+        built = kind(groups, lr=lr, betas=betas, fused=True)
     set_lr(built, lr)
     return built

@@ -32,9 +32,9 @@ from rtseg.training.losses import (
     dead_terms,
     hard_pixels,
     ohem_cross_entropy,
-    pixel_nll,
     resize_target,
 )
+from rtseg.training.pixel_costs import pixel_costs
 from rtseg.training.schedules import ScheduleConfig, learning_rate
 from rtseg.training.setup import load_state, make_accelerator
 from rtseg.training.step import TrainStep, loss_terms
@@ -144,7 +144,7 @@ def test_ohem_quota_counts_valid_pixels_only():
     target[0, :2] = 0
     logits = torch.zeros(1, 2, 16, 16)
     logits[:, 0] = 5
-    keep = hard_pixels(pixel_nll(logits, target), target != 255)
+    keep = hard_pixels(pixel_costs(logits, target), target != 255)
     assert keep.sum() == 2 and not keep[target == 255].any()
 
 
