@@ -5,7 +5,7 @@
     ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 python benchmarks/training_step.py   # as a processor without AVX-512 and bf16
 
 A step is forward, loss, backward and update on 4 x 240 x 320 pixels with 11 classes, as `TrainStep` does it and with memory kept as `Trainer` keeps it. Each way of a network is a process of its own, as a training is; they take turns, twice, and each is judged by its fastest step.
-`plain` is PyTorch as it comes (fp32, contiguous, the C library's own thresholds, pages of 4 kB). Operations are two for each multiplication, three passes (forward, gradients of maps and of weights). Writes results/training_step_<instructions>.json; networks measured before stay. A busy machine is said in the record.
+`plain` is the same step in PyTorch's own words (its resize, cross entropy and SGD; fp32, contiguous, the C library's own thresholds, pages of 4 kB). Operations are two for each multiplication, three passes (forward, gradients of maps and of weights). Writes results/training_step_<instructions>.json; networks measured before stay. A busy machine is said in the record.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
 from rtseg.core.allocation import kept_memory
 from rtseg.core.choosing import time_ways
@@ -25,7 +26,8 @@ from rtseg.core.files import read_json, write_json
 from rtseg.core.machine import bf16_instructions, processor_record
 from rtseg.core.precision import Way, cpu_ways
 from rtseg.core.load import WATCH, busy_text
-from rtseg.data.loading import Batch
+from rtseg.core.values import SegOutput
+from rtseg.data.loading import Batch, normalize
 from rtseg.models import count_macs, create_model
 from rtseg.training import TrainConfig
 from rtseg.training.step import TrainStep
@@ -62,6 +64,29 @@ def step_of(name: str, batch: Batch, way: Way, compiled: bool) -> Callable[[], o
     return step
 
 
+def plain_step(name: str, batch: Batch) -> Callable[[], object]:
+    """The same step in PyTorch's own words: its resize, its cross entropy, its optimiser, contiguous float32."""
+    seed_everything(0)
+    config, model = TrainConfig(), create_model(name, CLASSES).train()
+    options = {"lr": 1e-4, "momentum": config.momentum, "weight_decay": config.weight_decay}
+    sgd, labels = torch.optim.SGD(model.parameters(), **options), batch.masks.long()
+
+    def step() -> None:
+        out = model.predict(normalize(batch.images))
+        out = out if isinstance(out, SegOutput) else SegOutput(out)
+        terms = [
+            F.cross_entropy(
+                F.interpolate(x, SIZE, mode="bilinear", align_corners=model.align_corners), labels, ignore_index=255
+            )
+            for x in (out.logits, *out.aux)
+        ]
+        (terms[0] + config.loss.aux_weight * sum(terms[1:])).backward()
+        sgd.step()
+        sgd.zero_grad()
+
+    return step
+
+
 def pictures() -> Batch:
     """The batch that all steps see."""
     generator = torch.Generator().manual_seed(0)
@@ -84,7 +109,8 @@ def seconds_here(name: str, form: str, budget: float) -> float:
     """The fastest step of a form in this process."""
     way, compiled = forms_of(name, True)[form]
     with nullcontext() if form == PLAIN_NAME else kept_memory():
-        return time_ways({form: step_of(name, pictures(), way, compiled)}, budget=budget)[form]
+        step = plain_step(name, pictures()) if form == PLAIN_NAME else step_of(name, pictures(), way, compiled)
+        return time_ways({form: step}, budget=budget)[form]
 
 
 def seconds_alone(name: str, form: str, budget: float) -> float:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..core.errors import ConfigError
+from .region_losses import check_target
 
 # %% ../../nbs/training/07_pixel_costs.ipynb #0fea5294
 def softmax_layout(logits: Tensor) -> Tensor:
@@ -65,11 +65,7 @@ def pixel_costs(
     label_smoothing: float = 0.0,  # share of the label that is spread over all classes, 0 to 1
 ) -> Tensor:
     "Cross entropy of every pixel, N x H x W float32, weighted as PyTorch does, zero at ignored pixels; logits N x C x H x W, target N x H x W. Raises `ConfigError` for shapes that do not fit."
-    if target.shape != (logits.shape[0], *logits.shape[2:]):
-        raise ConfigError(
-            f"target of shape {tuple(target.shape)} does not fit logits of shape {tuple(logits.shape)}: "
-            "it has to be N x H x W; use resize_target() for a smaller prediction"
-        )
+    check_target(logits, target)
     weights = None if class_weights is None else class_weights.to(logits.device, torch.float32)
     if logits.device.type == "cpu":
         valid = target != ignore_index
