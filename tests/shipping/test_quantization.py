@@ -27,7 +27,8 @@ from rtseg.shipping.quantization import (
     round_layer,
     tail_of,
 )
-from rtseg.runtimes.serving import enlarge_by_products, interpolation_weights
+from rtseg.layers.enlarging import interpolation_weights
+from rtseg.runtimes.serving import enlarge_by_products
 from rtseg.evaluation.metrics import ConfusionMeter, mean_iou
 from rtseg.models.contract import SegNetwork
 
