@@ -27,6 +27,10 @@ def startup_section(name: str, record: dict) -> list[str]:
     ]
 
 
+ALONE = "`plain` is the same step in PyTorch's own words (its resize, cross entropy and SGD; fp32, contiguous); each way is a process of its own, as a training is."
+TOGETHER = "Measured before the costs of pixels were computed by hand and logits enlarged by matrix products, all ways of rtseg in one process; `plain` is PyTorch as it comes (fp32, contiguous), with the losses that rtseg had."
+
+
 def training_step_section(name: str, record: dict) -> list[str]:
     """Milliseconds of a training step in every way, and how near the best is to the matrix product."""
     ways = list(dict.fromkeys(way for row in record["rows"] for way in row["ms"]))
@@ -38,7 +42,7 @@ def training_step_section(name: str, record: dict) -> list[str]:
     ]
     size = f"{record['images']} x {record['size'][0]} x {record['size'][1]}"
     return [
-        f"A training step on {size} pixels with {record['classes']} classes, ms, {processor_text(record)} (`python benchmarks/training_step.py`). `plain` is PyTorch as it comes (fp32, contiguous), in a process of its own; the others keep memory as every training of rtseg does. The last column: operations a second of the best fp32 way as a share of a matrix product's GFLOPS:",
+        f"A training step on {size} pixels with {record['classes']} classes, ms, {processor_text(record)} (`python benchmarks/training_step.py`). {ALONE if record.get('ways_alone') else TOGETHER} The last column: operations a second of the best fp32 way as a share of a matrix product's GFLOPS:",
         "",
         f"| network | GFLOP | plain | {' | '.join(ways)} | share |",
         "|---" * (len(ways) + 4) + "|",

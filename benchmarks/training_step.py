@@ -189,6 +189,7 @@ def main() -> None:
                 "images": IMAGES,
                 "size": SIZE,
                 "classes": CLASSES,
+                "ways_alone": True,
                 "environment": environment_record(),
                 "rows": list(rows.values()),
             },
