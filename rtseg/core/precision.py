@@ -95,7 +95,10 @@ def answer(
             f"precision 'bf16' has no instructions on this processor and is {times(choice.slowdown('bf16'), 'slower')} than fp32 (measured with this "
             f"network's own step): set precision=auto or fp32, or {how}"
         )
-    return next(way for way in ways if str(way) == fastest(choice, ways)), str(choice)
+    allowed = [way for way in ways if native or emulate or way.precision != "bf16"] or ways
+    taken = fastest(choice, allowed)  # what is emulated can only win by a disturbed clock, and would be refused by name
+    said = str(choice) if taken == choice.taken else f"bf16 has no instructions here: {taken}"
+    return next(way for way in ways if str(way) == taken), said
 
 
 def fastest(choice: Choice, ways: Sequence[Way]) -> str:

@@ -451,7 +451,7 @@ def test_a_journal_of_something_else_is_refused(tmp_path, splits):
     train_table(job, networks=1, progress=False)
     for other, word in (
         (make_job(tmp_path, splits, lr=0.3), "recipe"),
-        (replace(job, plan=job.plan[:2]), "plan"),
+        (replace(job, plan=job.plan[1:]), "plan"),
         (replace(job, info=replace(job.info, space="fasterseg", settings={})), "space"),
         (replace(job, info=replace(job.info, num_classes=3)), "classes"),
         (replace(job, info=replace(job.info, data="camvid")), "data"),
