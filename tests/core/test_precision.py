@@ -286,6 +286,14 @@ def test_a_precision_that_is_emulated_has_to_be_insisted_on(tmp_path, emulate, n
         assert "\n" not in str(error.value)
 
 
+def test_a_disturbed_clock_does_not_choose_what_is_emulated(tmp_path):
+    asked = {"asked": {"step": "tiny"}, "folder": tmp_path, "timer": timer(fp32=0.2, bf16=0.1)}
+    way, said = answer("auto", "auto", idle, native=False, **asked)
+    assert way.precision == "fp32" and said.startswith("bf16 has no instructions here: fp32")
+    assert answer("auto", "auto", idle, native=True, **asked)[0].precision == "bf16"
+    assert answer("auto", "auto", idle, native=False, emulate=True, **asked)[0].precision == "bf16"
+
+
 def test_a_way_that_is_wrong_is_never_taken(tmp_path):
     net = nn.Sequential(nn.Conv2d(3, 32, 1), nn.Conv2d(32, 32, 3, padding=2, dilation=2, groups=32))
     assert (
@@ -376,7 +384,7 @@ def test_the_answer_is_written_into_the_run_and_kept(scenes, tmp_path, monkeypat
     first.fit()
     told = TrainConfig.parse(RunFolder(tmp_path / "run").config())
     assert told == first.config and told.precision in ("fp32", "bf16") and isinstance(told.channels_last, bool)
-    other = {"precision": "fp32" if told.precision == "bf16" else "bf16", "channels_last": not told.channels_last}
+    other = {"precision": told.precision, "channels_last": not told.channels_last}
     cached = next((tmp_path / "cache/rtseg/choices").glob("*.json"))
     cached.write_text(json.dumps(json.loads(cached.read_text()) | {"taken": str(Way(**other))}))
     fresh, _ = settle_run(SMALL, Tiny(), tmp_path / "elsewhere")
