@@ -37,8 +37,13 @@ def cross_entropy(
 ) -> Tensor:
     "Mean cross entropy over the valid pixels; logits N x C x H x W, target N x H x W, class_weights C."
     check_class_weights(class_weights, logits.shape[1])
-    how: dict = {"class_weights": class_weights, "label_smoothing": label_smoothing}
-    costs = pixel_costs(logits, target, ignore_index=ignore_index, **how)
+    costs = pixel_costs(
+        logits,
+        target,
+        ignore_index=ignore_index,
+        class_weights=class_weights,
+        label_smoothing=label_smoothing,
+    )
     return _mean_over(costs, target, target != ignore_index, class_weights)
 
 # %% ../../nbs/training/01_losses.ipynb #cell020
@@ -77,8 +82,13 @@ def ohem_cross_entropy(
             f"OHEM threshold {threshold} and fraction {min_fraction}: the first lies in (0, 1], the second in [0, 1]"
         )
     check_class_weights(class_weights, logits.shape[1])
-    how: dict = {"class_weights": class_weights, "label_smoothing": label_smoothing}
-    costs = pixel_costs(logits, target, ignore_index=ignore_index, **how)
+    costs = pixel_costs(
+        logits,
+        target,
+        ignore_index=ignore_index,
+        class_weights=class_weights,
+        label_smoothing=label_smoothing,
+    )
     plain = class_weights is None and not label_smoothing
     nll = costs if plain else pixel_costs(logits.detach(), target, ignore_index=ignore_index)
     keep = hard_pixels(nll, target != ignore_index, threshold=threshold, min_fraction=min_fraction)

@@ -384,7 +384,8 @@ def test_the_answer_is_written_into_the_run_and_kept(scenes, tmp_path, monkeypat
     first.fit()
     told = TrainConfig.parse(RunFolder(tmp_path / "run").config())
     assert told == first.config and told.precision in ("fp32", "bf16") and isinstance(told.channels_last, bool)
-    other = {"precision": told.precision, "channels_last": not told.channels_last}
+    monkeypatch.setattr("rtseg.core.precision.bf16_instructions", lambda: True)  # else auto would not take bf16
+    other = {"precision": "fp32" if told.precision == "bf16" else "bf16", "channels_last": not told.channels_last}
     cached = next((tmp_path / "cache/rtseg/choices").glob("*.json"))
     cached.write_text(json.dumps(json.loads(cached.read_text()) | {"taken": str(Way(**other))}))
     fresh, _ = settle_run(SMALL, Tiny(), tmp_path / "elsewhere")
