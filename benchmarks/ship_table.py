@@ -58,6 +58,9 @@ def execute(page: Path) -> None:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
             cell.execution_count = None
+        for output in cell.get("outputs", []):
+            if "execution_count" in output:
+                output.execution_count = None
     notebook.metadata.pop("language_info", None)
     nbformat.write(notebook, page)
 
