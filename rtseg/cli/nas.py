@@ -264,6 +264,7 @@ def found_rows(found: Sequence[Found]) -> list[dict]:
             "ms": f"{f.ms:.2f}",
             "mIoU": f"{f.miou:.3f}",
             "interval": f"{f.low:.3f} to {f.high:.3f}",
+            "trained": f.trained or "-",
             "beats": share(f.beats),
             "surely": share(f.surely_beats),
             "compared with": f.compared,
@@ -342,7 +343,7 @@ def search_command(
     latency = ruler(priced, trained, target, checks, log=typer.echo)
     found, front = find_networks(trained, latency, budget_ms, best=max(best, train), seed=seed, predictor=predictor)
     typer.echo(
-        f"within {budget_ms:g} ms on {priced.header}\n{table(found_rows(found))}\nmIoU is predicted (validation, the table's short recipe); beats: share of the table's networks of the same latency (within 25 %), as predicted and at the interval's lower end"
+        f"within {budget_ms:g} ms on {priced.header}\n{table(found_rows(found))}\nmIoU is what a training by the table's short recipe is expected to reach (validation): predicted, or for networks that the table has trained already what they reached, without its luck; beats: share of the table's networks of the same latency (within 25 %), as predicted and at the interval's lower end"
     )
     typer.echo(f"front:\n{table(found_rows(front))}")
     if out is not None:

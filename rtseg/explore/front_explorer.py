@@ -29,11 +29,12 @@ def found_html(
     found: Found,  # a network of the front, or the student
     chosen: bool,  # whether it is the student
 ) -> str:
-    """A network in words: milliseconds, predicted mIoU with its interval, and how many of the table's networks of the same latency it is expected to beat."""
+    """A network in words: milliseconds, expected mIoU with its interval, whether the table has trained it, and how many of the table's networks of the same latency it is expected to beat."""
     parts = [
         f"<b>{found.network}</b>",
         f"{found.ms:.2f} ms",
-        f"{found.miou:.3f} mIoU predicted ({found.low:.3f} to {found.high:.3f})",
+        f"{found.miou:.3f} mIoU expected ({found.low:.3f} to {found.high:.3f})",
+        f"seeds in the table: {found.trained}" if found.trained else "not trained in the table",
         f"above {found.beats:.0%} of {found.compared} trained networks that are as fast"
         if found.beats is not None
         else "no trained network is as fast",

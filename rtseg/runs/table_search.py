@@ -62,7 +62,8 @@ def found_text(found: TableSearch) -> str:
         if best.beats is not None
         else ""
     )
+    source = f" The table has trained it already (seeds: {best.trained})." if best.trained else ""
     return (
-        f"{best.network}: {best.ms:.2f} ms, and {best.miou:.3f} mIoU predicted ({best.low:.3f} to {best.high:.3f}, nine times in ten)."
+        f"{best.network}: {best.ms:.2f} ms, and {best.miou:.3f} mIoU expected ({best.low:.3f} to {best.high:.3f}, nine times in ten).{source}"
         f"{beats} The table {found.table} has {found.networks} trained networks; of two that it has not seen, the regression orders {(1 + found.tau) / 2:.0%} of the pairs as training does."
     )

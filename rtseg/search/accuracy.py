@@ -95,13 +95,14 @@ def kept_out(
 
 @dataclass(frozen=True)
 class AccuracyPredictor:
-    """A fitted regression, tau of every kind under cross-validation, and the half width of the interval (mIoU)."""
+    """A fitted regression, tau of every kind under cross-validation, the half width of the interval (mIoU), and each network's score as predicted by regressions that had not seen it."""
 
     kind: str
     model: Any
     taus: dict[str, float]
     half_width: float
     coverage: float
+    kept_out: tuple[float, ...] = ()
 
     def predict(self, features: np.ndarray) -> np.ndarray:
         """The mIoU of networks, from their features (networks x features)."""
@@ -139,4 +140,5 @@ def _fit_best(
         taus,
         conformal_width(predicted[best] - scores, coverage),
         coverage,
+        tuple(map(float, predicted[best])),
     )

@@ -19,6 +19,7 @@ import torch
 from ..core.errors import ConfigError
 from ..core.values import Value
 from .accuracy import AccuracyPredictor, accuracy_features, fit_accuracy
+from .luck import Worth, without_luck
 from .space import InfeasibleError
 from .spaces import load_architecture
 from .trained import TrainedTable
@@ -26,7 +27,7 @@ from .trained import TrainedTable
 # %% ../../nbs/search/45_finding.ipynb #cell004
 @dataclass(frozen=True)
 class Found(Value):
-    """A network within a budget: predicted ms and validation mIoU with its interval, and the shares of the table's networks of the same latency that it beats, as predicted and at the interval's lower end."""
+    """A network within a budget: predicted ms and validation mIoU with its interval, the shares of the table's other networks of the same latency that it beats, as predicted and at the interval's lower end, and how often the table has trained it."""
 
     network: str
     architecture: dict
@@ -37,6 +38,7 @@ class Found(Value):
     beats: float | None
     surely_beats: float | None
     compared: int
+    trained: int = 0
 
 
 def table_accuracy(table: TrainedTable, recipe: str | None = None) -> AccuracyPredictor:
@@ -61,11 +63,12 @@ def table_accuracy(table: TrainedTable, recipe: str | None = None) -> AccuracyPr
 # %% ../../nbs/search/45_finding.ipynb #cell007
 @dataclass
 class Pool:
-    """Networks that have been looked at, by id: architecture, ms, predicted mIoU, features."""
+    """Networks that have been looked at, by id: architecture, ms, expected mIoU; and what the table's own are worth."""
 
     archs: dict[str, Any]
     ms: dict[str, float]
     miou: dict[str, float]
+    known: dict[str, Worth]
 
     def within(self, budget_ms: float) -> list[str]:
         """Those within a budget, best first."""
@@ -90,8 +93,10 @@ def evolve(
     size: int = 120,  # networks of a generation
     seed: int = 0,  # of everything that is drawn by lot
 ) -> Iterator[Pool]:
-    """Look at `size` networks a generation: the pool after each; raises `InfeasibleError` where no network meets the budget."""
-    space, generator, pool = table.space, torch.Generator().manual_seed(seed), Pool({}, {}, {})
+    """Look at the table's own networks and `size` others a generation: the pool after each; raises `InfeasibleError` where no network meets the budget."""
+    space, generator = table.space, torch.Generator().manual_seed(seed)
+    pool = Pool({}, {}, {}, without_luck(table, predictor))
+    _look(pool, {n: table.architecture(n) for n in pool.known}, table, latency, predictor, 1.5 * budget_ms)
     for generation in range(generations):
         best = pool.within(budget_ms)[: size // 4]
         if generation > 1 and not best:
@@ -131,6 +136,7 @@ def _look(
         pool.archs |= {n: fresh[n] for n in near}
         pool.ms |= {n: ms[n] for n in near}
         pool.miou |= dict(zip(near, map(float, scores), strict=True))
+        pool.miou |= {n: pool.known[n].miou for n in near if n in pool.known}
 
 # %% ../../nbs/search/45_finding.ipynb #cell008
 def describe(
@@ -142,12 +148,13 @@ def describe(
     *,
     window: float = 0.25,  # relative: networks of the table that are as fast
 ) -> Found:
-    """What is known of a network of the pool, beside the table's networks whose ms here lies within `window` of its own."""
-    ms, miou, half = pool.ms[network], pool.miou[network], predictor.half_width
+    """What is known of a network of the pool, beside the table's other networks whose ms here lies within `window` of its own."""
+    ms, miou, known = pool.ms[network], pool.miou[network], pool.known.get(network)
+    half = known.half_width if known else predictor.half_width
     peers = [
         np.mean([t.val_miou[-1] for t in records])
-        for records in table.of().values()
-        if abs(latency(table.space.read(records[0].architecture)) / ms - 1) <= window
+        for other, records in table.of().items()
+        if other != network and abs(latency(table.space.read(records[0].architecture)) / ms - 1) <= window
     ]
     share = (lambda value: float(np.mean(np.array(peers) < value))) if peers else (lambda value: None)
     return Found(
@@ -160,6 +167,7 @@ def describe(
         share(miou),
         share(miou - half),
         len(peers),
+        known.trained if known else 0,
     )
 
 

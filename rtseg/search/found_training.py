@@ -30,7 +30,7 @@ def found_job(
     *,
     seeds: int = 1,  # trainings of each
 ) -> TableJob:
-    """The training of found networks by the table's commonest recipe, best first, all with seed 0 before any with seed 1.
+    """The training of found networks by the table's commonest recipe, best first, each once before any is trained again; what the table has trained gets the seeds after those.
 
     Raises `ConfigError` for pictures of other classes or of another size than the table's."""
     info, classes = table.info, splits["train"].labels.num_classes
@@ -44,7 +44,8 @@ def found_job(
             f"pictures of {size[0]} x {size[1]}, the table {info.name} was trained on {info.trained_size[0]} x {info.trained_size[1]}: read the data at that size"
         )
     recipe = table.recipes()[0]
-    plan = [PlanEntry(f.architecture, seed, 0, 0) for seed in range(seeds) for f in found]
+    first = {network: 1 + max(t.seed for t in records) for network, records in table.of(recipe).items()}
+    plan = [PlanEntry(f.architecture, first.get(f.network, 0) + turn, 0, 0) for turn in range(seeds) for f in found]
     return TableJob(info, tuple(plan), recipe, TrainConfig.parse(info.recipes[recipe]), splits, folder)
 
 # %% ../../nbs/search/49_found_training.ipynb #cell007
