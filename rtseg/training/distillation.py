@@ -10,7 +10,7 @@ __all__ = ['DistillationConfig', 'on_one_grid', 'kl_distillation', 'mse_distilla
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,7 @@ from ..evaluation.evaluator import load_trained
 from ..layers.blocks import resize
 from ..models.checkpoints import fit_checkpoint
 from ..models.contract import SegNetwork
-from ..models.fasterseg import FasterSeg
+from ..models.loading import builder_of
 from ..models.registry import create_model, resolve_model
 from .pixel_costs import softmax_layout
 
@@ -287,7 +287,7 @@ def build_distiller(
 
 # %% ../../nbs/training/05_distillation.ipynb #cell044
 def load_teacher(
-    network: str | Architecture,  # a name of the registry, or an architecture
+    network: str | Architecture | Any,  # a name of the registry, or an architecture of any space
     weights: str | Path,  # a training folder or a checkpoint
     *,
     num_classes: int = 19,  # classes that the network tells apart
@@ -296,11 +296,11 @@ def load_teacher(
 ) -> SegNetwork:
     "A frozen network in evaluation with the weights of a training folder (`which` of its files) or a checkpoint; misfits raise `ArtifactError`."
     state = load_trained(weights, which).weights if Path(weights).is_dir() else find_state(weights).state
-    name, options = resolve_model(network, options) if isinstance(network, str) else ("fasterseg", options)
-    teacher = (
-        create_model(name, num_classes, **options)
-        if isinstance(network, str)
-        else FasterSeg(network, num_classes, **options)
-    )
+    if isinstance(network, str):
+        name, options = resolve_model(network, options)
+        teacher = create_model(name, num_classes, **options)
+    else:
+        name = "fasterseg" if isinstance(network, Architecture) else "street"
+        teacher = builder_of(name)(num_classes, arch=network, **options)
     fit_checkpoint(name, state, teacher)
     return teacher.eval().requires_grad_(False)

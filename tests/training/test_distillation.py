@@ -16,6 +16,7 @@ from rtseg.models import create_model
 from rtseg.models.checking import smallest_of_families
 from rtseg.models.fasterseg import FasterSeg
 from rtseg.core.states import weights_checksum
+from rtseg.search.spaces import open_space
 from rtseg.training.distillation import (
     DistillationConfig,
     Distiller,
@@ -276,11 +277,12 @@ def test_teachers_from_files(tmp_path):
         stem_width=8,
         head_width=8,
     )
-    pictures = torch.randn(2, 3, 64, 96)
+    pictures, street = torch.randn(2, 3, 64, 96), open_space("street").sample(torch.Generator().manual_seed(3))
     cases = (
         ("stdc", settled("stdc", pictures, aux=True, detail=True), {}),
         (arch, FasterSeg(arch, 5), {}),
         ("smp", settled("smp", pictures), {"encoder": "resnet18"}),
+        (street, street.build(5), {}),
     )
     for i, (network, original, options) in enumerate(cases):
         original.eval()
