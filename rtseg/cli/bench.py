@@ -32,7 +32,7 @@ from ..models.contract import SegNetwork
 from ..search.inherit import derive
 from ..models.loading import load_network, weights_file
 from ..models.registry import list_models, model_info
-from .options import build_network, is_record, read_size
+from .options import build_network, is_record, read_names, read_size
 from ..evaluation.evaluator import load_trained
 from ..viz.figures import SERIES, new_figure, plotly_script, to_html
 from ..viz.tables import Table, table
@@ -48,12 +48,7 @@ def is_trained(name: str) -> bool:
 
 def read_models(text: str) -> list[str]:
     """`fastscnn,runs/demo` as names; `all` stands for the registry. `ConfigError` for an unknown network, `ArtifactError` for weights that are missing or do not say their network."""
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    names = [each for name in names for each in (list_models() if name == "all" else [name])]
-    if not names:
-        raise ConfigError(
-            f"--model '{text}' names no network: write fastscnn,stdc or all or a run's folder or a file of weights"
-        )
+    names = [each for name in read_names(text) for each in (list_models() if name == "all" else [name])]
     for name in names:
         if is_trained(name):
             path = weights_file(name)
@@ -219,10 +214,6 @@ def write_bench_page(
     return write_text(path, f"<!doctype html><html><head>{head}</head><body style='margin:24px'>{body}</body></html>")
 
 # %% ../../nbs/cli/32_bench.ipynb #cell010
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
-
-
 def bench_command(
     models: Annotated[
         str,
@@ -256,9 +247,9 @@ def bench_command(
     names = read_models(models)
     cases = bench_cases(
         names,
-        runtimes=_words(runtimes) if runtimes is not None else None,
-        precisions=_words(precision),
-        sizes=[read_size(s) for s in _words(sizes)],
+        runtimes=read_names(runtimes) if runtimes is not None else None,
+        precisions=read_names(precision),
+        sizes=[read_size(s) for s in read_names(sizes)],
         threads=threads,
         contents={name: content_of(name, classes) for name in names},
     )

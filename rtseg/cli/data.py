@@ -37,6 +37,7 @@ from rtseg.cli.options import (
     RootOption,
     open_trained,
     open_with_labels,
+    read_names,
     read_size,
 )
 
@@ -69,7 +70,7 @@ def existing_splits(
     bits: int | None = None,  # true depth of 16-bit images
 ) -> dict[str, SegDataset]:
     """The named splits of a data set, opened."""
-    return {split: open_dataset(name, root, split, labels=labels, bits=bits) for split in splits.split(",")}
+    return {split: open_dataset(name, root, split, labels=labels, bits=bits) for split in read_names(splits)}
 
 
 @data_app.command("check")

@@ -43,6 +43,7 @@ from rtseg.cli.options import (
     open_with_labels,
     read_device,
     read_inference,
+    read_names,
 )
 
 # %% ../../nbs/cli/25_evaluate.ipynb #cell005
@@ -191,7 +192,7 @@ def predict_command(
     Published weights: rtseg predict w.pth a.png --model fastscnn --labels cityscapes --out masks --kinds ids --flip --overwrite
     """
     asked = read_inference(inference, crop, overlap, scale, scales, flip, align_corners)
-    place, wanted = read_device(device), kinds.split(",") if kinds is not None else None
+    place, wanted = read_device(device), read_names(kinds) if kinds is not None else None
     given = get_labels(labels) if labels is not None else None
     if submission is not None and (submission.exists() or (wanted is not None and "ids" not in wanted)):
         raise ConfigError(

@@ -41,6 +41,7 @@ from rtseg.cli.options import (
     RuntimeFilesOption,
     open_trained,
     open_with_labels,
+    read_names,
     read_size,
 )
 from ..runs.steps import open_splits
@@ -376,8 +377,8 @@ def export(
     how: dict[str, Any] = {"size": read_size(size) if size else None, "images": images, "license": license}
     if auto:
         source = _source(weights, model, root, dataset, labels, (split, calibration_split), option, bits)
-        how |= {"runtimes": runtimes.split(",") if runtimes else None, "threads": threads}
-        how |= {"precisions": precisions.split(",") if precisions else None}
+        how |= {"runtimes": read_names(runtimes) if runtimes else None, "threads": threads}
+        how |= {"precisions": read_names(precisions) if precisions else None}
         typer.echo(export_auto(source, out, ros=ros, clip=clip, **how, **limits))
         return
     how["data"] = open_with_labels(weights, dataset, root, split, labels, bits=bits) if root is not None else None

@@ -13,7 +13,7 @@ from typing import Annotated
 import torch
 import typer
 
-from .options import BitsOption, DatasetOption, LabelsOption, RootOption
+from .options import BitsOption, DatasetOption, LabelsOption, RootOption, read_names
 from ..core.errors import check_choice
 from ..core.run_folder import hold
 from ..data.datasets import open_dataset
@@ -32,7 +32,7 @@ def named(
     what: str,  # they are names of, for the message
 ) -> tuple[str, ...]:
     """`longer,int8` as names; `ConfigError` with the nearest one for a name that is not allowed."""
-    return tuple(check_choice(word.strip(), allowed, what=what) for word in text.split(",") if word.strip())
+    return tuple(check_choice(word, allowed, what=what) for word in read_names(text))
 
 
 def frontier_command(

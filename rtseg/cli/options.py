@@ -6,7 +6,7 @@
 __all__ = ['ModelOption', 'OwnModelOption', 'BitsOption', 'OptionsOption', 'DATA_NAMES', 'DatasetOption', 'RootOption',
            'DrawnRootOption', 'LabelsOption', 'RuntimeFilesOption', 'InferenceOption', 'CropOption', 'OverlapOption',
            'ScaleOption', 'ScalesOption', 'ClipOption', 'FlipOption', 'CornersOption', 'BatchOption', 'PrecisionOption',
-           'ForceOption', 'DeviceOption', 'read_settings', 'stage_parameters', 'read_size', 'is_record',
+           'ForceOption', 'DeviceOption', 'read_settings', 'read_names', 'stage_parameters', 'read_size', 'is_record',
            'build_network', 'open_trained', 'open_with_labels', 'read_device', 'read_scales', 'read_inference']
 
 # %% ../../nbs/cli/02_options.ipynb #cell002
@@ -39,6 +39,14 @@ def read_settings(words: list[str]) -> dict[str, str]:
         if "=" not in word.strip("="):
             raise ConfigError(f"--set {word} has no value: write --set key=value, for instance --set seed=1")
     return {key.strip(): value.strip() for key, value in (word.split("=", 1) for word in words)}
+
+# %% ../../nbs/cli/02_options.ipynb #d7deebb7
+def read_names(text: str) -> list[str]:
+    """`fastscnn, stdc` as names; `ConfigError` where there is none."""
+    names = [word.strip() for word in text.split(",") if word.strip()]
+    if not names:
+        raise ConfigError(f"'{text}' names nothing: write names with commas between them, for instance fastscnn,stdc")
+    return names
 
 # %% ../../nbs/cli/02_options.ipynb #cell007
 def stage_parameters(words: list[str]) -> dict[str, str]:

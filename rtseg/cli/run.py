@@ -21,7 +21,7 @@ from ..runs.plan import find_stage, notebooks_folder
 from ..runs.plans import PLANS, plan_of
 from ..runs.runner import RunResult, run
 from ..runs.stage import find_run, run_config
-from .options import stage_parameters, read_settings
+from .options import read_names, read_settings, stage_parameters
 
 _estimate = lazy.load("rtseg.runs.estimate", suppress_warning=True)
 
@@ -91,7 +91,7 @@ def run_command(
         )
     settings = [*(set_ or []), *(["latency.accept_noisy=true"] if accept_noisy else [])]
     config, folder = chosen_config(preset, out, data, settings, seeds)
-    names = [name.strip() for name in stages.split(",")] if stages is not None else None
+    names = read_names(stages) if stages is not None else None
     if estimate:
         typer.echo(_estimate.estimate_text(_estimate.estimate_run(config, stages=names)))
         return

@@ -42,7 +42,7 @@ OPERATOR_COLORS = {
     "conv_downup": "#f8d9ad",
     "conv_2x_downup": "#eba651",
 }
-ROLE_COLORS = {"teacher": "#52606d", "student": SERIES[0], "random": SERIES[3]}
+ROLE_COLORS = {"teacher": "#52606d", "student": SERIES[0], "random": SERIES[3], "in the table": "#a9b4c0"}
 SEQUENTIAL = ((0.0, "#f4f7fb"), (0.35, "#b5d0ec"), (0.7, "#3f7fc1"), (1.0, "#163a66"))
 FONT = "Arial, Helvetica, sans-serif"
 
@@ -63,7 +63,7 @@ def tint(color: str, strength: float) -> str:
 
 
 def series_color(index: int, name: str = "") -> str:
-    """The colour of line number `index`; teacher, student and random keep theirs on every figure."""
+    """The colour of line number `index`; teacher, student, random networks and those of a table keep theirs on every figure."""
     return ROLE_COLORS.get(name.lower(), SERIES[index % len(SERIES)])
 
 # %% ../../nbs/viz/01_figures.ipynb #cell008
