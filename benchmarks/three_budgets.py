@@ -6,6 +6,8 @@
     OMP_NUM_THREADS=1 nice -n 19 python benchmarks/three_budgets.py train --data ../shared/camvid
     python benchmarks/three_budgets.py report
 
+On a second data set, drawn streets with the full cast, searched by the table of plain ones: add `--table streets-demo --cast full --out results/three-budgets-streets --work runs/three-budgets-streets` to every line, and no `--data`.
+
 The budgets are the milliseconds of Fast-SCNN (ONNX Runtime fp32, one thread, 360 x 480), twice and four times that, on this device. At each, the search proposes networks within the budget: the best of several evolutions, the table's own networks among them, with what they have
 reached without its luck. Each is trained with seeds 0 and 1 (where the table has not), and the best on the validation images is the searched one. It is judged by three trainings with seeds that nobody has seen before, so that the luck of those that chose it does not
 count. Random networks take the same milliseconds within 3 %, the table's own where they fit, others drawn by the same ruler; searched and random ones are measured in one run. Writes results/three-budgets.
@@ -13,7 +15,7 @@ count. Random networks take the same milliseconds within 3 %, the table's own wh
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,7 +45,10 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("step", choices=["propose", "train", "choose", "report"])
     parser.add_argument("--table", default="camvid-street")
-    parser.add_argument("--data", type=Path, help="CamVid, for `train`")
+    parser.add_argument("--data", type=Path, help="folder of the table's pictures, for `train`; drawn ones are drawn")
+    parser.add_argument(
+        "--cast", help="of drawn pictures, where it is not the table's: then none of the table's trainings counts"
+    )
     parser.add_argument("--proposals", type=int, default=6, help="networks at each budget that are trained twice")
     parser.add_argument("--random", type=int, default=8, help="random networks at each budget, at least")
     parser.add_argument("--tolerance", type=float, default=0.03, help="of the searched network's milliseconds")
@@ -72,6 +77,16 @@ class Bench:
 def reference_ms(table: TrainedTable) -> float:
     """Milliseconds of Fast-SCNN here."""
     return usual_range(TARGET, table.info.timed_size, table.info.num_classes, share=1.0, max_seconds=3.0)[0]
+
+
+def setting(args: argparse.Namespace, table: TrainedTable) -> tuple[TrainedTable, list[TrainedNetwork]]:
+    """The table as it is about the pictures that are asked for, and those of its trainings that were made with them."""
+    drawn = table.info.drawn or {}
+    if args.cast is None or args.cast == drawn.get("cast"):
+        return table, [t for records in table.of().values() for t in records]
+    if not drawn:
+        raise ConfigError(f"the pictures of {table.info.name} are not drawn: leave out --cast")
+    return replace(table, info=replace(table.info, drawn={**drawn, "cast": args.cast})), []
 
 
 def candidates(table: TrainedTable, predict: Any, ms: float, window: float, taken: set[str]) -> Iterator[Any]:
@@ -121,7 +136,13 @@ def propose(args: argparse.Namespace, table: TrainedTable) -> dict:
         }
         for times in TIMES
     ]
-    counts = {"table": args.table, "trained": len(table.of()), "regression": accuracy.kind, "taus": accuracy.taus}
+    counts = {
+        "table": args.table,
+        "cast": args.cast,
+        "trained": len(table.of()),
+        "regression": accuracy.kind,
+        "taus": accuracy.taus,
+    }
     return {
         **counts,
         "reference_ms": base,
@@ -131,18 +152,18 @@ def propose(args: argparse.Namespace, table: TrainedTable) -> dict:
     }
 
 
-def validation(table: TrainedTable, trainings: list[TrainedNetwork]) -> dict[str, dict[int, float]]:
+def validation(trainings: Sequence[TrainedNetwork]) -> dict[str, dict[int, float]]:
     """Last validation mIoU of every training, by network and seed."""
     found: dict[str, dict[int, float]] = {}
-    for t in (*(t for records in table.of().values() for t in records), *trainings):
+    for t in trainings:
         found.setdefault(t.network, {})[t.seed] = t.val_miou[-1]
     return found
 
 
-def choose(args: argparse.Namespace, table: TrainedTable, record: dict, trainings: list[TrainedNetwork]) -> dict:
+def choose(args: argparse.Namespace, table: TrainedTable, record: dict, trainings: Sequence[TrainedNetwork]) -> dict:
     """The best proposal of each budget by validation, and networks that take as long: what is written into plan.json."""
     predict, bench, budgets = device_ruler(table), Bench(table), []
-    seen = validation(table, trainings)
+    seen = validation(trainings)
     for budget in record["budgets"]:
         missing = [p["network"] for p in budget["proposed"] if not set(CHOSEN_BY) <= set(seen.get(p["network"], {}))]
         if missing:
@@ -164,9 +185,11 @@ def choose(args: argparse.Namespace, table: TrainedTable, record: dict, training
     return {"device": device_record(), "versions": library_versions(), "budgets": budgets, "measured": measured}
 
 
-def entries(proposed: dict, chosen: dict | None, table: TrainedTable) -> tuple[PlanEntry, ...]:
-    """Trainings that the table does not have: ruler 0 are proposed and searched networks, ruler 1 random ones; bins are budgets."""
-    have = {(t.network, t.seed) for trainings in table.of().values() for t in trainings}
+def entries(
+    proposed: dict, chosen: dict | None, table: TrainedTable, known: Sequence[TrainedNetwork]
+) -> tuple[PlanEntry, ...]:
+    """Trainings that are not `known`: ruler 0 are proposed and searched networks, ruler 1 random ones; bins are budgets."""
+    have = {(t.network, t.seed) for t in known}
     found = [
         PlanEntry(p["architecture"], seed, 0, place)
         for seed in CHOSEN_BY
@@ -181,18 +204,17 @@ def entries(proposed: dict, chosen: dict | None, table: TrainedTable) -> tuple[P
 
 def train(args: argparse.Namespace, table: TrainedTable, plan: tuple[PlanEntry, ...]) -> None:
     """Train what is left of the plan, in company of any other workers."""
-    if args.data is None:
-        raise ConfigError("`train` needs the pictures: give --data with CamVid's folder")
+    if args.data is None and not table.info.drawn:
+        raise ConfigError(f"`train` needs the pictures of {table.info.name}: give their folder with --data")
     torch.set_num_threads(1)
     splits = table_splits(table_data(table.info, args.data), args.work)
     job = replace(found_job(table, [], splits, args.work), plan=plan)
     train_table(job, networks=len({json.dumps(e.architecture, sort_keys=True) for e in job.plan}))
 
 
-def scores(record: dict, table: TrainedTable, trainings: list[TrainedNetwork]) -> list[dict]:
+def scores(record: dict, table: TrainedTable, trainings: Sequence[TrainedNetwork]) -> list[dict]:
     """Test mIoU at each budget: the searched network's seeds and the random networks, with the difference of the means in standard errors."""
-    known = (t for records in table.of().values() for t in records)
-    test = {(t.network, t.seed): t.test_miou for t in (*known, *trainings)}
+    test = {(t.network, t.seed): t.test_miou for t in trainings}
     rows = []
     for budget in record["budgets"]:
         searched = [test.get((budget["searched"]["network"], seed)) for seed in budget["seeds"]]
@@ -227,7 +249,11 @@ def told(row: dict) -> str:
 
 def main() -> None:
     args = parse()
-    table, first, second = load_table(args.table), args.out / "proposals.json", args.out / "plan.json"
+    (table, known), first, second = (
+        setting(args, load_table(args.table)),
+        args.out / "proposals.json",
+        args.out / "plan.json",
+    )
     path = {"propose": first, "choose": second}.get(args.step)
     if path is not None and path.is_file():
         raise ConfigError(f"{path} is there already, and trainings may follow it: remove it to search again")
@@ -240,9 +266,9 @@ def main() -> None:
         )
     proposed, chosen = read_json(first), read_json(second) if second.is_file() else None
     done = args.work / "trainings.jsonl"
-    trainings = read_lines(done, TrainedNetwork) if done.is_file() else []
+    trainings = [*known, *(read_lines(done, TrainedNetwork) if done.is_file() else [])]
     if args.step == "train":
-        train(args, table, entries(proposed, chosen, table))
+        train(args, table, entries(proposed, chosen, table, known))
     elif args.step == "choose":
         write_json(second, choose(args, table, proposed, trainings))
     else:
