@@ -6,17 +6,19 @@
     OMP_NUM_THREADS=1 nice -n 19 python benchmarks/three_budgets.py train --data ../shared/camvid
     python benchmarks/three_budgets.py report
 
-On a second data set, drawn streets with the full cast, searched by the table of plain ones: add `--table streets-demo --cast full --out results/three-budgets-streets --work runs/three-budgets-streets` to every line, and no `--data`.
+On a second data set, drawn streets with the full cast, searched by the table of plain ones: add `--table streets-demo --cast full --times 1 2 --out results/three-budgets-streets --work runs/three-budgets-streets` to every line, and no `--data`.
 
 The budgets are the milliseconds of Fast-SCNN (ONNX Runtime fp32, one thread, 360 x 480), twice and four times that, on this device. At each, the search proposes networks within the budget: the best of several evolutions, the table's own networks among them, with what they have
 reached without its luck. Each is trained with seeds 0 and 1 (where the table has not), and the best on the validation images is the searched one. It is judged by three trainings with seeds that nobody has seen before, so that the luck of those that chose it does not
-count. Random networks take the same milliseconds within 3 %, the table's own where they fit, others drawn by the same ruler; searched and random ones are measured in one run. Writes results/three-budgets.
+count. Random networks take the same milliseconds within 3 %, the table's own where they fit, others drawn by the same ruler; all are timed in turns with Fast-SCNN, pair by pair. Writes results/three-budgets.
 """
 
 import argparse
 import json
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +29,22 @@ from rtseg.cli.nas import table_data, table_splits
 from rtseg.core.environment import device_record, library_versions
 from rtseg.core.errors import ConfigError, RtsegError
 from rtseg.core.files import read_json, write_json
+from rtseg.core.values import Value
+from rtseg.latency.measuring import measure_latency
+from rtseg.models import create_model
+from rtseg.runtimes.runtimes import load_runtime
 from rtseg.search.finding import find_networks, table_accuracy
 from rtseg.search.found_training import found_job
-from rtseg.search.rulers import check_networks, check_quiet, device_table, ruler, ruler_path, usual_range
-from rtseg.search.table_latencies import Target, measured_network
+from rtseg.search.rulers import check_quiet, corrected, device_table, ruler_path
+from rtseg.search.table_latencies import Target
 from rtseg.search.table_plan import PlanEntry, draw_between
 from rtseg.search.table_training import train_table
-from rtseg.search.trained import TrainedNetwork, TrainedTable, load_table, read_lines
+from rtseg.search.trained import TrainedNetwork, TrainedTable, load_table, read_lines, write_lines
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "results" / "three-budgets"
-TARGET, TIMES = Target(), (1, 2, 4)
+TARGET = Target()
+KEPT = "measured.jsonl"  # latencies of whole networks, in the folder where workers train
 CHOSEN_BY, JUDGED_BY = (0, 1), 3  # seeds of the proposals; number of trainings that judge
 
 
@@ -45,6 +52,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("step", choices=["propose", "train", "choose", "report"])
     parser.add_argument("--table", default="camvid-street")
+    parser.add_argument("--times", type=float, nargs="+", default=[1, 2, 4], help="budgets, in Fast-SCNN's ms")
     parser.add_argument("--data", type=Path, help="folder of the table's pictures, for `train`; drawn ones are drawn")
     parser.add_argument(
         "--cast", help="of drawn pictures, where it is not the table's: then none of the table's trainings counts"
@@ -57,28 +65,6 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-class Bench:
-    """Whole networks of the table's space, measured on this device, each once."""
-
-    def __init__(self, table: TrainedTable):
-        self.table, self.known = table, {}
-
-    def ms(self, arch: Any) -> float:
-        """Median milliseconds of an architecture."""
-        if arch.id not in self.known:
-            info = self.table.info
-            self.known[arch.id] = measured_network(
-                self.table.space, arch, TARGET, info.timed_size, info.num_classes, max_seconds=3.0
-            )
-            print(f"  {arch.id}: {self.known[arch.id].latency}", flush=True)
-        return self.known[arch.id].latency.median_ms
-
-
-def reference_ms(table: TrainedTable) -> float:
-    """Milliseconds of Fast-SCNN here."""
-    return usual_range(TARGET, table.info.timed_size, table.info.num_classes, share=1.0, max_seconds=3.0)[0]
-
-
 def setting(args: argparse.Namespace, table: TrainedTable) -> tuple[TrainedTable, list[TrainedNetwork]]:
     """The table as it is about the pictures that are asked for, and those of its trainings that were made with them."""
     drawn = table.info.drawn or {}
@@ -89,27 +75,105 @@ def setting(args: argparse.Namespace, table: TrainedTable) -> tuple[TrainedTable
     return replace(table, info=replace(table.info, drawn={**drawn, "cast": args.cast})), []
 
 
-def candidates(table: TrainedTable, predict: Any, ms: float, window: float, taken: set[str]) -> Iterator[Any]:
+@dataclass(frozen=True)
+class Relative(Value):
+    """How many times as long as Fast-SCNN a network takes: median and quartiles over pairs of runs, one after the other."""
+
+    network: str
+    architecture: dict
+    ratio: float
+    q1: float
+    q3: float
+    pairs: int
+
+
+class Bench:
+    """Whole networks of the table's space on this device, each timed once in turns with Fast-SCNN, so that a machine whose speed drifts says the same all day; and what they say of others."""
+
+    def __init__(self, table: TrainedTable, kept: Path, reference_ms: float | None = None):
+        self.table, self.kept = table, kept
+        self.known = {m.network: m for m in read_lines(kept, Relative)} if kept.is_file() else {}
+        self.question = (table.space, TARGET, table.info.timed_size, table.info.num_classes)
+        self.reference = self.runtime(create_model("fastscnn", table.info.num_classes))
+        self.reference_ms = reference_ms or measure_latency(self.reference, self.shape).median_ms
+        self.priced = device_table(*self.question, log=print)
+        spread = check_quiet(self.priced, ruler_path(*self.question), limit=math.inf)
+        print(f"quartiles of the operators: {spread:.0%} apart; what is proposed goes on the clock as a whole")
+        self.fitted, self.predict = 0, self.priced.predict
+        generator = torch.Generator().manual_seed(0)
+        for arch in (table.space.sample(generator) for _ in range(6)):
+            self.ms(arch)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """N x C x H x W of what is timed."""
+        return (1, 3, *self.table.info.timed_size)
+
+    def runtime(self, network: Any) -> Any:
+        """A network with fresh weights in the target's runtime."""
+        how = {"runtime": TARGET.runtime, "precision": TARGET.precision, "threads": TARGET.threads}
+        return load_runtime(network.eval(), shape=self.shape, **how)
+
+    def ms(self, arch: Any) -> float:
+        """Milliseconds of an architecture, while Fast-SCNN takes `reference_ms`."""
+        if arch.id not in self.known:
+            runtime = self.runtime(self.table.space.build(arch, self.table.info.num_classes))
+            ratios = in_turns(runtime, self.reference, self.shape)
+            q1, median, q3 = (round(float(q), 4) for q in np.percentile(ratios, (25, 50, 75)))
+            plain = json.loads(json.dumps(arch.to_dict()))
+            self.known[arch.id] = Relative(arch.id, plain, median, q1, q3, len(ratios))
+            write_lines(self.kept, self.known.values())
+            print(f"  {arch.id}: {median:.3f} of Fast-SCNN ({q1:.3f} to {q3:.3f}, {len(ratios)} pairs)", flush=True)
+            self.refit()
+        return self.known[arch.id].ratio * self.reference_ms
+
+    def refit(self) -> None:
+        """Correct the sum of operators by all networks that have been timed: by a factor, from thirty on by a regression, again after every ten."""
+        pairs = [(self.table.space.read(m.architecture), m.ratio * self.reference_ms) for m in self.known.values()]
+        if len(pairs) < 30:
+            factor = float(np.median([ms / self.priced.predict(arch) for arch, ms in pairs]))
+            self.predict = lambda arch: factor * self.priced.predict(arch)
+        elif len(pairs) >= self.fitted + 10:
+            self.fitted, fit = len(pairs), corrected(self.priced, pairs)
+            self.predict = lambda arch: fit.predict(arch).ms
+            print(f"  ruler corrected by {len(pairs)} networks: within {fit.half_width:.1%}", flush=True)
+
+
+def in_turns(runtime: Any, reference: Any, shape: tuple[int, ...], *, seconds: float = 1.5) -> list[float]:
+    """Time of one run over that of the reference's run after it, 15 pairs at least."""
+    image, ratios = np.random.default_rng(0).standard_normal(shape).astype(np.float32), []
+    with runtime.ready(image) as one, reference.ready(image) as other:
+        for call in (one, other) * 3:
+            call()
+        begun = time.perf_counter()
+        while len(ratios) < 15 or time.perf_counter() - begun < seconds:
+            start = time.perf_counter()
+            one()
+            between = time.perf_counter()
+            other()
+            ratios.append((between - start) / (time.perf_counter() - between))
+    return ratios
+
+
+def candidates(bench: Bench, ms: float, window: float, taken: set[str]) -> Iterator[Any]:
     """The table's trained networks about as fast, nearest first, then others drawn by lot."""
-    near = sorted((abs(predict(table.architecture(n)) / ms - 1), n) for n in table.of() if n not in taken)
+    table = bench.table
+    near = sorted((abs(bench.predict(table.architecture(n)) / ms - 1), n) for n in table.of() if n not in taken)
     yield from (table.architecture(n) for off, n in near if off <= 2 * window)
-    generator = torch.Generator().manual_seed(round(1000 * ms))
+    generator, low, high = torch.Generator().manual_seed(round(1000 * ms)), ms * (1 - window), ms * (1 + window)
     while True:
-        arch = draw_between(
-            table.space, predict, ms * (1 - window), ms * (1 + window), generator=generator, taken=taken
-        )
+        arch = draw_between(table.space, bench.predict, low, high, generator=generator, taken=taken)
         taken.add(arch.id)
         yield arch
 
 
-def proposals(
-    table: TrainedTable, predict: Any, accuracy: Any, budget_ms: float, bench: Bench, count: int
-) -> list[dict]:
+def proposals(bench: Bench, accuracy: Any, budget_ms: float, count: int) -> list[dict]:
     """The best networks of `count` evolutions, all different, that meet the budget on the clock, too."""
     found: dict[str, dict] = {}
     for seed in range(3 * count):
-        for one in find_networks(table, predict, budget_ms, best=2 * count, seed=seed, predictor=accuracy)[0]:
-            arch = table.space.read(one.architecture)
+        best, _ = find_networks(bench.table, bench.predict, budget_ms, best=2 * count, seed=seed, predictor=accuracy)
+        for one in best:
+            arch = bench.table.space.read(one.architecture)
             if arch.id not in found and bench.ms(arch) <= budget_ms:
                 found[arch.id] = {**one.to_dict(), "measured_ms": bench.ms(arch)}
                 break
@@ -118,23 +182,16 @@ def proposals(
     return list(found.values())
 
 
-def device_ruler(table: TrainedTable) -> Any:
-    """Milliseconds of any network on this device, as `rtseg nas search` predicts them; operators and a few whole networks are measured where they are not known yet."""
-    question = (table.space, TARGET, table.info.timed_size, table.info.num_classes)
-    priced = device_table(*question, log=print)
-    check_quiet(priced, ruler_path(*question))
-    return ruler(priced, table, TARGET, check_networks(*question, log=print), log=print)
-
-
 def propose(args: argparse.Namespace, table: TrainedTable) -> dict:
     """Search and measure; what is written into proposals.json."""
-    predict, bench, accuracy, base = device_ruler(table), Bench(table), table_accuracy(table), reference_ms(table)
+    bench, accuracy = Bench(table, args.work / KEPT), table_accuracy(table)
+    base = bench.reference_ms
     budgets = [
         {
             "budget_ms": times * base,
-            "proposed": proposals(table, predict, accuracy, times * base, bench, args.proposals),
+            "proposed": proposals(bench, accuracy, times * base, args.proposals),
         }
-        for times in TIMES
+        for times in args.times
     ]
     counts = {
         "table": args.table,
@@ -162,17 +219,20 @@ def validation(trainings: Sequence[TrainedNetwork]) -> dict[str, dict[int, float
 
 def choose(args: argparse.Namespace, table: TrainedTable, record: dict, trainings: Sequence[TrainedNetwork]) -> dict:
     """The best proposal of each budget by validation, and networks that take as long: what is written into plan.json."""
-    predict, bench, budgets = device_ruler(table), Bench(table), []
+    bench, budgets = Bench(table, args.work / KEPT, record["reference_ms"]), []
     seen = validation(trainings)
     for budget in record["budgets"]:
         missing = [p["network"] for p in budget["proposed"] if not set(CHOSEN_BY) <= set(seen.get(p["network"], {}))]
         if missing:
             raise ConfigError(f"{len(missing)} proposals are not trained yet ({missing[0]}): run `train` on")
-        best = max(budget["proposed"], key=lambda p: float(np.mean(list(seen[p["network"]].values()))))
+        within = [p for p in budget["proposed"] if bench.ms(table.space.read(p["architecture"])) <= budget["budget_ms"]]
+        if not within:
+            raise ConfigError(f"no proposal meets {budget['budget_ms']:.1f} ms on this device: propose on it again")
+        best = max(within, key=lambda p: float(np.mean(list(seen[p["network"]].values()))))
         first = 1 + max(seen[best["network"]])
         arch = table.space.read(best["architecture"])
         ms, alike = bench.ms(arch), []
-        for other in candidates(table, predict, ms, args.tolerance, {p["network"] for p in budget["proposed"]}):
+        for other in candidates(bench, ms, args.tolerance, {p["network"] for p in budget["proposed"]}):
             alike += [other] if abs(bench.ms(other) / ms - 1) <= args.tolerance else []
             if len(alike) >= args.random:
                 break
@@ -181,7 +241,10 @@ def choose(args: argparse.Namespace, table: TrainedTable, record: dict, training
         seeds = list(range(first, first + JUDGED_BY))
         found = {"searched": best, "validation": seen[best["network"]], "seeds": seeds, "ms": ms, "random": chance}
         budgets.append({"budget_ms": budget["budget_ms"], **found})
-    measured = [m.to_dict() for m in bench.known.values()]
+    named = {json.dumps(a, sort_keys=True) for b in budgets for a in (b["searched"]["architecture"], *b["random"])}
+    measured = [
+        m.to_dict() for m in bench.known.values() if json.dumps(m.to_dict()["architecture"], sort_keys=True) in named
+    ]
     return {"device": device_record(), "versions": library_versions(), "budgets": budgets, "measured": measured}
 
 
