@@ -17,6 +17,7 @@ import plotly.graph_objects as go
 from camvid_results import comparison_section, short_section, training_section, write_measured
 from PIL import Image
 from processor_results import PROCESSOR_SECTIONS
+from search_results import search_sections
 from shipping_results import (
     accuracy_section,
     agreement_section,
@@ -199,7 +200,15 @@ def main() -> None:
     write_text(
         ROOT / "RESULTS.md",
         "\n".join(
-            [*intro, *sections, *training_section(), *short_section(), *comparison_section(), *benchmark_section()]
+            [
+                *intro,
+                *sections,
+                *training_section(),
+                *short_section(),
+                *comparison_section(),
+                *search_sections(),
+                *benchmark_section(),
+            ]
         ),
     )
 

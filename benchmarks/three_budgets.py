@@ -337,6 +337,7 @@ def main() -> None:
     else:
         rows = scores(chosen, table, trainings)
         write_json(args.out / "scores.json", rows)
+        write_lines(args.out / "trainings.jsonl", trainings[len(known) :])
         print("\n".join(map(told, rows)))
 
 
