@@ -230,15 +230,15 @@ def finished(study: Any) -> list[TrainedNetwork]:
 
 
 def progress_text(study: Any, total: int) -> str:
-    """How many are done, how long one takes, and how long the rest will take with the workers that are alive."""
+    """How many are done, how long one takes, and how long the rest will take with the workers that are alive, this one between two trainings among them."""
     trials = study.get_trials(deepcopy=False)
     done = [t for t in trials if t.state.name == "COMPLETE"]
-    workers = sum(t.state.name == "RUNNING" and is_alive(t) for t in trials)
+    workers = 1 + sum(t.state.name == "RUNNING" and is_alive(t) for t in trials)
     if not done:
-        return f"0 of {total} trained, {workers} workers"
+        return f"0 of {total} trained, {workers} at work"
     mean = sum(t.duration.total_seconds() for t in done[-8:]) / len(done[-8:])
-    left = (total - len(done)) * mean / max(workers, 1)
-    return f"{len(done)} of {total} trained, {mean:.0f} s each, {workers} workers, about {left / 3600:.1f} h to go"
+    left = (total - len(done)) * mean / workers
+    return f"{len(done)} of {total} trained, {mean:.0f} s each, {workers} at work, about {left / 3600:.1f} h to go"
 
 
 def train_table(
