@@ -59,6 +59,7 @@ def budgets_section(folder: Path) -> list[str]:
         "",
         f"![test mIoU of searched and random networks]({name}/scores.png)",
         "",
+        *((proposed["note"], "") if "note" in proposed else ()),
     ]
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
+from nbdev.clean import nbdev_clean
 
 from rtseg.core.errors import ConfigError, RtsegError
 from rtseg.core.files import write_text
@@ -48,21 +49,14 @@ def quiet_latencies(shipped: TrainedTable, grown: TrainedTable) -> list:
 
 
 def execute(page: Path) -> None:
-    """Run a notebook and keep its outputs, without counts, times and states of widgets."""
+    """Run a notebook and keep its outputs, as nbdev_clean leaves them."""
     notebook = nbformat.read(page, as_version=4)
     client = NotebookClient(
         notebook, timeout=1200, store_widget_state=False, resources={"metadata": {"path": str(page.parent)}}
     )
     client.execute()
-    for cell in notebook.cells:
-        cell.metadata.pop("execution", None)
-        if cell.cell_type == "code":
-            cell.execution_count = None
-        for output in cell.get("outputs", []):
-            if "execution_count" in output:
-                output.execution_count = None
-    notebook.metadata.pop("language_info", None)
     nbformat.write(notebook, page)
+    nbdev_clean(str(page))
 
 
 def counted(table: TrainedTable, recipe: str) -> str:

@@ -16,8 +16,8 @@ count. Random networks take the same milliseconds within 3 %, the table's own wh
 import argparse
 import json
 import math
-from collections.abc import Iterator, Sequence
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,6 @@ from rtseg.core.files import read_json, write_json
 from rtseg.core.values import Value
 from rtseg.latency.measuring import measure_latency
 from rtseg.models import create_model
-from rtseg.runtimes.runtimes import load_runtime
 from rtseg.search.finding import find_networks, table_accuracy
 from rtseg.search.found_training import found_job
 from rtseg.search.rulers import check_quiet, corrected, device_table, ruler_path
@@ -94,7 +93,8 @@ class Bench:
         self.table, self.kept = table, kept
         self.known = {m.network: m for m in read_lines(kept, Relative)} if kept.is_file() else {}
         self.question = (table.space, TARGET, table.info.timed_size, table.info.num_classes)
-        self.reference = self.runtime(create_model("fastscnn", table.info.num_classes))
+        self.shape = (1, 3, *table.info.timed_size)  # N x C x H x W of what is timed
+        self.reference = TARGET.prepare(create_model("fastscnn", table.info.num_classes), self.shape)
         self.reference_ms = reference_ms or measure_latency(self.reference, self.shape).median_ms
         self.priced = device_table(*self.question, log=print)
         spread = check_quiet(self.priced, ruler_path(*self.question), limit=math.inf)
@@ -104,20 +104,10 @@ class Bench:
         for arch in (table.space.sample(generator) for _ in range(6)):
             self.ms(arch)
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """N x C x H x W of what is timed."""
-        return (1, 3, *self.table.info.timed_size)
-
-    def runtime(self, network: Any) -> Any:
-        """A network with fresh weights in the target's runtime."""
-        how = {"runtime": TARGET.runtime, "precision": TARGET.precision, "threads": TARGET.threads}
-        return load_runtime(network.eval(), shape=self.shape, **how)
-
     def ms(self, arch: Any) -> float:
         """Milliseconds of an architecture, while Fast-SCNN takes `reference_ms`."""
         if arch.id not in self.known:
-            runtime = self.runtime(self.table.space.build(arch, self.table.info.num_classes))
+            runtime = TARGET.prepare(self.table.space.build(arch, self.table.info.num_classes), self.shape)
             ratios = in_turns(runtime, self.reference, self.shape)
             q1, median, q3 = (round(float(q), 4) for q in np.percentile(ratios, (25, 50, 75)))
             plain = json.loads(json.dumps(arch.to_dict()))
@@ -129,11 +119,13 @@ class Bench:
 
     def refit(self) -> None:
         """Correct the sum of operators by all networks that have been timed: by a factor, from thirty on by a regression, again after every ten."""
+        if 30 <= len(self.known) < self.fitted + 10:
+            return
         pairs = [(self.table.space.read(m.architecture), m.ratio * self.reference_ms) for m in self.known.values()]
         if len(pairs) < 30:
             factor = float(np.median([ms / self.priced.predict(arch) for arch, ms in pairs]))
             self.predict = lambda arch: factor * self.priced.predict(arch)
-        elif len(pairs) >= self.fitted + 10:
+        else:
             self.fitted, fit = len(pairs), corrected(self.priced, pairs)
             self.predict = lambda arch: fit.predict(arch).ms
             print(f"  ruler corrected by {len(pairs)} networks: within {fit.half_width:.1%}", flush=True)
@@ -185,27 +177,17 @@ def proposals(bench: Bench, accuracy: Any, budget_ms: float, count: int) -> list
 def propose(args: argparse.Namespace, table: TrainedTable) -> dict:
     """Search and measure; what is written into proposals.json."""
     bench, accuracy = Bench(table, args.work / KEPT), table_accuracy(table)
-    base = bench.reference_ms
-    budgets = [
-        {
-            "budget_ms": times * base,
-            "proposed": proposals(bench, accuracy, times * base, args.proposals),
-        }
-        for times in args.times
-    ]
-    counts = {
+    budgets = [times * bench.reference_ms for times in args.times]
+    return {
         "table": args.table,
         "cast": args.cast,
         "trained": len(table.of()),
         "regression": accuracy.kind,
         "taus": accuracy.taus,
-    }
-    return {
-        **counts,
-        "reference_ms": base,
+        "reference_ms": bench.reference_ms,
         "device": device_record(),
         "versions": library_versions(),
-        "budgets": budgets,
+        "budgets": [{"budget_ms": ms, "proposed": proposals(bench, accuracy, ms, args.proposals)} for ms in budgets],
     }
 
 
@@ -219,7 +201,7 @@ def validation(trainings: Sequence[TrainedNetwork]) -> dict[str, dict[int, float
 
 def choose(args: argparse.Namespace, table: TrainedTable, record: dict, trainings: Sequence[TrainedNetwork]) -> dict:
     """The best proposal of each budget by validation, and networks that take as long: what is written into plan.json."""
-    bench, budgets = Bench(table, args.work / KEPT, record["reference_ms"]), []
+    bench, budgets, used = Bench(table, args.work / KEPT, record["reference_ms"]), [], set()
     seen = validation(trainings)
     for budget in record["budgets"]:
         missing = [p["network"] for p in budget["proposed"] if not set(CHOSEN_BY) <= set(seen.get(p["network"], {}))]
@@ -236,15 +218,13 @@ def choose(args: argparse.Namespace, table: TrainedTable, record: dict, training
             alike += [other] if abs(bench.ms(other) / ms - 1) <= args.tolerance else []
             if len(alike) >= args.random:
                 break
+        used |= {arch.id, *(other.id for other in alike)}
         print(f"{budget['budget_ms']:.1f} ms: {arch.id}, {ms:.1f} ms, {len(alike)} alike", flush=True)
         chance = [json.loads(json.dumps(a.to_dict())) for a in alike]
         seeds = list(range(first, first + JUDGED_BY))
         found = {"searched": best, "validation": seen[best["network"]], "seeds": seeds, "ms": ms, "random": chance}
         budgets.append({"budget_ms": budget["budget_ms"], **found})
-    named = {json.dumps(a, sort_keys=True) for b in budgets for a in (b["searched"]["architecture"], *b["random"])}
-    measured = [
-        m.to_dict() for m in bench.known.values() if json.dumps(m.to_dict()["architecture"], sort_keys=True) in named
-    ]
+    measured = [m.to_dict() for m in bench.known.values() if m.network in used]
     return {"device": device_record(), "versions": library_versions(), "budgets": budgets, "measured": measured}
 
 
@@ -272,7 +252,7 @@ def train(args: argparse.Namespace, table: TrainedTable, plan: tuple[PlanEntry, 
     torch.set_num_threads(1)
     splits = table_splits(table_data(table.info, args.data), args.work)
     job = replace(found_job(table, [], splits, args.work), plan=plan)
-    train_table(job, networks=len({json.dumps(e.architecture, sort_keys=True) for e in job.plan}))
+    train_table(job, networks=len({e.name for e in job.plan}))
 
 
 def scores(record: dict, table: TrainedTable, trainings: Sequence[TrainedNetwork]) -> list[dict]:
@@ -312,11 +292,8 @@ def told(row: dict) -> str:
 
 def main() -> None:
     args = parse()
-    (table, known), first, second = (
-        setting(args, load_table(args.table)),
-        args.out / "proposals.json",
-        args.out / "plan.json",
-    )
+    table, known = setting(args, load_table(args.table))
+    first, second = args.out / "proposals.json", args.out / "plan.json"
     path = {"propose": first, "choose": second}.get(args.step)
     if path is not None and path.is_file():
         raise ConfigError(f"{path} is there already, and trainings may follow it: remove it to search again")

@@ -22,7 +22,7 @@ from .accuracy import AccuracyPredictor, accuracy_features, fit_accuracy
 from .luck import Worth, without_luck
 from .space import InfeasibleError
 from .spaces import load_architecture
-from .trained import TrainedTable
+from .trained import TrainedTable, mean_validation
 
 # %% ../../nbs/search/45_finding.ipynb #cell004
 @dataclass(frozen=True)
@@ -56,9 +56,7 @@ def table_accuracy(table: TrainedTable, recipe: str | None = None) -> AccuracyPr
             for t in trained.values()
         ]
     )
-    return fit_accuracy(
-        features, np.array([np.mean([t.val_miou[-1] for t in records]) for records in trained.values()])
-    )
+    return fit_accuracy(features, np.array(list(map(mean_validation, trained.values()))))
 
 # %% ../../nbs/search/45_finding.ipynb #cell007
 @dataclass
@@ -152,7 +150,7 @@ def describe(
     ms, miou, known = pool.ms[network], pool.miou[network], pool.known.get(network)
     half = known.half_width if known else predictor.half_width
     peers = [
-        np.mean([t.val_miou[-1] for t in records])
+        mean_validation(records)
         for other, records in table.of().items()
         if other != network and abs(latency(table.space.read(records[0].architecture)) / ms - 1) <= window
     ]
@@ -236,7 +234,7 @@ def table_points(
             "name": network,
             "role": "in the table",
             "ms": latency(table.architecture(network)),
-            "miou": float(np.mean([record.val_miou[-1] for record in records])),
+            "miou": mean_validation(records),
         }
         for network, records in table.of().items()
     ]

@@ -18,7 +18,7 @@ from .finding import Found
 from .judging import percentile_of
 from .table_plan import PlanEntry
 from .table_training import TableJob
-from .trained import TrainedNetwork, TrainedTable
+from .trained import TrainedNetwork, TrainedTable, mean_validation
 from ..training.config import TrainConfig
 
 # %% ../../nbs/search/49_found_training.ipynb #cell005
@@ -70,7 +70,7 @@ def standing(
                 "network": name,
                 "ms": here,
                 "seeds": len(mine),
-                "validation": float(np.mean([r.val_miou[-1] for r in mine])),
+                "validation": mean_validation(mine),
                 "test": test,
                 "percentile": percentile_of(test, peers) if peers else None,
                 "compared": len(peers),

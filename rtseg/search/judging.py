@@ -18,7 +18,7 @@ from ..core.values import Value
 from .accuracy import fit_accuracy, kendall_tau
 from .arena import TableArena
 from .strategies import PROXIES, SCORERS, STRATEGIES, search
-from .trained import TrainedTable
+from .trained import TrainedTable, mean_validation
 
 # %% ../../nbs/search/46_judging.ipynb #cell004
 @dataclass(frozen=True)
@@ -128,9 +128,7 @@ def outside_model(arena: TableArena) -> Any:
             f"{len(arena.outside)} networks lie outside the window: a model needs 20 at least; narrow the window, or train more"
         )
     features = np.array([arena.features(n) for n in arena.outside])
-    return fit_accuracy(
-        features, np.array([np.mean([t.val_miou[-1] for t in arena.trained[n]]) for n in arena.outside])
-    )
+    return fit_accuracy(features, np.array([mean_validation(arena.trained[n]) for n in arena.outside]))
 
 
 def score_taus(

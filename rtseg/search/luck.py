@@ -12,7 +12,7 @@ import numpy as np
 
 from ..core.errors import ConfigError
 from .accuracy import AccuracyPredictor
-from .trained import TrainedTable
+from .trained import TrainedTable, mean_validation
 
 # %% ../../nbs/search/50_luck.ipynb #18f656e9
 def seed_variance(
@@ -48,7 +48,7 @@ def without_luck(
             f"the predictor was fitted to {len(predictor.kept_out)} networks, the table {table.info.name} has {len(networks)} trained: fit it to this table with table_accuracy"
         )
     expected, counts = np.array(predictor.kept_out), np.array([len(records) for records in networks.values()])
-    off = np.array([np.mean([t.val_miou[-1] for t in records]) for records in networks.values()]) - expected
+    off = np.array(list(map(mean_validation, networks.values()))) - expected
     unexplained = float(np.mean(off**2))
     measured = seed_variance(table, recipe)
     luck = unexplained / 2 if measured is None else measured

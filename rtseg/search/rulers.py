@@ -19,7 +19,7 @@ from ..core.machine import cache_folder
 from ..core.values import Latency
 from ..latency.measuring import measure_latency
 from ..models.registry import create_model
-from ..runtimes.runtimes import device_name, load_runtime
+from ..runtimes.runtimes import device_name
 from .latency_table import LatencyTable, build_table
 from .prediction import TERMS, Predictor, conformal_width, fit_predictor
 from .probes import ProbeProtocol
@@ -101,13 +101,7 @@ def usual_range(
     """`share` of Fast-SCNN's and of BiSeNetV2's milliseconds on a target."""
     shape, found = (1, 3, *size), []
     for name in ("fastscnn", "bisenetv2"):
-        runtime = load_runtime(
-            create_model(name, num_classes).eval(),
-            runtime=target.runtime,
-            precision=target.precision,
-            threads=target.threads,
-            shape=shape,
-        )
+        runtime = target.prepare(create_model(name, num_classes), shape)
         found.append(share * measure_latency(runtime, shape, max_seconds=max_seconds).median_ms)
     return found[0], found[1]
 

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from ..core.errors import ConfigError, check_choice
 from ..core.values import Value
 from ..latency.measuring import measure_latency
-from ..runtimes.runtimes import RUNTIMES, load_runtime
+from ..runtimes.runtimes import RUNTIMES, Runtime, load_runtime
 from .spaces import ArchitectureSpace
 from .trained import LATENCIES, MeasuredNetwork, TrainedTable, load_table, write_lines
 
@@ -31,6 +33,11 @@ class Target(Value):
 
     def __str__(self) -> str:
         return f"{self.runtime} {self.precision} {self.threads}"
+
+    def prepare(self, network: nn.Module, shape: tuple[int, ...]) -> Runtime:
+        """A network in this runtime, for images N x C x H x W."""
+        how = {"runtime": self.runtime, "precision": self.precision, "threads": self.threads}
+        return load_runtime(network.eval(), shape=shape, **how)
 
 
 def parse_target(text: str) -> Target:
@@ -69,10 +76,8 @@ def measured_network(
     max_seconds: float = 1.5,  # at most
 ) -> MeasuredNetwork:
     """A network of a space with fresh weights, measured as a whole on this device."""
-    shape, module = (1, 3, *size), space.build(arch, num_classes).eval()
-    runtime = load_runtime(
-        module, runtime=target.runtime, precision=target.precision, threads=target.threads, shape=shape
-    )
+    shape = (1, 3, *size)
+    runtime = target.prepare(space.build(arch, num_classes), shape)
     latency = measure_latency(runtime, shape, max_seconds=max_seconds, rounds=3)
     return MeasuredNetwork(arch.id, latency, json.loads(json.dumps(arch.to_dict())))
 

@@ -30,6 +30,11 @@ class PlanEntry(Value):
     ruler: int
     bin: int
 
+    @property
+    def name(self) -> str:
+        """What tells the architecture from the plan's others."""
+        return json.dumps(self.architecture, sort_keys=True)
+
 
 def bin_edges(
     low: float,  # ms
@@ -104,9 +109,8 @@ def with_repeats(
     networks: int,  # how many may have several seeds
 ) -> list[PlanEntry]:
     """A plan in which only the first `networks` of those that are repeated keep their further seeds."""
-    named = [json.dumps(e.architecture, sort_keys=True) for e in plan]
-    kept = list(dict.fromkeys(n for n, e in zip(named, plan, strict=True) if e.seed))[:networks]
-    return [e for n, e in zip(named, plan, strict=True) if e.seed == 0 or n in kept]
+    kept = list(dict.fromkeys(e.name for e in plan if e.seed))[:networks]
+    return [e for e in plan if e.seed == 0 or e.name in kept]
 
 
 def seen_ranges(

@@ -211,8 +211,8 @@ def begin_or_join(
 
 def wanted(plan: Sequence[PlanEntry], networks: int) -> list[PlanEntry]:
     """The beginning of a plan up to its `networks`-th network and that one's repetitions; raises `ConfigError` if the plan is shorter."""
-    named = [json.dumps(e.architecture, sort_keys=True) for e in plan]
-    firsts = [i for i, name in enumerate(named) if name not in named[:i]]
+    names = [e.name for e in plan]
+    firsts = [i for i, name in enumerate(names) if name not in names[:i]]
     if not 1 <= networks <= len(firsts):
         raise ConfigError(
             f"the plan of this table has {len(firsts)} networks, not {networks}: ask for 1 to {len(firsts)}, or grow the plan with rtseg nas table --networks {networks}"
